@@ -1,0 +1,41 @@
+# `make demo` and `make test` set up what they need. PYTHON chooses the interpreter of the environment.
+PYTHON ?= python3
+VENV   := .venv
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+# Two torch processes that each start a thread per core run three times slower than two single-threaded ones.
+export OMP_NUM_THREADS ?= 1
+export PYTHONHASHSEED ?= 0
+
+.PHONY: setup demo test nbtest unit lab sync execute readme clean
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: settings.ini setup.py
+	@echo "Setting up $(VENV) (about three minutes, most of it torch)"
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "setuptools>=68" wheel
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[dev]"
+	@touch $@
+
+demo: setup         ## the main job on the embedded data set
+	OMP_NUM_THREADS= hyperclip_nb demo
+
+test: nbtest unit   ## every notebook and every test
+
+nbtest: setup
+	nbdev_test --n_workers 2 --timing
+
+unit: setup
+	pytest -q tests
+
+lab: setup          ## JupyterLab on the notebooks
+	jupyter lab --ServerApp.root_dir=nbs
+
+sync: setup         ## clean the notebooks, export the library, rewrite README.md
+	nbdev_clean && nbdev_export && python .ci/readme.py
+
+execute: setup      ## run notebooks in place, outputs saved: make execute NB="nbs/12_diffusion.ipynb"
+	python .ci/execute.py $(or $(NB),$(wildcard nbs/*.ipynb)) && nbdev_clean
+
+clean:
+	rm -rf build dist *.egg-info _proc _docs .pytest_cache
