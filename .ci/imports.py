@@ -14,9 +14,11 @@ for name, rank in order.items():
     for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
         targets = []
         if isinstance(node, ast.ImportFrom):
-            if node.level or any(a.name == "*" for a in node.names):
-                problems.append(f"{module.name}:{node.lineno}: relative or star import; name what is imported, absolutely")
-            if node.module == "hyperclip_nb":
+            if any(a.name == "*" for a in node.names):
+                problems.append(f"{module.name}:{node.lineno}: star import; name what is imported")
+            if node.level:  # the export writes the package's own imports relatively
+                targets = [node.module] if node.module else [a.name for a in node.names]
+            elif node.module == "hyperclip_nb":
                 targets = [a.name for a in node.names]
             elif (node.module or "").startswith("hyperclip_nb."):
                 targets = [node.module.split(".")[1]]

@@ -20,7 +20,7 @@ from .tasks import Task
 @dataclass(frozen=True)
 class TaskBatch:
     "Several tasks as tensors with a leading task axis."
-    images: Tensor       # [T, N, E] CLIP image features, zero where padded
+    images: Tensor       # [T, N, E] CLIP image features; a padded place repeats some real image
     labels: Tensor       # [T, N] index of the right answer, 0 where padded
     mask: Tensor         # [T, N] bool, true where there is an image
     answers: Tensor      # [T, C, E] CLIP features of the answers' prompts, zero where padded
@@ -96,9 +96,10 @@ class TaskSet:
 
     def _gather(self, ids: Tensor, rows: Tensor, mask: Tensor) -> TaskBatch:
         "Build the batch for flat example positions `rows` [T, N], of which those under `mask` are real."
+        # A padded place repeats some real image: a zero vector has no direction, and second derivatives of its cosine are NaN.
         rows = rows.masked_fill(~mask, 0)
         width = int(self.answer_count[ids].max())
-        return TaskBatch(images=self.images[self._rows[rows]] * mask[..., None], labels=self._labels[rows] * mask, mask=mask,
+        return TaskBatch(images=self.images[self._rows[rows]], labels=self._labels[rows] * mask, mask=mask,
                          answers=self.answers[ids, :width], answer_mask=self.answer_mask[ids, :width], index=ids)
 
     def batch(

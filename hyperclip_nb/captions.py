@@ -51,15 +51,14 @@ def questions_about(
 ) -> list[tuple[Question, str, float]]:  # question, answer, and how much the picture invites it
     "What one may ask about a thing in a scene."
     layout = next(i for i, layout in enumerate(LAYOUTS) if thing.place in layout)  # 0 center, 1 beside, 2 stacked, 3 corners
-    single = thing.count == "one"
-    invited = {"pattern": 3.0 if scene.pattern != "plain" else 0.5,
-               "background": 2.0 if scene.background not in ("white", "gray") else 0.5,
-               "place": 3.0 if layout == 3 else 1.0, "count": 1.0 if single else 6.0}
-    if single:
-        invited |= {"color": 1.0 if thing.color in ("black", "white") else 3.0, "size": 1.0 if thing.size == "medium" else 3.0,
-                    "which": 1.0}
-        invited |= {"pose": 5.0 if thing.pose != "upright" else 0.5}
-    if layout in (1, 2) and single and len(scene.things) == 2 and all(t.count == "one" for t in scene.things):
+    if thing.count == "one":
+        invited = {"pattern": 3.0 if scene.pattern != "plain" else 0.5, "pose": 5.0 if thing.pose != "upright" else 0.5,
+                   "background": 2.0 if scene.background not in ("white", "gray") else 0.5, "place": 3.0 if layout == 3 else 1.0,
+                   "color": 1.0 if thing.color in ("black", "white") else 3.0, "size": 1.0 if thing.size == "medium" else 3.0,
+                   "count": 1.0, "which": 2.0}
+    else:
+        invited = {"count": 1.0}
+    if layout in (1, 2) and all(other.count == "one" for other in scene.things):
         invited |= {"beside": 3.0, "neighbor": 3.0} if layout == 1 else {"stacked": 5.0}
     found, alone = [], _unique_category(scene, thing)
     for name, weight in invited.items():
@@ -75,7 +74,7 @@ def questions_about(
 
 # %% ../nbs/03d_captions.ipynb #f7b34dee
 def _listed(scene: Scene, tape: Tape) -> str:
-    things = scene.things if tape() < 0.5 else (tape.choice(scene.things),)
+    things = tape.shuffled(scene.things)[:1 + tape.below(2)]
     text = " and ".join(noun_phrase(thing, tape, 0.7) for thing in things)
     if tape() < 0.35:
         pattern = f"{scene.pattern} " if tape() < 0.5 else ""
@@ -110,7 +109,7 @@ def _categorised(scene: Scene, tape: Tape) -> str:
     if len(mates) > 1:
         return f"the {category.many} are " + " and ".join(NOUNS[t.name].a for t in mates)
     if thing.count != "one":
-        return f"{noun.counted(thing.count)}, the {category.one} on the picture" if False else f"{category.counted(thing.count)}: {noun.many}"
+        return f"{category.counted(thing.count)}: {noun.many}"
     color = f"{thing.color} " if tape() < 0.4 else ""
     return tape.choice((f"{noun.a}, {indefinite(color + category.one)}", f"the {color}{category.one} is {noun.a}",
                         f"{indefinite(color + category.one)}: {noun.a}"))
@@ -152,8 +151,7 @@ def flat_scene(tape: Tape) -> Scene:
     return World.flat().scene(tape, tape.choice(THINGS), Wish(places=tape.choice(LAYOUTS), many=tape() < 0.3))
 
 # %% ../nbs/03d_captions.ipynb #4ab14173
-SIGN = 24  # pixels: width and height of the sign on a quiz card
-_BIG = 4   # signs are drawn four times as large, then shrunk
+SIGN = 22  # pixels: width and height of the sign on a quiz card
 _RAINBOW = [COLORS[c] for c in ("red", "orange", "yellow", "green", "blue", "purple")]
 
 
@@ -210,26 +208,25 @@ def _draw_sign(draw: ImageDraw.ImageDraw, family: str) -> None:
 
 
 @cache
-def sign(family: str) -> np.ndarray:  # uint8 [24, 24, 3]
+def sign(family: str) -> np.ndarray:  # uint8 [22, 22, 3]
     "A little white board with a sign for what is asked."
-    board = Image.new("RGB", (SIGN * _BIG, SIGN * _BIG), "white")
+    board = Image.new("RGB", (96, 96), "white")
     draw = ImageDraw.Draw(board)
     _draw_sign(draw, family)
-    draw.rectangle((0, 0, SIGN * _BIG - 1, SIGN * _BIG - 1), outline=(90, 90, 90), width=4)
-    return np.asarray(board.resize((SIGN, SIGN), Image.Resampling.BOX))
+    draw.rectangle((0, 0, 95, 95), outline=(90, 90, 90), width=4)
+    return np.asarray(board.resize((SIGN, SIGN), Image.Resampling.LANCZOS))
 
 
-_OPPOSITE = {"left": (36, 20), "right": (4, 20), "top": (20, 36), "bottom": (20, 4)}  # where the sign stands
+_OPPOSITE = {"left": (37, 20), "right": (3, 20), "top": (20, 37), "bottom": (20, 3)}  # where the sign stands if the subject has a side
+_CORNERS = tuple((x, y) for x in (1, SIDE - SIGN - 1) for y in (1, SIDE - SIGN - 1))    # and where if it has none
 
 
 def quiz_card(question: Question, tape: Tape) -> np.ndarray:  # uint8 [64, 64, 3]
     "The subject of a question, and beside it the sign for what is asked about it."
     name = tape.choice(CATEGORIES[question.subject]) if question.subject in CATEGORIES else question.subject
-    side = question.side or "left"
-    scene = World.flat().scene(tape, name, Wish(places=(side,), readable=True))
-    thing = scene.things[0]
-    image = draw_scene(Scene(scene.background, scene.pattern, (thing,)), tape)
-    x, y = _OPPOSITE[side]
+    scene = World.flat().scene(tape, name, Wish(places=(question.side or "center",), readable=True))
+    image = draw_scene(Scene(scene.background, scene.pattern, scene.things[:1]), tape)
+    x, y = _OPPOSITE[question.side] if question.side else tape.choice(_CORNERS)
     image[y:y + SIGN, x:x + SIGN] = sign(question.family)
     return image
 

@@ -132,7 +132,7 @@ class Tape:
         return [items[i] for i in sorted(range(len(items)), key=[self() for _ in items].__getitem__)]
 
 # %% ../nbs/03_scenes.ipynb #03f025ec
-COLORS = {"red": (220, 30, 30), "orange": (248, 140, 20), "yellow": (250, 225, 30), "green": (30, 150, 50), "blue": (35, 70, 225),
+COLORS = {"red": (220, 30, 30), "orange": (244, 124, 16), "yellow": (246, 212, 16), "green": (30, 150, 50), "blue": (35, 70, 225),
           "purple": (135, 40, 175), "pink": (250, 100, 185), "brown": (120, 70, 30), "black": (15, 15, 15), "white": (252, 252, 252)}
 BACKGROUNDS = {"white": (244, 244, 244), "black": (22, 22, 22), "gray": (150, 150, 150), "blue": (160, 205, 255),
                "green": (165, 225, 165), "yellow": (255, 245, 180), "pink": (255, 205, 225), "brown": (156, 116, 80)}

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Item', 'step_seed', 'seeded', 'TrainConfig', 'lr_at', 'Update', 'Steps', 'with_prefix', 'without_prefix',
-           'own_randomness', 'fit', 'EMA', 'track_ema', 'keep_best', 'progress', 'last', 'run']
+           'own_randomness', 'as_list', 'fit', 'EMA', 'track_ema', 'keep_best', 'progress', 'last', 'run']
 
 # %% ../nbs/00_training.ipynb #16c5917b
 import copy
@@ -45,7 +45,7 @@ class TrainConfig:
     "How long and how fast to optimise; nothing about models or paths."
     steps: int = 2_000         # optimiser updates
     lr: float = 1e-3           # highest learning rate
-    clip: float = 10.0         # gradient-norm ceiling, applied before the step; inf switches it off
+    clip: float = 10.0         # ceiling of the gradient's norm, applied before the step; inf: none
     weight_decay: float = 0.0  # above 0: AdamW instead of Adam
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up; the last two end near 0
     warmup: int = 0            # steps of linear increase
@@ -75,7 +75,7 @@ def lr_at(
     done = (step - config.warmup) / (config.steps - config.warmup)
     return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[config.schedule]
 
-# %% ../nbs/00_training.ipynb #3c261220
+# %% ../nbs/00_training.ipynb #347199f3
 @dataclass(frozen=True)
 class Update:
     "What one optimiser step looked like."
@@ -116,10 +116,11 @@ class Steps:
         self.load_own_state(state)
 
     def own_state(self) -> dict[str, Tensor]:
+        "What this layer remembers; names must differ from other layers'."
         return {}
 
     def load_own_state(self, state: dict[str, Tensor]) -> None:
-        pass
+        "Take back what `own_state` returned."
 
 
 def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -131,7 +132,7 @@ def without_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]
     "Those tensors whose name starts with the prefix, without it."
     return {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
 
-# %% ../nbs/00_training.ipynb #1c917aea
+# %% ../nbs/00_training.ipynb #3c261220
 @contextmanager
 def own_randomness(
     seed: int,
@@ -147,12 +148,17 @@ def own_randomness(
         yield seeded(seed, "step", step)
 
 
+def as_list(x: Any) -> list:
+    "A tensor as a list of itself, another iterable as a list of its items."
+    return [x] if isinstance(x, Tensor) else list(x)
+
+
 class fit(Steps):
     "Minimise a loss with Adam, one update per `next` (Kingma & Ba 2015; with weight decay Loshchilov & Hutter 2019)."
 
     def __init__(
         self,
-        model: nn.Module | Iterable,  # a module, tensors, or torch's parameter groups (dicts with "params" and their own "lr")
+        model: nn.Module | Tensor | Iterable,  # or tensors, or torch's parameter groups (dicts with "params" and their own "lr")
         loss_fn: Callable[[Any, torch.Generator], Tensor],  # (batch, generator) -> scalar
         batches: Callable[[torch.Generator], Any],          # draws a batch with the step's own (CPU) generator
         config: TrainConfig,
@@ -160,11 +166,13 @@ class fit(Steps):
         start: int = 0,  # steps already done
     ):
         self.model = model if isinstance(model, nn.Module) else None
-        if self.model is not None:
-            model = [p for p in model.parameters() if p.requires_grad]
+        groups = [p for p in model.parameters() if p.requires_grad] if self.model is not None else as_list(model)
+        groups = groups if groups and isinstance(groups[0], dict) else [{"params": groups}]
+        groups = [{**group, "params": as_list(group["params"])} for group in groups]
+        self.params = [p for group in groups for p in group["params"]]
+        fused = all(p.device.type in ("cpu", "cuda") for p in self.params)  # one pass over memory instead of a dozen
         adam = torch.optim.AdamW if config.weight_decay else torch.optim.Adam
-        self.optimizer = adam(model, lr=config.lr, weight_decay=config.weight_decay, fused=True)
-        self.params = [p for g in self.optimizer.param_groups for p in g["params"]]
+        self.optimizer = adam(groups, lr=config.lr, weight_decay=config.weight_decay, fused=fused)
         self.base_lrs = [g["lr"] for g in self.optimizer.param_groups]
         self.loss_fn, self.batches, self.config, self.step = loss_fn, batches, config, start
 
@@ -183,7 +191,8 @@ class fit(Steps):
             loss.backward()
         norm = nn.utils.clip_grad_norm_(self.params, config.clip)
         if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
-            raise FloatingPointError(f"step {self.step + 1}: expected a finite loss and gradient, got loss {loss.item()}, gradient norm {norm.item()}")
+            raise FloatingPointError(f"step {self.step + 1}: expected a finite loss and gradient, got loss {loss.item()} and gradient norm "
+                                     f"{norm.item()}; the weights are still those of step {self.step}")
         self.optimizer.step()
         self.step += 1
         return Update(self.step, loss.item(), norm.item(), self.optimizer.param_groups[0]["lr"], time.perf_counter() - began)
@@ -207,7 +216,7 @@ class fit(Steps):
         self.optimizer.load_state_dict({"state": moments, "param_groups": self.optimizer.state_dict()["param_groups"]})
         self.step = int(state["step"])
 
-# %% ../nbs/00_training.ipynb #9e1ba339
+# %% ../nbs/00_training.ipynb #784e9023
 class EMA:
     "A running average of a module's parameters; buffers are copied."
 
@@ -252,7 +261,7 @@ class track_ema(Steps):
         self.ema.count = int(state["ema_count"])
         self.ema.module.load_state_dict(without_prefix("ema.", state))
 
-
+# %% ../nbs/00_training.ipynb #5997ba7b
 class keep_best(Steps):
     "Score a model now and then (higher is better) and put the best weights back at the end."
 
@@ -263,6 +272,8 @@ class keep_best(Steps):
         score: Callable[[], float],  # on validation tasks; draws nothing from the global generator
         every: int = 100,            # steps between scores; the last step is always scored
     ):
+        if every < 1:
+            raise ValueError(f"keep_best: expected every >= 1, got {every}")
         super().__init__(updates)
         self.model, self.score, self.every = model, score, every
         self.best_score, self.best_step, self.best = -math.inf, 0, {}

@@ -82,8 +82,8 @@ def test_a_range_of_steps_gives_each_task_its_own(ragged):
 def test_every_algorithm_learns(ragged, kind):
     model = MNet(layout) if kind in ("multitask", "mnet_maml") else HNet(layout, EMBED if "cond" in kind else 6, (16,), output_gain=1.0)
     embeddings = ragged.embeddings() if "cond" in kind else None
-    adaptation = Adaptation(steps=3, lr=0.02) if "maml" in kind else None
-    steps = fit_meta(model, ragged, TrainConfig(steps=60, lr=1e-2, seed=1), adaptation=adaptation, embeddings=embeddings,
+    adaptation = Adaptation(steps=3, lr=0.01) if "maml" in kind else None
+    steps = fit_meta(model, ragged, TrainConfig(steps=60, lr=1e-1 if kind == "mnet_maml" else 1e-2, seed=1), adaptation=adaptation, embeddings=embeddings,
                      episodes=Episodes(tasks=5, support=4, query=4))
     losses = run(steps)
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
