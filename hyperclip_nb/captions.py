@@ -13,9 +13,9 @@ from functools import cache
 import numpy as np
 from PIL import Image, ImageDraw
 
-from .questions import AT, FAMILIES, Question, find_question, questions
-from .scenes import (BACKGROUNDS, CATEGORIES, CATEGORY, COLORS, LAYOUTS, NOUNS, SIDE, THINGS, Scene, Tape, Thing, draw_scene,
-                                 indefinite)
+from .questions import AT, FAMILIES, Question, questions
+from .scenes import (CATEGORIES, CATEGORY, COLORS, GLYPHS, LAYOUTS, NOUNS, SIDE, THINGS, Scene, Tape, Thing,
+                                 draw_scene, font, indefinite)
 from .worlds import Wish, World
 
 # %% ../nbs/03d_captions.ipynb #a7238f11
@@ -26,18 +26,13 @@ def noun_phrase(
     category: float = 0.2,  # chance of the category's noun instead of its own
 ) -> str:
     "A thing in words: a small red cat, two blue creatures."
-    noun = NOUNS[CATEGORY[thing.name] if tape() < category else thing.name]
-    words = []
-    if thing.count == "one" and tape() < 0.6 * detail:
-        words.append(thing.size)
-    if thing.pose.startswith("upside") and tape() < 0.6 * detail:
+    noun, single = NOUNS[CATEGORY[thing.name] if tape() < category else thing.name], thing.count == "one"
+    words = [thing.size] if single and tape() < 0.6 * detail else []
+    if thing.pose == "upside down" and tape() < 0.6 * detail:
         words.append(thing.pose)
     if tape() < detail:
         words.append(thing.color)
-    if thing.count != "one":
-        return " ".join([thing.count, *words, noun.many])
-    phrase = " ".join([*words, noun.one])
-    return phrase if noun.one == noun.many else indefinite(phrase)
+    return noun.counted("a" if single else thing.count, " ".join(words))
 
 
 def _unique_category(scene: Scene, thing: Thing) -> bool:
@@ -64,9 +59,9 @@ def questions_about(
     for name, weight in invited.items():
         family = FAMILIES[name]
         subject = CATEGORY[thing.name] if alone and family.categories and (name == "which" or tape() < 0.2) else thing.name
-        if name == "which" and not alone or name == "pose" and not find_question(family.ask(NOUNS[subject], "")):
+        if name == "which" and not alone or name == "pose" and not GLYPHS[thing.name].poses:
             continue
-        side = thing.place.split()[-1] if family.sides and layout and tape() < 0.4 else ""
+        side = tape.choice(thing.place.split()) if family.sides and layout and tape() < 0.4 else ""
         if name == "which" and not side and layout:
             continue
         found.append((Question(name, subject, side), family.read(scene, thing), weight))
@@ -107,12 +102,12 @@ def _categorised(scene: Scene, tape: Tape) -> str:
     category, noun = NOUNS[CATEGORY[thing.name]], NOUNS[thing.name]
     mates = [t for t in scene.things if CATEGORY[t.name] == CATEGORY[thing.name] and t.count == "one"]
     if len(mates) > 1:
-        return f"the {category.many} are " + " and ".join(NOUNS[t.name].a for t in mates)
+        return f"the {category.many} are " + " and ".join(NOUNS[t.name].counted() for t in mates)
     if thing.count != "one":
         return f"{category.counted(thing.count)}: {noun.many}"
-    color = f"{thing.color} " if tape() < 0.4 else ""
-    return tape.choice((f"{noun.a}, {indefinite(color + category.one)}", f"the {color}{category.one} is {noun.a}",
-                        f"{indefinite(color + category.one)}: {noun.a}"))
+    color, a_noun = f"{thing.color} " if tape() < 0.4 else "", noun.counted()
+    return tape.choice((f"{a_noun}, {indefinite(color + category.one)}", f"the {color}{category.one} is {a_noun}",
+                        f"{indefinite(color + category.one)}: {a_noun}"))
 
 
 def _asked(scene: Scene, tape: Tape) -> tuple[Question, str]:
@@ -204,7 +199,7 @@ def _draw_sign(draw: ImageDraw.ImageDraw, family: str) -> None:
             _frame(draw, (8, 30, 44, 66))
             _stripes(draw, (52, 26, 90, 70))
         case "which":  # a, b or c
-            draw.text((6, 22), "abc", fill=0, font_size=50, stroke_width=2)
+            draw.text((4, 14), "abc", fill=0, font=font(48), stroke_width=2)
 
 
 @cache

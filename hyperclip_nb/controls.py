@@ -7,6 +7,7 @@ __all__ = ['chance', 'answer_counts', 'majority', 'derangement', 'null_questions
            'mean_latent', 'KernelRegression', 'rbf']
 
 # %% ../nbs/13b_controls.ipynb #ee16928b
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -51,10 +52,12 @@ def derangement(
 ) -> Tensor:                      # [n] which task's question each task gets
     "A random permutation in which no task keeps its own question, nor gets one of its group."
     names = list(range(n)) if groups is None else list(groups)
-    members = torch.tensor([names.count(name) for name in dict.fromkeys(names)])
-    if len(names) != n or n < 2 or 2 * (largest := int(members.max())) > n:
-        raise ValueError(f"expected {n} >= 2 tasks, one group each, none with more than half of them, got groups of {members.tolist()[:8]}")
-    rank = dict(zip(dict.fromkeys(names), torch.randperm(len(members), generator=generator).tolist()))
+    sizes = Counter(names)
+    largest = max(sizes.values(), default=0)
+    if n < 2 or len(names) != n or 2 * largest > n:
+        raise ValueError(f"expected at least 2 tasks with a group each, none with more than half of them, got {n} tasks, "
+                         f"{len(names)} groups' names, the largest group with {largest}")
+    rank = dict(zip(sizes, torch.randperm(len(sizes), generator=generator).tolist()))
     order = torch.randperm(n, generator=generator)
     order = order[torch.tensor([rank[names[i]] for i in order.tolist()]).argsort(stable=True)]
     return torch.empty(n, dtype=torch.long).scatter_(0, order, order.roll(-largest))

@@ -84,12 +84,13 @@ def tsne_map(
         drawn = ax.scatter(*points.T, c=finite("values", values, len(points)), cmap="cividis", s=14, linewidth=0)
         ax.figure.colorbar(drawn, ax=ax, label=values_label)
         return ax
-    groups, over_groups = np.asarray(groups, dtype=str), np.asarray([] if over is None else over_groups, dtype=str)
     over = np.empty((0, 2)) if over is None else finite("over", over, -1, 2)
+    groups, over_groups = [str(g) for g in groups], [str(g) for g in (() if over_groups is None else over_groups)]
     if len(groups) != len(points) or len(over_groups) != len(over):
-        raise ValueError(f"expected {len(points)} groups and {len(over)} over_groups, got {len(groups)} and {over_groups.size}")
+        raise ValueError(f"expected {len(points)} groups and {len(over)} over_groups, got {len(groups)} and {len(over_groups)}")
     order = list(order or sorted({*groups, *over_groups}))
-    if unknown := {*groups, *over_groups} - set(order): raise ValueError(f"expected groups of {order}, got {sorted(unknown)}")
+    if unknown := sorted({*groups, *over_groups} - set(order)): raise ValueError(f"expected groups of {order}, got {unknown}")
+    groups, over_groups = np.array(groups), np.array(over_groups, dtype=str)
     for index, name in enumerate(order):
         style = group_style(index)
         ax.scatter(*points[groups == name].T, s=17, alpha=0.8, edgecolor=INK, linewidth=0.2, label=name, **style)

@@ -75,6 +75,7 @@ def forest_plot(
     line: float | None = None,  # a vertical line to compare with
     filled: Sequence[bool] | None = None,  # [R] solid or hollow dots; solid when None
     groups: Sequence[int] | None = None,   # [R] group of each row, for its colour and marker
+    form: str = ".1f",      # format of the number at the right
     xlabel: str = "accuracy on unseen questions (%)",
     title: str = "Accuracy with 95 % intervals",
     ax: Axes | None = None,
@@ -89,7 +90,7 @@ def forest_plot(
         solid = filled is None or filled[row]
         ax.plot([value], [row], linestyle="", markersize=6, markerfacecolor=style["color"] if solid else PAPER,
                 markeredgecolor=style["color"], marker=style["marker"])
-        ax.annotate(f"{value:.1f}", (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=INK)
+        ax.annotate(format(value, form).replace("-", "−"), (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=INK)
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.grid(axis="x", color=FAINT, alpha=0.35, linewidth=0.7)
@@ -107,7 +108,7 @@ def difference_plot(
 ) -> Axes:                  # hollow dots where the interval contains 0
     "Paired differences from a baseline: solid where the interval lies on one side of zero."
     ends = finite("intervals", intervals, len(labels), 2)
-    return forest_plot(labels, differences, ends, line=0.0, filled=list((ends[:, 0] > 0) | (ends[:, 1] < 0)),
+    return forest_plot(labels, differences, ends, line=0.0, filled=list((ends[:, 0] > 0) | (ends[:, 1] < 0)), form="+.1f",
                        xlabel=f"difference from {versus} (percentage points)",
                        title=title or f"Solid dots differ from {versus}", ax=ax)
 

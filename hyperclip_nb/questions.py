@@ -94,7 +94,7 @@ FAMILIES = {family.name: family for family in (
 
 
 def _a(answer: str) -> str:
-    return NOUNS.get(answer, Noun(answer, "")).a
+    return NOUNS.get(answer, Noun(answer, "")).counted()
 
 # %% ../nbs/03c_questions.ipynb #97b68857
 class Question(Struct, frozen=True):

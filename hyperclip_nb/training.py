@@ -15,6 +15,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import index
 from typing import Any, Callable, Iterable, Iterator, Literal, TypeVar
 
 import torch
@@ -27,7 +28,7 @@ def step_seed(
     *names: str | int,      # what the numbers are for, for example "step", 17
 ) -> int:                   # 63 bits, the same in every process
     "A seed of its own for each named purpose."
-    text = "/".join([str(int(seed)), *(f"{type(n).__name__}:{n}" for n in names)])
+    text = "/".join([str(int(seed)), *(f"str:{n}" if isinstance(n, str) else f"int:{index(n)}" for n in names)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
@@ -143,8 +144,8 @@ def own_randomness(
     cuda = sorted({t.device.index for t in tensors if t.is_cuda})
     with torch.random.fork_rng(devices=cuda):
         torch.default_generator.manual_seed(step_seed(seed, "global", step))
-        for index in cuda:
-            torch.cuda.default_generators[index].manual_seed(step_seed(seed, "global", step))
+        for i in cuda:
+            torch.cuda.default_generators[i].manual_seed(step_seed(seed, "global", step))
         yield seeded(seed, "step", step)
 
 
