@@ -29,7 +29,8 @@ def answer_counts(
     answers: int,    # C, answers of the widest task
 ) -> Tensor:         # [T, C]
     "How often each answer of each task occurs."
-    return torch.zeros(len(labels), answers, dtype=torch.float64, device=labels.device).scatter_add_(1, labels.where(mask, 0), mask.double())
+    empty = torch.zeros(len(labels), answers, dtype=torch.float64, device=labels.device)
+    return empty.scatter_add_(1, labels.where(mask, 0), mask.double())
 
 
 def majority(
@@ -75,7 +76,8 @@ def nearest_question(
     train: Tensor,      # [A, E] embeddings of the training tasks
 ) -> Tensor:            # [T] index of each one's nearest training task
     "The training question with the highest cosine similarity."
-    if not (questions.norm(dim=1) > 0).all(): raise ValueError("expected embeddings that are not zero, got a null question, which is near to nothing")
+    if not (questions.norm(dim=1) > 0).all():
+        raise ValueError("expected embeddings that are not zero, got a null question, which is near to nothing")
     return (F.normalize(questions, dim=1) @ F.normalize(train, dim=1).T).argmax(1)
 
 
@@ -113,12 +115,14 @@ class KernelRegression:
     ) -> "KernelRegression":
         "Solve for the coefficients; ValueError for hyperparameters that are not positive."
         if bandwidth <= 0 or ridge <= 0: raise ValueError(f"expected a positive bandwidth and ridge, got {bandwidth} and {ridge}")
-        if len(questions) != len(latents): raise ValueError(f"expected as many questions as latents, got {len(questions)} and {len(latents)}")
+        if len(questions) != len(latents):
+            raise ValueError(f"expected as many questions as latents, got {len(questions)} and {len(latents)}")
         questions, latents = questions.double(), latents.double()
         scale, mean = bandwidth * F.pdist(questions).median().item(), latents.mean(0)
         if scale == 0: raise ValueError("expected training questions that differ, got a median distance of 0")
         kernel = rbf(questions, questions, scale)
-        dual = torch.cholesky_solve(latents - mean, torch.linalg.cholesky(kernel + ridge * torch.eye(len(kernel), dtype=kernel.dtype, device=kernel.device)))
+        kernel.diagonal().add_(ridge)
+        dual = torch.cholesky_solve(latents - mean, torch.linalg.cholesky(kernel))
         return KernelRegression(questions, dual, mean, scale)
 
     def __call__(self, questions: Tensor) -> Tensor:

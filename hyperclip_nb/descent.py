@@ -51,7 +51,7 @@ def descend(
     steps: int,                                            # how many; 0 yields the start only
     lr: float | Tensor,                                    # η; a tensor broadcasts over [T, Z]
     optimizer: Literal["sgd", "adam"] = "sgd",             # Adam works per element, so tasks stay independent
-    schedule: Literal["constant", "cosine"] = "constant",  # of η, and with it of the noise
+    schedule: Literal["constant", "cosine"] = "constant",  # of η; τ stays as it is
     langevin: float = 0.0,                                 # temperature τ; SGD only
     generator: torch.Generator | None = None,              # of the noise
     order: Literal["none", "first", "second"] = "none",    # how far gradients reach through the steps

@@ -114,7 +114,7 @@ def plain_value(x: Any) -> Any:
 
 def write_json(path: str | Path, obj: Any) -> None:
     "Write indented JSON, as a whole or not at all. Raises RunError for nan and infinities."
-    plain = msgspec.to_builtins(obj, enc_hook=plain_value, str_keys=True, order="deterministic")
+    plain = msgspec.to_builtins(obj, enc_hook=plain_value, str_keys=True)
     try:
         text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
@@ -134,7 +134,10 @@ def tensors_digest(
     return digest.hexdigest()
 
 
-def to_plain(settings: Any) -> Any:
+def to_plain(
+    settings: Any,                       # dataclasses, structs, dicts, lists, sets, paths, tensors
+    order: str | None = "deterministic", # keys and sets in the order of the alphabet; None: as they come
+) -> Any:
     "Settings as JSON: paths and types as text, infinities as words, tensors as their hash. Raises ValueError for what has no such form."
     def hook(x: Any) -> Any:
         return {"tensor": tensors_digest({"": x.detach().cpu()})} if isinstance(x, Tensor) else plain_value(x)
@@ -146,11 +149,11 @@ def to_plain(settings: Any) -> Any:
             return [finite(value) for value in x]
         return str(x) if isinstance(x, float) and not math.isfinite(x) else x
 
-    return finite(msgspec.to_builtins(settings, enc_hook=hook, str_keys=True, order="deterministic"))
+    return finite(msgspec.to_builtins(settings, enc_hook=hook, str_keys=True, order=order))
 
 
 def fingerprint(settings: Any) -> str:  # sha256, 64 hexadecimal digits
-    "Equal for equal settings (dataclasses, structs, dicts, lists, paths, tensors), in every process and order of keys."
+    "Equal for equal settings, in every process and whatever the order of their keys."
     return hashlib.sha256(json.dumps(to_plain(settings), sort_keys=True).encode()).hexdigest()
 
 # %% ../nbs/00c_files.ipynb #373aa116

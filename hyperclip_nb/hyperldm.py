@@ -76,11 +76,10 @@ class Denoiser(nn.Module):
         sizes = [embed_size, *[hidden] * config.tower]
         tower = [(nn.Linear(a, b), nn.SiLU(), nn.Dropout(config.dropout)) for a, b in zip(sizes, sizes[1:])]
         self.from_embedding = nn.Sequential(*(layer for block in tower for layer in block), nn.Linear(sizes[-1], shifts, bias=False))
-        self.from_time = nn.Sequential(nn.Linear(config.time_size, hidden), nn.SiLU(), nn.Linear(hidden, shifts))
+        self.from_time = nn.Sequential(nn.Linear(config.time_size, config.time_size), nn.SiLU(), nn.Linear(config.time_size, shifts))
         self.from_latent = nn.Linear(latent_size, hidden, bias=False)
         self.layers = nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in range(config.depth - 1))
         self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(config.depth - 1))
-        self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(hidden, latent_size)
 
     def condition(
@@ -97,16 +96,23 @@ class Denoiser(nn.Module):
         "What the timestep adds to every layer: once per schedule."
         return self.from_time(timestep_embedding(t.to(self.head.weight.device), self.config.time_size))
 
+    def matrices(self) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+        "The parameters of the body. Looking them up takes longer than using them on one question, so it is done once per sample."
+        return self.from_latent.weight, [(norm.weight, norm.bias, *layer.parameters()) for norm, layer in zip(self.norms, self.layers)]
+
     def body(
         self,
         z_t: Tensor,       # [..., Z] noisy latents
         shift: Tensor,     # [..., F] of question and timestep together
+        matrices: tuple,   # from `matrices`
     ) -> Tensor:           # [..., H]
         "All but the last layer."
-        first, *rest = shift.chunk(self.config.depth, -1)
-        h = self.from_latent(z_t) + first
-        for norm, layer, shift in zip(self.norms, self.layers, rest):
-            h = h + self.dropout(F.silu(layer(norm(h)) + shift))
+        inward, blocks = matrices
+        first, *rest = shift.chunk(len(blocks) + 1, -1)
+        h = F.linear(z_t, inward) + first
+        for (gain, bias, weight), shift in zip(blocks, rest):
+            update = F.silu(F.linear(F.layer_norm(h, gain.shape, gain, bias), weight) + shift)
+            h = h + F.dropout(update, self.config.dropout) if self.training else h + update
         return h
 
     def forward(
@@ -116,7 +122,7 @@ class Denoiser(nn.Module):
         e: Tensor | None = None,   # [B, E] embeddings; None: no question
     ) -> Tensor:                   # [B, Z] prediction
         "The plain way, used in training: everything computed from its inputs."
-        return self.head(self.body(z_t, self.condition(e) + self.time_features(t)))
+        return self.head(self.body(z_t, self.condition(e) + self.time_features(t), self.matrices()))
 
     def guided(
         self,
@@ -131,12 +137,14 @@ class Denoiser(nn.Module):
             if gamma not in (0, 1):
                 shift = torch.stack([self.condition(None).expand_as(shift), shift], -2)  # [T, 2, F]: without, with
 
+        matrices, outward = self.matrices(), (self.head.weight, self.head.bias)
+
         def denoise(z_t: Tensor, t: Tensor) -> Tensor:
             shifts = shift + times[int(t)]
             if gamma in (0, 1):
-                return self.head(self.body(z_t, shifts))
-            without, given = self.body(z_t.unsqueeze(-2), shifts).unbind(-2)
-            return self.head(torch.lerp(without, given, gamma))
+                return F.linear(self.body(z_t, shifts, matrices), *outward)
+            without, given = self.body(z_t.unsqueeze(-2), shifts, matrices).unbind(-2)
+            return F.linear(torch.lerp(without, given, gamma), *outward)
         return denoise
 
 # %% ../nbs/12c_hyperldm.ipynb #45eca874
@@ -154,10 +162,16 @@ class PublishedDenoiser(Denoiser):
         self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(config.depth))
         self.head = nn.Linear(hidden, latent_size)
 
-    def body(self, z_t: Tensor, shift: Tensor) -> Tensor:
-        h = F.relu(self.norms[0](self.from_latent(z_t) + shift))
-        for layer, norm in zip(self.layers, self.norms[1:]):
-            h = F.relu(norm(layer(h)))
+    def matrices(self) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
+        layers = [(), *(layer.parameters() for layer in self.layers)]
+        return self.from_latent.weight, [(norm.weight, norm.bias, *layer) for norm, layer in zip(self.norms, layers)]
+
+    def body(self, z_t: Tensor, shift: Tensor, matrices: tuple) -> Tensor:
+        inward, blocks = matrices
+        h = F.linear(z_t, inward) + shift
+        for gain, bias, *layer in blocks:
+            h = F.linear(h, *layer) if layer else h
+            h = F.layer_norm(h, gain.shape, gain, bias).relu_()
         return h
 
 

@@ -28,7 +28,7 @@ def pool(
     if not arrays or min(a.ndim for a in arrays) < 2 or len({a.shape[-1] for a in arrays}) != 1:
         raise ValueError(f"expected arrays [..., D] with one D, got {[list(a.shape) for a in arrays]}")
     points = np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays])
-    if not np.isfinite(points).all(): raise ValueError(f"expected finite points, got {int((~np.isfinite(points)).any(1).sum())} rows that are not")
+    if wrong := int((~np.isfinite(points)).any(1).sum()): raise ValueError(f"expected finite points, got {wrong} rows that are not")
     return points, [array.shape[:-1] for array in arrays]
 
 
@@ -111,9 +111,12 @@ def knn_purity(
     "Share of the k nearest neighbours in the full space that belong to a point's own group."
     if (reference is None) != (reference_groups is None): raise ValueError("expected reference and reference_groups together, got one")
     points, groups = finite("points", points, len(groups), -1), np.asarray(groups)
-    targets, target_groups = (points, groups) if reference is None else (finite("reference", reference, -1, points.shape[1]), np.asarray(reference_groups))
-    if allowed is None: allowed = ~np.eye(len(points), dtype=bool) if reference is None else np.ones((len(points), len(targets)), dtype=bool)
-    allowed = np.asarray(allowed, dtype=bool)
+    if reference is None:
+        targets, target_groups, others = points, groups, ~np.eye(len(points), dtype=bool)
+    else:
+        targets, target_groups = finite("reference", reference, len(reference_groups), points.shape[1]), np.asarray(reference_groups)
+        others = np.ones((len(points), len(targets)), dtype=bool)
+    allowed = others if allowed is None else np.asarray(allowed, dtype=bool)
     if allowed.shape != (len(points), len(targets)) or allowed.sum(1).min() < k:
         raise ValueError(f"expected at least {k} allowed neighbours in [{len(points)}, {len(targets)}], got {list(allowed.shape)}")
     squared = (points ** 2).sum(1)[:, None] + (targets ** 2).sum(1) - 2 * points @ targets.T

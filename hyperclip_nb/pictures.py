@@ -90,7 +90,8 @@ def forest_plot(
         solid = filled is None or filled[row]
         ax.plot([value], [row], linestyle="", markersize=6, markerfacecolor=style["color"] if solid else PAPER,
                 markeredgecolor=style["color"], marker=style["marker"])
-        ax.annotate(format(value, form).replace("-", "−"), (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=INK)
+        number = format(value, form).replace("-", "−")
+        ax.annotate(number, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=INK)
     ax.set_yticks(range(len(labels)), labels)
     ax.set_ylim(len(labels) - 0.4, -0.6)
     ax.grid(axis="x", color=FAINT, alpha=0.35, linewidth=0.7)
@@ -167,7 +168,8 @@ def loss_curve(
         span = max(1, min(window, len(values)))
         smooth = np.convolve(values, np.ones(span) / span, mode="valid")
         ax.plot(np.arange(1, len(values) + 1), values, color=color, alpha=0.2, linewidth=0.7)
-        ax.plot(np.arange(span, len(values) + 1), smooth, color=color, linewidth=1.8, label=name, linestyle=("-", "--", "-.", ":")[index % 4])
+        dashes = ("-", "--", "-.", ":")[index % 4]
+        ax.plot(np.arange(span, len(values) + 1), smooth, color=color, linewidth=1.8, label=name, linestyle=dashes)
     ax.set_yscale(yscale)
     if isinstance(losses, Mapping): ax.legend(frameon=False, fontsize=9, labelcolor=INK)
     return ax
@@ -226,8 +228,8 @@ def gallery(
 ) -> np.ndarray:             # [rows, columns] of axes; those left over are empty
     "A sheet of small images with captions."
     images = np.asarray(images)
-    if images.ndim != 4 or len(images) == 0 or len(images) != len(captions) or (right is not None and len(right) != len(captions)):
-        raise ValueError(f"expected images [N, H, W, 3] with one caption (and mark) each, got {list(images.shape)} and {len(captions)} captions")
+    if images.ndim != 4 or not len(images) == len(captions) == len(captions if right is None else right) > 0:
+        raise ValueError(f"expected images [N, H, W, 3] with a caption (and mark) each, got {list(images.shape)}, {len(captions)} captions")
     rows = -(-len(images) // columns)
     lines = 1 + max(caption.count("\n") for caption in captions)
     fig, axes = plt.subplots(rows, columns, figsize=(1.3 * columns, (1.25 + 0.17 * lines) * rows + 0.35), squeeze=False, dpi=80,

@@ -25,7 +25,8 @@ from .runs import Run
 METHODS = {
     "chance": "Chance", "majority": "Majority answer of the support set", "clip_zero_shot": "Zero-shot CLIP",
     "multitask": "Unconditional multitask", "mnet_maml": "MNet-MAML", "hnet_maml": "HNet-MAML",
-    "cond_multitask": "Conditional multitask", "cond_multitask_film": "Conditional multitask, FiLM", "cond_hnet_maml": "Conditional HNet-MAML",
+    "cond_multitask": "Conditional multitask", "cond_multitask_film": "Conditional multitask, FiLM",
+    "cond_hnet_maml": "Conditional HNet-MAML",
     "hnet_hyperclip": "HNet + HyperCLIP", "hvae_hyperclip": "HVAE + HyperCLIP",
     "hnet_hyperldm_g1": "HNet + HyperLDM γ = 1", "hnet_hyperldm_g1.5": "HNet + HyperLDM γ = 1.5",
     "hvae_hyperldm_g1": "HVAE + HyperLDM γ = 1", "hvae_hyperldm_g1.5": "HVAE + HyperLDM γ = 1.5",
@@ -139,7 +140,7 @@ def tabulate(
 ) -> Results:                      # rows in the order of `place`
     "Averages, intervals and paired differences of all methods, with the same resamples."
     if (chosen and set(chosen) - set(scores)) or (labels and set(labels) - set(scores)):
-        raise ValueError(f"expected chosen and labels for rows among {sorted(scores)}, got {sorted(chosen or ())} and {sorted(labels or ())}")
+        raise ValueError(f"expected chosen and labels for rows of {sorted(scores)}, got {sorted(chosen or ())} and {sorted(labels or ())}")
     draws = Bootstrap(len(n), len(seeds), resamples)
     for method, values in scores.items():
         if values.shape not in ((len(seeds), len(n)), (1, len(n)), (len(n),)):
@@ -188,7 +189,7 @@ def to_markdown(
     names = {row.method: row.label for row in results.rows}
     baselines = [m for m in ("multitask", "cond_multitask") if any(m in row.vs for row in results.rows)]
     own = any(set(row.vs) - set(baselines) for row in results.rows)
-    head = ["Method", "Accuracy", "Std", "Pooled", *(f"− {names[m]}" for m in baselines), *(["− other row"] if own else []), "Chosen on validation"]
+    head = ["Method", "Accuracy", "Std", "Pooled", *(f"− {names[m]}" for m in baselines), *(["− other row"] * own), "Chosen on validation"]
 
     def gap(row: Row, other: str) -> str:
         found = row.vs.get(other)
@@ -199,14 +200,16 @@ def to_markdown(
     lines = [markdown_row(head), markdown_row(["---", *["---:"] * (len(head) - 2), "---"])]
     for row in results.rows:
         rest = "; ".join(f"{names[other]}: {gap(row, other)}" for other in row.vs if other not in baselines)
-        lines.append(markdown_row([
-            row.label, plain(row.accuracy, row.ci95), "" if row.std is None else plain(row.std), "" if row.pooled is UNSET else plain(row.pooled),
-            *(gap(row, m) for m in baselines), *([rest] if own else []), ", ".join(f"{key} = {value}" for key, value in row.chosen.items())]))
+        spread, pooled = "" if row.std is None else plain(row.std), "" if row.pooled is UNSET else plain(row.pooled)
+        chosen = ", ".join(f"{key} = {value}" for key, value in row.chosen.items())
+        gaps = [gap(row, m) for m in baselines]
+        lines.append(markdown_row([row.label, plain(row.accuracy, row.ci95), spread, pooled, *gaps, *([rest] * own), chosen]))
     world = "" if results.world_seed is None else f", world seed {results.world_seed}"
     count = f"{len(results.seeds)} seed{'s' * (len(results.seeds) > 1)}"
-    note = (f"Data set {results.dataset}{world}. Percent of query images answered rightly, averaged over {results.tasks.get('test', '?')} test questions, "
-            f"then over {count}; in brackets 95 % bootstrap intervals over questions{' and seeds' * (len(results.seeds) > 1)}. Differences are paired, "
-            f"bold where the interval lies on one side of zero. {results.wall_s:,.0f} s in all.")
+    note = (f"Data set {results.dataset}{world}. Percent of query images answered rightly, averaged over "
+            f"{results.tasks.get('test', '?')} test questions, then over {count}; in brackets 95 % bootstrap intervals over "
+            f"questions{' and seeds' * (len(results.seeds) > 1)}. Differences are paired, bold where the interval lies on one side of "
+            f"zero. {results.wall_s:,.0f} s in all.")
     return "\n".join(lines) + f"\n\n{note}\n"
 
 # %% ../nbs/13c_results.ipynb #40337d67
@@ -216,7 +219,8 @@ def family_table(
 ) -> str:                          # Markdown, ends with a line break
     "Task-averaged accuracy of each method in each family, as Markdown."
     names = sorted(set(families))
-    lines = [markdown_row(["Method", *(f"{name} ({list(families).count(name)})" for name in names)]), markdown_row(["---", *["---:"] * len(names)])]
+    head = ["Method", *(f"{name} ({list(families).count(name)})" for name in names)]
+    lines = [markdown_row(head), markdown_row(["---", *["---:"] * len(names)])]
     for method in sorted(scores, key=place):
         groups = by_group(torch.atleast_2d(scores[method]), families)
         lines.append(markdown_row([label(method), *(plain(groups[name].mean().item()) for name in names)]))

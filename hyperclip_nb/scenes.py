@@ -146,7 +146,8 @@ def contact_sheet(
     "Pictures side by side with words beneath them."
     if len(images) != len(labels) or not len(images):
         raise ValueError(f"expected one label for each of at least one image, got {len(images)} images and {len(labels)} labels")
-    size, (tall, wide) = 5 + 3 * scale, (scale * n for n in images[0].shape[:2])
+    tall, wide = (scale * n for n in images[0].shape[:2])
+    size = max(8, min(5 + 3 * scale, wide // 10))
     width, height = wide + 8, tall + lines * (size + 2) + 10
     sheet = Image.new("RGB", (columns * width, -(-len(images) // columns) * height), "white")
     draw = ImageDraw.Draw(sheet)

@@ -98,7 +98,8 @@ def test_pairing_is_tighter_when_tasks_are_shared():
 
 def test_bootstrap_refuses():
     with pytest.raises(ValueError, match="at least 2 tasks"): Bootstrap(1)
-    with pytest.raises(ValueError, match=r"expected scores \[3, 5\] or \[1, 5\], got \[2, 5\]"): Bootstrap(5, 3, 10).means(torch.zeros(2, 5))
+    with pytest.raises(ValueError, match=r"expected scores \[3, 5\] or \[1, 5\], got \[2, 5\]"):
+        Bootstrap(5, 3, 10).means(torch.zeros(2, 5))
 
 
 @given(st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50)), min_size=1, max_size=8))
@@ -135,9 +136,10 @@ def test_ensemble_by_hand(how):
     probs = logits.softmax(-1)
     mean = probs.mean(0) if how == "probs" else probs.prod(0) ** (1 / 5)
     torch.testing.assert_close(ensemble(logits, how).exp(), mean / mean.sum(-1, keepdim=True))
-    torch.testing.assert_close(ensemble(logits[:1], how), logits[0].log_softmax(-1))              # one network is itself
-    torch.testing.assert_close(ensemble(logits.flip(0), how), ensemble(logits, how))              # order is nothing
-    torch.testing.assert_close(ensemble(logits + 9 * torch.rand(5, 3, 7, 1, dtype=torch.float64), how), ensemble(logits, how))  # nor is a constant
+    torch.testing.assert_close(ensemble(logits[:1], how), logits[0].log_softmax(-1))  # one network is itself
+    torch.testing.assert_close(ensemble(logits.flip(0), how), ensemble(logits, how))  # order is nothing
+    shifted = logits + 9 * torch.rand(5, 3, 7, 1, dtype=torch.float64)                # nor is a constant
+    torch.testing.assert_close(ensemble(shifted, how), ensemble(logits, how))
 
 
 def test_best_on():

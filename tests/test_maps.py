@@ -86,6 +86,8 @@ def test_trajectories_start_and_end_where_they_should():
     assert len(lines) == 3
     segments = np.array(lines[1].get_segments())
     np.testing.assert_allclose(segments[0, 0], paths[0, 1]); np.testing.assert_allclose(segments[-1, 1], paths[-1, 1])
+    solid = {tuple(np.asarray(c.get_offsets()[0]).round(6)) for c in ax.collections if getattr(c, "get_sizes", lambda: [0])()[:1] == [60]}
+    assert solid == {tuple(end.round(6)) for end in paths[-1]}  # the filled marker is where a path ends
     alpha = lines[0].get_colors()[:, 3]
     assert (np.diff(alpha) > 0).all() and alpha[-1] == 1
     assert [t.get_text() for t in ax.get_legend().get_texts()] == ["a", "b"]

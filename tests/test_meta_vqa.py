@@ -9,8 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperclip_nb.meta_vqa import ANNOTATIONS, FILES, QUESTIONS, build_meta_vqa, check_meta_vqa, load_meta_vqa
+from hyperclip_nb.files import RunError
+from hyperclip_nb.meta_vqa import ANNOTATIONS, FILES, QUESTIONS, build_meta_vqa, load_meta_vqa
+from hyperclip_nb.meta_vqa_check import check_meta_vqa
 from hyperclip_nb.prompts import question_to_prompt
+from hyperclip_nb.tasks import image_disjoint
 
 PUBLISHED = os.environ.get("HYPERCLIP_META_VQA")
 needs_published = pytest.mark.skipif(not PUBLISHED, reason="HYPERCLIP_META_VQA is not set")
@@ -127,8 +130,19 @@ def entries_behind(published: dict, rng: random.Random):
     return entries
 
 
-def rebuilt(published, folder, seed=0):
-    return build_meta_vqa(write_vqa(folder / "vqa", entries_behind(published, random.Random(seed))), folder / "out")
+def miniature(seed: int = 0, questions: int = 40) -> list:
+    rng, images = random.Random(seed), count(1)
+    return [(part, next(images), f"What is on thing {q}?", "other", rng.choice(["a cat", "a dog", "snow", "2"]))
+            for part in ("train", "val") for q in range(questions) for _ in range(rng.randint(15, 40))]
+
+
+def test_the_inversion_leads_back(tmp_path):
+    "The proof below, on tasks that are at hand everywhere."
+    build_meta_vqa(write_vqa(tmp_path / "vqa", miniature()), tmp_path / "first")
+    text = (tmp_path / "first" / "meta_train.json").read_text()
+    entries = entries_behind(json.loads(text), random.Random(1))
+    build_meta_vqa(write_vqa(tmp_path / "again", entries), tmp_path / "second")
+    assert (tmp_path / "second" / "meta_train.json").read_text() == text
 
 
 @needs_published
@@ -142,3 +156,85 @@ def test_published_train_tasks_come_back_bit_for_bit(tmp_path):
     prompts = json.loads((tmp_path / "out" / "prompt_meta.json").read_text())
     assert {q: prompts[q] for q in templates} == templates and len(prompts) == 1243
     assert not check_meta_vqa(tmp_path / "out").problems
+
+
+@needs_published
+def test_figures_of_the_paper_hold():
+    count_train = check_meta_vqa(PUBLISHED).counts["meta-train"]
+    assert (count_train.tasks, count_train.largest[1], count_train.widest[1]) == (870, 1242, 203)
+    assert count_train.images == 64_665 - 24_925 + 11_499
+    splits = load_meta_vqa(PUBLISHED, validation=0.1)
+    assert {name: len(tasks) for name, tasks in splits.items() if name != "test"} == {"train": 783, "val": 87}
+    train, _ = image_disjoint(splits["train"], splits["val"])
+    assert not {i for t in train for i in t.images} & {i for t in splits["val"] for i in t.images}
+
+
+def test_templates_win_and_rules_fill_in(tmp_path):
+    build_meta_vqa(write_vqa(tmp_path / "vqa", miniature()), tmp_path / "out", {"What is on thing 3?": "thing 3 carries {}"})
+    tasks = {task.question: task for part in load_meta_vqa(tmp_path / "out").values() for task in part}
+    assert len(tasks) == 40
+    for question, task in tasks.items():
+        template = "thing 3 carries {}" if question == "What is on thing 3?" else question_to_prompt(question)
+        assert task.prompts == tuple(template.format(answer) for answer in task.answers)
+
+
+def test_a_template_without_a_hole_is_refused(tmp_path):
+    vqa = write_vqa(tmp_path / "vqa", miniature())
+    for template in "no hole", "{} and {}":
+        with pytest.raises(ValueError, match="exactly one"):
+            build_meta_vqa(vqa, tmp_path / "out", {"What is on thing 3?": template})
+    assert not (tmp_path / "out").exists()
+
+
+def test_empty_answers_stop_unless_they_are_wanted(tmp_path):
+    entries = [(part, i, "What is it?", "other", "" if i % 2 else "x") for part in ("train", "val") for i in range(30)]
+    with pytest.raises(RunError, match=r"annotations\.json: \$\.annotations\[1\]\.multiple_choice_answer: expected an answer, got ''"):
+        build_meta_vqa(write_vqa(tmp_path / "vqa", entries), tmp_path / "out")
+    assert build_meta_vqa(tmp_path / "vqa", tmp_path / "out", allow_empty=True).pairs == 60
+
+
+def test_a_missing_file_is_named(tmp_path):
+    write_vqa(tmp_path, miniature())
+    (tmp_path / QUESTIONS.format("val")).unlink()
+    with pytest.raises(RunError, match=QUESTIONS.format("val")):
+        build_meta_vqa(tmp_path, tmp_path / "out")
+
+
+JSON = st.recursive(st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=5),
+                    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(
+                        ["annotations", "questions", "question_id", "image_id", "answer_type", "multiple_choice_answer", "question", "x"]), x),
+                    max_leaves=8)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_whatever_comes_is_read_or_refused_with_a_place(data, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vqa")
+    write_vqa(folder, [("train", 1, "What?", "other", "a"), ("val", 2, "Où est le {chat}?", "number", "2")])
+    path = folder / data.draw(st.sampled_from([ANNOTATIONS, QUESTIONS])).format(data.draw(st.sampled_from(["train", "val"])))
+    text = path.read_text()
+    cut = data.draw(st.integers(0, len(text) - 1))
+    replacement = data.draw(st.one_of(st.just(text[:cut]), JSON.map(json.dumps), st.binary(max_size=20)))
+    path.write_bytes(replacement if isinstance(replacement, bytes) else replacement.encode())
+    try:
+        build_meta_vqa(folder, folder / "out")
+    except RunError as error:
+        assert str(folder) in str(error)
+        assert not (folder / "out").exists()
+
+
+@settings(max_examples=60, deadline=None)
+@given(content=st.one_of(st.dictionaries(st.sampled_from(["Q?", "", "R?"]), JSON | st.fixed_dictionaries({
+    "train": st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["x", "y", ""])), max_size=3),
+    "test": st.lists(st.tuples(st.sampled_from("cd"), st.sampled_from(["x", "y"])), max_size=3),
+    "answers": st.lists(st.sampled_from(["x", "y", ""]), max_size=3)})), JSON))
+def test_check_lists_problems_and_load_refuses(content, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("meta")
+    (folder / FILES["train"]).write_text(json.dumps(content))
+    check = check_meta_vqa(folder)
+    assert check.problems == [p for p in check.problems if str(folder / FILES["train"]) in p]
+    if check.problems and not any("expected more than 20" in p or "image name" in p or "in train, got" in p or "at least twice" in p
+                                  for p in check.problems):
+        with pytest.raises(RunError):
+            load_meta_vqa(folder)
+    print(check)

@@ -20,8 +20,8 @@ def scores():
 
 @pytest.fixture(scope="module")
 def results(scores):
-    return tabulate(scores, n=torch.arange(1, 21), dataset="scenes", world_seed=0, seeds=[0, 1, 2], tasks={"train": 579, "val": 95, "test": 20},
-                    wall_s=412, chosen={"cond_multitask": {"steps": 1500}}, resamples=500)
+    return tabulate(scores, n=torch.arange(1, 21), dataset="scenes", world_seed=0, seeds=[0, 1, 2], wall_s=412, resamples=500,
+                    tasks={"train": 579, "val": 95, "test": 20}, chosen={"cond_multitask": {"steps": 1500}})
 
 
 def test_numbers_by_hand(scores, results):
@@ -52,10 +52,12 @@ def test_json_has_the_documented_fields(results):
 
 
 def test_the_example_of_the_design_is_read(tmp_path):
-    example = {"schema": 1, "dataset": "scenes", "world_seed": 0, "seeds": [0, 1, 2], "tasks": {"train": 579, "val": 95, "test": 225}, "rows": [
-        {"method": "multitask", "label": "Unconditional multitask", "accuracy": 50, "std": 0.2, "ci95": [46.6, 53.4], "vs": {}, "chosen": {}},
-        {"method": "cond_multitask", "label": "Conditional multitask", "accuracy": 53.5, "std": 0.2, "ci95": [50.1, 56.8],
-         "vs": {"multitask": {"diff": 3.5, "ci95": [2.6, 4.5]}}, "chosen": {"steps": 1500}}], "wall_s": 412.0}
+    rows = [{"method": "multitask", "label": "Unconditional multitask", "accuracy": 50, "std": 0.2, "ci95": [46.6, 53.4], "vs": {},
+             "chosen": {}},
+            {"method": "cond_multitask", "label": "Conditional multitask", "accuracy": 53.5, "std": 0.2, "ci95": [50.1, 56.8],
+             "vs": {"multitask": {"diff": 3.5, "ci95": [2.6, 4.5]}}, "chosen": {"steps": 1500}}]
+    example = {"schema": 1, "dataset": "scenes", "world_seed": 0, "seeds": [0, 1, 2], "tasks": {"train": 579, "val": 95, "test": 225},
+               "rows": rows, "wall_s": 412.0}
     (tmp_path / "results.json").write_text(json.dumps(example))
     assert read_results(tmp_path).row("cond_multitask").vs["multitask"].diff == 3.5
     assert json.loads(msgspec.json.encode(read_results(tmp_path))) == example

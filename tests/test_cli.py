@@ -1,0 +1,40 @@
+import pytest
+
+from hyperclip_nb.cli import main
+
+
+def call(capsys, *arguments):
+    with pytest.raises(SystemExit) as end: main(list(arguments))
+    out = capsys.readouterr()
+    return end.value.code, out.out + out.err
+
+
+@pytest.mark.parametrize("arguments, said", [
+    (["adapt"], "equired"), (["demo", "--steps", "3"], "--steps"), (["fly"], "fly"), (["demo", "--seeds", "0"], "at least 1 seed"),
+    (["demo", "--seeds", "many"], "many"), (["adapt", "What?", "--run", "no-such-run"], "no-such-run"), (["adapt", "What?", "--samples", "0"], "1 sample")])
+def test_wrong_arguments_get_a_sentence_and_exit_code_2(capsys, arguments, said):
+    code, text = call(capsys, *arguments)
+    assert code == 2 and said in text and "Traceback" not in text
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["demo", "--help"], ["adapt", "--help"]])
+def test_help_is_there(capsys, arguments):
+    code, text = call(capsys, *arguments)
+    assert code in (0, None) and "hyperclip_nb" in text
+
+
+def test_a_run_directory_without_weights_is_refused_and_left_as_it_was(capsys, tmp_path):
+    from hyperclip_nb.experiment import Recipe
+    from hyperclip_nb.runs import Run
+    run = Run.create(tmp_path / "run", {"dataset": "scenes", "world_seed": 0, "recipe": Recipe()})
+    before = sorted(p.name for p in run.path.rglob("*"))
+    code, text = call(capsys, "adapt", "What color is the cat?", "--run", str(run.path))
+    assert code == 2 and "expected trained weights, found none" in text
+    assert sorted(p.name for p in run.path.rglob("*")) == before
+
+
+def test_a_run_directory_of_something_else_is_refused(capsys, tmp_path):
+    from hyperclip_nb.runs import Run
+    Run.create(tmp_path / "run", {"dataset": "other"})
+    code, text = call(capsys, "adapt", "What color is the cat?", "--run", str(tmp_path / "run"))
+    assert code == 2 and "manifest.json" in text and "recipe" in text

@@ -1,0 +1,589 @@
+"Oracles for diffusion, sampling and hyperldm: exact denoisers, the diffusers schedulers, loops, finite differences."
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.testing import assert_close
+
+from hyperclip_nb.diffusion import (DiffusionConfig, MixtureDenoiser, Schedule, add_noise, diffusion_loss, drop_condition, make_betas,
+                                    predicted_clean, prediction_target, weighted_square)
+from hyperclip_nb.hyperldm import (PUBLISHED_SIZE, Denoiser, DenoiserConfig, HyperLDM, LDMConfig, PublishedDenoiser, timestep_embedding,
+                                   train_hyperldm)
+from hyperclip_nb.sampling import (SAMPLERS, ddim_plan, ddpm_plan, dpm_plan, respaced, sample_ddim, sample_ddpm, sample_dpm, select_steps,
+                                   truncated, walk, with_cfg, with_energy)
+from hyperclip_nb.training import TrainConfig, last, run
+
+PREDICTIONS = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}  # ours -> diffusers'
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def schedule_of(**options) -> Schedule:
+    return Schedule.make(DiffusionConfig(**options))
+
+
+class Identity:
+    def encode(self, z): return z
+    def decode(self, u): return u
+
+
+class Affine:
+    def __init__(self, mean, std): self.mean, self.std = torch.tensor(mean), torch.tensor(std)
+    def encode(self, z): return (z - self.mean) / self.std
+    def decode(self, u): return u * self.std + self.mean
+
+
+# ---- schedules
+
+def test_betas_equal_diffusers():
+    from diffusers import DDPMScheduler
+    for ours, theirs in (("linear", "linear"), ("sqrt_linear", "scaled_linear"), ("cosine", "squaredcos_cap_v2")):
+        reference = DDPMScheduler(350, 1e-4, 0.06, theirs).betas
+        assert_close(make_betas(DiffusionConfig(schedule=ours)).float(), reference, rtol=1e-5, atol=1e-7)
+
+
+@settings(deadline=None, max_examples=60)
+@given(total=st.integers(1, 400), data=st.data(), spacing=st.sampled_from(["uniform", "quadratic"]))
+def test_respacing(total, data, spacing):
+    n = data.draw(st.integers(1, total))
+    whole = schedule_of(timesteps=total, schedule=data.draw(st.sampled_from(["linear", "cosine", "sqrt_linear"])))
+    part = respaced(whole, n, spacing)
+    assert len(part) == n and part.timesteps[-1] == total - 1
+    assert (part.timesteps.diff() > 0).all()
+    assert_close(part.alpha_bars, whole.alpha_bars[part.timesteps], rtol=0, atol=0)
+    assert_close((1 - part.betas).cumprod(0), part.alpha_bars)        # β recomputed from the kept ᾱ
+    again = respaced(part, max(1, n // 2), spacing)                    # a part of a part still knows its timesteps
+    assert_close(again.alpha_bars, whole.alpha_bars[again.timesteps], rtol=0, atol=0)
+
+
+def test_truncation_keeps_the_data_end():
+    whole = schedule_of()
+    assert [len(truncated(whole, f)) for f in (1, 0.5, 0.1, 0.01, 0.001)] == [350, 175, 35, 4, 1]
+    assert truncated(whole, 0.1).timesteps.tolist() == list(range(35))
+
+
+@pytest.mark.parametrize("options, word", [
+    (dict(schedule="quadratic"), "schedule"), (dict(prediction="noise"), "prediction"), (dict(timesteps=0), "timesteps"),
+    (dict(beta_start=0.0), "beta_start"), (dict(beta_start=0.1, beta_end=0.01), "beta"), (dict(beta_end=1.0), "beta_end"),
+])
+def test_bad_config(options, word):
+    with pytest.raises(ValueError, match=word):
+        DiffusionConfig(**options)
+
+
+def test_bad_steps():
+    whole = schedule_of()
+    for steps in (0, 351, -1):
+        with pytest.raises(ValueError, match="1 to 350"):
+            respaced(whole, steps)
+    with pytest.raises(ValueError, match="spacing"):
+        respaced(whole, 5, "cubic")
+    for fraction in (0, -0.5, 1.5):
+        with pytest.raises(ValueError, match="fraction"):
+            truncated(whole, fraction)
+    for index in ([3, 3], [5, 2], [-1, 2], [0, 350], []):
+        with pytest.raises(ValueError, match="rising"):
+            select_steps(whole, torch.tensor(index, dtype=torch.long))
+
+
+# ---- predictions
+
+@settings(deadline=None, max_examples=40)
+@given(batch=st.integers(1, 5), size=st.integers(1, 7), prediction=st.sampled_from(sorted(PREDICTIONS)), seed=st.integers(0, 99))
+def test_target_gives_the_clean_latent_back(batch, size, prediction, seed):
+    schedule, g = schedule_of(prediction=prediction), seeded(seed)
+    z0, noise = torch.randn(2, batch, size, generator=g, dtype=torch.float64)
+    index = torch.randint(350, (batch,), generator=g)
+    z_t = add_noise(z0, noise, schedule, index)
+    clean = predicted_clean(z_t, prediction_target(z0, noise, schedule, index), schedule, index)
+    assert clean.shape == z0.shape and clean.dtype == z0.dtype
+    assert_close(clean, z0)
+
+
+def test_forward_is_the_product_of_single_steps():
+    "Variance and mean of z_t, made step by step."
+    betas = make_betas(DiffusionConfig(timesteps=20))
+    mean, variance = 1.0, 0.0
+    for beta in betas:
+        mean, variance = mean * (1 - beta) ** 0.5, (1 - beta) * variance + beta
+    schedule = schedule_of(timesteps=20)
+    assert_close(schedule.signal[-1], torch.as_tensor(mean))
+    assert_close(schedule.spread[-1] ** 2, torch.as_tensor(variance))
+
+
+def test_exact_denoiser_is_the_posterior_mean():
+    "Against the posterior integrated on a grid."
+    schedule = schedule_of(prediction="x0")
+    means, stds = torch.tensor([[-1.0], [0.7]]).double(), torch.tensor([[0.3], [0.6]]).double()
+    grid = torch.linspace(-6, 6, 20_001, dtype=torch.float64)
+    density = torch.distributions.Normal(means, stds).log_prob(grid).exp()     # [2, G]
+    z = torch.tensor([[-2.0], [0.0], [0.4], [1.5]]).double()
+    for t in (0, 30, 120, 300):
+        s, σ = schedule.signal[t], schedule.spread[t]
+        likelihood = torch.distributions.Normal(s * grid, σ).log_prob(z).exp()
+        for weights in ((1.0, 1.0), (1.0, 0.0), (0.2, 0.8)):
+            posterior = likelihood * (torch.tensor(weights).double() @ density)
+            reference = (posterior * grid).sum(1) / posterior.sum(1)
+            out = MixtureDenoiser(means, stds, schedule)(z, torch.tensor(t), torch.tensor([weights]).double().expand(4, 2))
+            assert_close(out[:, 0], reference, rtol=1e-3, atol=1e-3)
+
+
+# ---- samplers against an exact denoiser
+
+@pytest.mark.parametrize("prediction", sorted(PREDICTIONS))
+@pytest.mark.parametrize("curve", ["linear", "cosine", "sqrt_linear"])
+@pytest.mark.parametrize("sampler, steps", [("ddpm", None), ("ddpm", 35), ("ddim", None), ("ddim", 100), ("dpm", 20)])
+def test_recovers_a_gaussian(prediction, curve, sampler, steps):
+    schedule = schedule_of(prediction=prediction, schedule=curve)
+    mean, std = torch.tensor([[2.0, -1.0]]), torch.tensor([[1.0, 0.9]])
+    noise = torch.randn(20_000, 2, generator=seeded(0))
+    out = last(SAMPLERS[sampler](MixtureDenoiser(mean, std, schedule), noise, schedule, steps=steps, generator=seeded(1)))
+    assert ((out.mean(0) - mean) / std).abs().max() < 0.03
+    assert (out.std(0) / std - 1).abs().max() < 0.03
+
+
+def test_posterior_variance_in_full_recovers_and_strided_shrinks():
+    schedule = schedule_of()
+    exact = MixtureDenoiser(torch.zeros(1, 1), torch.ones(1, 1), schedule)
+    noise = torch.randn(20_000, 1, generator=seeded(0))
+    spread = [last(sample_ddpm(exact, noise, schedule, steps=n, variance="posterior", generator=seeded(1))).std() for n in (None, 35)]
+    assert abs(spread[0] - 1) < 0.03 and 0.85 < spread[1] < 0.93   # the analytic value is 0.898
+
+
+def test_recovers_a_mixture():
+    schedule = schedule_of(schedule="cosine", prediction="v")
+    means, stds = torch.tensor([[-1.2], [0.9]]), torch.tensor([[0.2], [0.3]])
+    exact, noise = MixtureDenoiser(means, stds, schedule), torch.randn(20_000, 1, generator=seeded(2))
+    for sampler in (sample_ddpm, sample_ddim, sample_dpm):
+        out = last(sampler(exact, noise, schedule, steps=200, generator=seeded(3)))
+        for k, part in enumerate((out[out < -0.3], out[out >= -0.3])):
+            assert abs(len(part) / len(out) - 0.5) < 0.02
+            assert abs(part.mean() - means[k, 0]) < 0.02 and abs(part.std() / stds[k, 0] - 1) < 0.06
+
+
+# ---- samplers against diffusers, on the same noise and model output
+
+def model(z, t):
+    "Any function of the latent and the timestep."
+    return torch.sin(2 * z) * 0.8 + 0.3 * z - 0.001 * float(t)
+
+
+def diffusers_path(scheduler, timesteps, noise, seed, **options):
+    z, path, generator = noise, [noise], seeded(seed)
+    for t in timesteps:
+        z = scheduler.step(model(z, t), t, z, generator=generator, **options).prev_sample
+        path.append(z)
+    return torch.stack(path)
+
+
+NOISE = torch.randn(4, 6, generator=seeded(11))
+
+
+@pytest.mark.parametrize("steps", [350, 50, 35])
+@pytest.mark.parametrize("variance, theirs", [("posterior", "fixed_small"), ("beta", "fixed_large")])
+@pytest.mark.parametrize("prediction", sorted(PREDICTIONS))
+def test_ddpm_equals_diffusers(steps, variance, theirs, prediction):
+    from diffusers import DDPMScheduler
+    scheduler = DDPMScheduler(350, 1e-4, 0.06, "linear", clip_sample=False, variance_type=theirs, prediction_type=PREDICTIONS[prediction])
+    scheduler.set_timesteps(steps)
+    reference = diffusers_path(scheduler, scheduler.timesteps, NOISE, 5)
+    part = select_steps(schedule_of(prediction=prediction), scheduler.timesteps.flip(0))
+    ours = torch.stack([*sample_ddpm(model, NOISE, part, variance=variance, generator=seeded(5))])
+    assert ours.shape == (steps + 1, 4, 6)
+    assert_close(ours, reference, rtol=1e-3, atol=1e-3 * float(reference.abs().max()))
+
+
+@pytest.mark.parametrize("steps", [350, 50, 7])
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("prediction", sorted(PREDICTIONS))
+def test_ddim_equals_diffusers(steps, eta, prediction):
+    from diffusers import DDIMScheduler
+    scheduler = DDIMScheduler(350, 1e-4, 0.06, "linear", clip_sample=False, prediction_type=PREDICTIONS[prediction], timestep_spacing="trailing")
+    scheduler.set_timesteps(steps)
+    reference = diffusers_path(scheduler, scheduler.timesteps, NOISE, 6, eta=eta)
+    whole = schedule_of(prediction=prediction)
+    assert respaced(whole, steps).timesteps.tolist() == scheduler.timesteps.flip(0).tolist()
+    ours = torch.stack([*sample_ddim(model, NOISE, whole, steps=steps, spacing="uniform", eta=eta, generator=seeded(6))])
+    assert_close(ours, reference, rtol=1e-3, atol=1e-3 * float(reference.abs().max()))
+
+
+@pytest.mark.parametrize("steps", [40, 10, 5, 2, 1])
+@pytest.mark.parametrize("prediction", sorted(PREDICTIONS))
+def test_dpm_equals_diffusers(steps, prediction):
+    from diffusers import DPMSolverMultistepScheduler
+    scheduler = DPMSolverMultistepScheduler(350, 1e-4, 0.06, "linear", prediction_type=PREDICTIONS[prediction], algorithm_type="dpmsolver++",
+                                            solver_order=2, final_sigmas_type="zero", lower_order_final=True)
+    plan = dpm_plan(schedule_of(prediction=prediction), steps)
+    scheduler.set_timesteps(timesteps=plan.schedule.timesteps.flip(0).tolist())
+    reference = diffusers_path(scheduler, scheduler.timesteps, NOISE, 0)
+    ours = torch.stack([*walk(model, NOISE, plan)])
+    assert_close(ours, reference, rtol=1e-3, atol=1e-3 * float(reference.abs().max()))
+
+
+def test_clamp_equals_diffusers():
+    from diffusers import DDPMScheduler
+    scheduler = DDPMScheduler(350, 1e-4, 0.06, "linear", clip_sample=True, clip_sample_range=1.5)
+    reference = diffusers_path(scheduler, scheduler.timesteps, NOISE, 5)
+    ours = torch.stack([*sample_ddpm(model, NOISE, schedule_of(), variance="posterior", clamp=1.5, generator=seeded(5))])
+    assert_close(ours, reference, rtol=1e-3, atol=1e-3)
+    assert ours[-1].abs().max() <= 1.5
+
+
+def test_ddim_with_all_noise_is_ddpm():
+    schedule = schedule_of()
+    one = torch.stack([*sample_ddim(model, NOISE, schedule, eta=1.0, generator=seeded(1))])
+    two = torch.stack([*sample_ddpm(model, NOISE, schedule, variance="posterior", generator=seeded(1))])
+    assert_close(one, two, rtol=0, atol=0)
+
+
+def test_seeds():
+    schedule, options = schedule_of(), dict(steps=20)
+    a, b, c = (last(sample_ddpm(model, NOISE, schedule, generator=seeded(s), **options)) for s in (1, 1, 2))
+    assert_close(a, b, rtol=0, atol=0)
+    assert (a - c).abs().max() > 0.01
+    before = torch.random.get_rng_state()
+    assert_close(last(sample_ddim(model, NOISE, schedule, **options)), last(sample_ddim(model, NOISE, schedule, **options)), rtol=0, atol=0)
+    assert torch.equal(before, torch.random.get_rng_state())          # nothing drawn from the global generator
+    for sampler in (lambda: sample_ddpm(model, NOISE, schedule, generator=None), lambda: sample_ddim(model, NOISE, schedule, eta=0.3)):
+        with pytest.raises(ValueError, match="torch.Generator"):
+            last(sampler())
+
+
+def test_walk_leaves_the_callers_noise_alone():
+    noise = NOISE.clone()
+    path = [z.clone() for z in sample_dpm(model, noise, schedule_of(), steps=6, clamp=1.0)]
+    again = [*sample_dpm(model, noise, schedule_of(), steps=6, clamp=1.0)]
+    assert torch.equal(noise, NOISE)
+    assert all(torch.equal(a, b) for a, b in zip(path, again))        # what was yielded is not changed afterwards
+
+
+@settings(deadline=None, max_examples=30)
+@given(batch=st.integers(1, 4), size=st.integers(1, 5), steps=st.integers(1, 30), sampler=st.sampled_from(sorted(SAMPLERS)),
+       curve=st.sampled_from(["linear", "cosine"]), dtype=st.sampled_from([torch.float32, torch.float64]))
+def test_paths_have_their_shape(batch, size, steps, sampler, curve, dtype):
+    schedule = schedule_of(timesteps=30, schedule=curve, prediction="v")
+    noise = torch.randn(batch, size, generator=seeded(0), dtype=dtype)
+    path = [*SAMPLERS[sampler](model, noise, schedule, steps=steps, generator=seeded(0), clamp=3.0)]
+    assert len(path) == steps + 1 and path[0] is noise
+    assert all(z.shape == noise.shape and z.dtype == dtype and z.isfinite().all() for z in path)
+
+
+def test_walk_from_a_noised_latent_keeps_the_distribution():
+    schedule = schedule_of()
+    mean, std = torch.tensor([[0.5]]), torch.tensor([[0.4]])
+    known = mean + std * torch.randn(20_000, 1, generator=seeded(0))
+    part = truncated(schedule, 0.1)
+    noised = add_noise(known, torch.randn(20_000, 1, generator=seeded(1)), part, len(part) - 1)
+    out = last(sample_ddpm(MixtureDenoiser(mean, std, schedule), noised, part, generator=seeded(2)))
+    assert abs(out.mean() - 0.5) < 0.02 and abs(out.std() / 0.4 - 1) < 0.03
+    assert torch.corrcoef(torch.cat([out, known], 1).T)[0, 1] > 0.3  # not drawn anew
+
+
+# ---- guidance
+
+CLUSTERS = torch.tensor([[1.0, 0.2], [-0.8, 0.5], [0.1, -1.1]])
+
+
+def test_cfg_identities_and_calls():
+    schedule = schedule_of()
+    exact, calls = MixtureDenoiser(CLUSTERS, torch.full((3, 2), 0.4), schedule), []
+
+    def denoiser(z, t, e):
+        calls.append(tuple(z.shape))
+        return exact(z, t, e)
+    z, e = torch.randn(3, 2, generator=seeded(0)), torch.eye(3)
+    for t in (torch.tensor(50), torch.tensor([10, 200, 349])):
+        calls.clear()
+        assert torch.equal(with_cfg(denoiser, e, 1.0)(z, t), exact(z, t, e))
+        assert torch.equal(with_cfg(denoiser, e, 0.0)(z, t), exact(z, t, torch.zeros(3, 3)))
+        for gamma in (0.5, 1.5, 4.0, -1.0):
+            assert_close(with_cfg(denoiser, e, gamma)(z, t), (1 - gamma) * exact(z, t) + gamma * exact(z, t, e), rtol=1e-4, atol=1e-5)
+        assert calls == [(3, 2)] * 2 + [(6, 2)] * 4
+
+
+def test_guidance_means_the_same_for_every_prediction():
+    "CFG and every energy rule, as the clean latent they imply."
+    z, t, e = torch.randn(3, 2, generator=seeded(0)).double(), torch.tensor(90), torch.eye(3).double()
+    energy = lambda x: (x - 0.3).pow(2).sum(-1) + x[:, 0].pow(4)
+    for rule in (None, "direct", "through", "rescaled", "published"):
+        cleans = []
+        for prediction in sorted(PREDICTIONS):
+            schedule = schedule_of(prediction=prediction)
+            denoise = with_cfg(MixtureDenoiser(CLUSTERS.double(), torch.full((3, 2), 0.4).double(), schedule), e, 1.7)
+            if rule:
+                denoise = with_energy(denoise, energy, 0.7, schedule, rule)
+            cleans.append(predicted_clean(z, denoise(z, t), schedule, t))
+        assert_close(cleans[0], cleans[1], rtol=1e-8, atol=1e-8)
+        assert_close(cleans[0], cleans[2], rtol=1e-8, atol=1e-8)
+
+
+def test_energy_gradient_equals_finite_difference():
+    schedule, h = schedule_of(), 1e-5
+    exact = MixtureDenoiser(CLUSTERS.double(), torch.full((3, 2), 0.4).double(), schedule)
+    energy = lambda x: (x - 0.3).pow(2).sum(-1) + x[:, 0].pow(4)
+    z, t = torch.randn(3, 2, generator=seeded(0)).double(), torch.tensor(60)
+    s, σ = schedule.signal[60], schedule.spread[60]
+    clean = lambda x: predicted_clean(x, exact(x, t), schedule, t)
+
+    def difference(f, at):
+        out = torch.empty_like(at)
+        for j in range(at.shape[1]):
+            step = torch.zeros_like(at)
+            step[:, j] = h
+            out[:, j] = (f(at + step) - f(at - step)) / (2 * h)
+        return out
+    shift = {rule: with_energy(exact, energy, 0.7, schedule, rule)(z, t) - exact(z, t) for rule in ("direct", "through", "rescaled", "published")}
+    at_clean, at_noisy = difference(energy, clean(z)), difference(energy, z)
+    assert_close(shift["direct"], 0.7 * s * σ * at_clean, rtol=1e-6, atol=1e-7)
+    assert_close(shift["through"], 0.7 * σ * difference(lambda x: energy(clean(x)), z), rtol=1e-6, atol=1e-7)
+    length = exact(z, t).norm(dim=1, keepdim=True)
+    assert_close(shift["rescaled"], 0.7 * length * at_clean / at_clean.norm(dim=1, keepdim=True), rtol=1e-6, atol=1e-7)
+    assert_close(shift["published"], 0.7 * length * at_noisy / at_noisy.norm(dim=1, keepdim=True), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("rule", ["direct", "through"])
+def test_linear_energy_shifts_a_gaussian(rule):
+    schedule = schedule_of()
+    exact = MixtureDenoiser(torch.zeros(1, 2), torch.ones(1, 2), schedule)
+    denoise = with_energy(exact, lambda z: -1.5 * z[:, 0], 1.0, schedule, rule)
+    out = last(sample_ddpm(denoise, torch.randn(20_000, 2, generator=seeded(0)), schedule, generator=seeded(1)))
+    assert (out.mean(0) - torch.tensor([1.5, 0.0])).abs().max() < 0.03 and (out.std(0) - 1).abs().max() < 0.03
+
+
+def test_energy_refusals():
+    schedule = schedule_of()
+    with pytest.raises(ValueError, match="rule"):
+        with_energy(model, lambda z: z.sum(-1), 1.0, schedule, "other")
+    with pytest.raises(ValueError, match="whole training schedule"):
+        with_energy(model, lambda z: z.sum(-1), 1.0, respaced(schedule, 20))
+
+
+# ---- the loss
+
+def test_weighted_square_equals_a_loop():
+    g = seeded(0)
+    error, root = torch.randn(5, 4, generator=g), torch.randn(5, 4, 4, generator=g)
+    weight = root @ root.mT
+    loop = sum(float(d @ H @ d / H.diagonal().sum()) for d, H in zip(error, weight)) / 5
+    assert_close(float(weighted_square(error, weight)), loop)
+    assert_close(weighted_square(error, 3 * torch.eye(4).expand(5, 4, 4)), error.square().mean())
+    with pytest.raises(ValueError, match=r"\[B, Z, Z\]"):
+        weighted_square(error, weight[:1])
+    with pytest.raises(ValueError, match="row 2"):
+        weighted_square(error, weight * torch.tensor([1, 1, 0, 1, 1.0])[:, None, None])
+
+
+def test_loss_equals_a_loop():
+    "Redraw what the loss draws, and compute it row by row."
+    for prediction in PREDICTIONS:
+        schedule, g = schedule_of(prediction=prediction), seeded(3)
+        z0, e = torch.randn(6, 2, generator=seeded(0)), torch.randn(6, 3, generator=seeded(1))
+        denoiser = lambda z, t, e: torch.tanh(z + e[:, :2]) - 0.01 * t[:, None]
+        t, noise = torch.randint(350, (6,), generator=g), torch.randn(6, 2, generator=g)
+        dropped = torch.rand(6, 1, generator=g)[:, 0] < 0.5
+        assert 0 < dropped.sum() < 6
+        total = 0.0
+        for i in range(6):
+            s, σ = schedule.alpha_bars[t[i]].sqrt().float(), (1 - schedule.alpha_bars[t[i]]).sqrt().float()
+            z = s * z0[i] + σ * noise[i]
+            out = torch.tanh(z + (0 if dropped[i] else e[i, :2])) - 0.01 * t[i]
+            total += (out - {"epsilon": noise[i], "x0": z0[i], "v": s * noise[i] - σ * z0[i]}[prediction]).square().mean() / 6
+        assert_close(diffusion_loss(denoiser, z0, e, schedule, seeded(3), drop=0.5), total)
+
+
+def test_drop_condition():
+    e = torch.randn(20_000, 3, generator=seeded(0))
+    dropped = (drop_condition(model, e, 0.2, seeded(1)) == 0).all(1)
+    assert abs(dropped.float().mean() - 0.2) < 0.01
+    assert torch.equal(drop_condition(model, e, 0.0, seeded(1)), e)
+    learned = Denoiser(2, 3, DenoiserConfig(hidden=8, null="learned"))
+    diffusion_loss(learned, torch.randn(64, 2, generator=seeded(2)), e[:64], schedule_of(), seeded(3)).backward()
+    assert learned.null.grad.abs().sum() > 0
+
+
+# ---- the denoiser
+
+@settings(deadline=None, max_examples=25)
+@given(size=st.integers(1, 6), embed=st.integers(1, 6), tasks=st.integers(1, 4), samples=st.integers(1, 3), depth=st.integers(1, 3),
+       tower=st.integers(0, 2), null=st.sampled_from(["zero", "learned"]), kind=st.sampled_from([Denoiser, PublishedDenoiser]),
+       gamma=st.sampled_from([0, 1, 1.5, 4]), seed=st.integers(0, 5))
+def test_fast_path_equals_plain(size, embed, tasks, samples, depth, tower, null, kind, gamma, seed):
+    config = DenoiserConfig(hidden=8, depth=depth, tower=tower, time_size=6, null=null, dropout=0.3)
+    denoiser = kind(size, embed, config, seed).eval()
+    if null == "learned":
+        denoiser.null.data.normal_(generator=seeded(seed))
+    g = seeded(seed)
+    z, e = torch.randn(samples, tasks, size, generator=g), torch.randn(tasks, embed, generator=g)
+    part = respaced(schedule_of(), 5)
+    with torch.no_grad():
+        fast, plain = denoiser.guided(e, gamma, part), with_cfg(denoiser, e, gamma)
+        for t in part.timesteps:
+            out = fast(z, t)
+            assert out.shape == z.shape
+            assert_close(out, torch.stack([plain(x, t) for x in z]), rtol=1e-4, atol=1e-5)
+            assert_close(denoiser(z[0], t.expand(tasks), e), denoiser(z[0], t, e), rtol=1e-5, atol=1e-6)
+
+
+def test_denoiser_is_seeded_and_leaves_the_global_generator_alone():
+    before = torch.random.get_rng_state()
+    a, b, c = (Denoiser(3, 4, DenoiserConfig(hidden=8), seed) for seed in (1, 1, 2))
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(x, y) for x, y in zip(a.parameters(), b.parameters()))
+    assert not torch.equal(a.head.weight, c.head.weight)
+
+
+def test_published_denoiser_equals_concatenation():
+    "The published network written plainly: concatenate, linear, norm, ReLU."
+    net = PublishedDenoiser(5, 7, PUBLISHED_SIZE)
+    z, e, t = torch.randn(3, 5, generator=seeded(0)), torch.randn(3, 7, generator=seeded(1)), torch.tensor([0, 9, 349])
+    h = torch.cat([z, e, timestep_embedding(t, 100)], 1)
+    joint = torch.cat([net.from_latent.weight, net.from_embedding.weight, net.from_time.weight], 1)
+    h = torch.relu(net.norms[0](torch.nn.functional.linear(h, joint, net.from_time.bias)))
+    h = torch.relu(net.norms[1](net.layers[0](h)))
+    assert_close(net(z, t, e), net.head(h), rtol=1e-4, atol=1e-5)
+    assert sum(p.numel() for p in net.parameters()) == (5 + 7 + 100 + 1) * 128 + 129 * 128 + 4 * 128 + 129 * 5
+
+
+@pytest.mark.parametrize("options", [dict(hidden=0), dict(depth=0), dict(time_size=3), dict(dropout=1.0), dict(null="mean"), dict(tower=-1)])
+def test_bad_denoiser(options):
+    with pytest.raises(ValueError, match=next(iter(options))):
+        DenoiserConfig(**options)
+
+
+# ---- HyperLDM
+
+KINDS = torch.randn(3, 4, generator=seeded(21))
+CENTRES = torch.tensor([[4.0, -1.0], [2.0, 1.0], [0.0, -1.5]])
+
+
+def problem(n=120, views=3):
+    kind = torch.arange(n) % 3
+    embeddings = KINDS[kind] + 0.1 * torch.randn(n, 4, generator=seeded(22))
+    return CENTRES[kind] + 0.3 * torch.randn(views, n, 2, generator=seeded(23)), embeddings
+
+
+def untrained(prediction="epsilon", **options):
+    return HyperLDM.make(4, 2, Affine([2.0, -0.5], [1.7, 1.1]), DiffusionConfig(prediction=prediction, timesteps=100, beta_end=0.2),
+                         DenoiserConfig(hidden=48, depth=2, **options))
+
+
+@pytest.mark.parametrize("prediction", ["epsilon", "v"])
+def test_training_recovers_the_conditional_means(prediction):
+    ldm = untrained(prediction)
+    losses = run(train_hyperldm(ldm, *problem(), TrainConfig(steps=500, lr=5e-3, schedule="cosine")))
+    assert sum(losses[-50:]) < 0.5 * sum(losses[:50])
+    out = ldm.generate(KINDS, generator=seeded(0), samples=300)
+    assert out.shape == (300, 3, 2)
+    assert (out.mean(0) - CENTRES).abs().max() < 0.2
+    assert 0.2 < out.std(0).mean() < 0.45
+    blind = ldm.generate(KINDS, generator=seeded(0), samples=300, gamma=0)
+    assert (blind.mean(0) - CENTRES.mean(0)).abs().max() < 0.6       # without the question: the middle of all
+
+
+def test_training_is_reproducible_and_resumes():
+    def weights(ldm): return torch.cat([p.flatten() for p in ldm.denoiser.parameters()])
+    config, train = LDMConfig(batch=16, embedding_noise=0.2, ema_from=0.3), TrainConfig(steps=12, seed=4)
+    whole, twin, other = untrained(dropout=0.2), untrained(dropout=0.2), untrained(dropout=0.2)
+    a = run(train_hyperldm(whole, *problem(), train, config))
+    b = run(train_hyperldm(twin, *problem(), train, config))
+    c = run(train_hyperldm(other, *problem(), TrainConfig(steps=12, seed=5), config))
+    assert a == b and a != c and torch.equal(weights(whole), weights(twin))
+    half = untrained(dropout=0.2)
+    updates = train_hyperldm(half, *problem(), train, config)
+    for _ in range(5):
+        next(updates)
+    state = {k: v.clone() for k, v in updates.state_dict().items()}
+    resumed = untrained(dropout=0.2)
+    updates = train_hyperldm(resumed, *problem(), train, config)
+    updates.load_state_dict(state)
+    assert run(updates) == a[5:]
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_the_average_is_what_is_sampled():
+    ldm = untrained()
+    first = ldm.denoiser
+    updates = train_hyperldm(ldm, *problem(), TrainConfig(steps=20, lr=1e-2), LDMConfig(batch=8, ema_decay=1.0, ema_from=0.5))
+    student, seen = updates.model, []
+    for update in updates:
+        if update.step > 10:
+            seen.append(student.head.weight.detach().clone())
+    assert ldm.denoiser is not first and ldm.denoiser is not student
+    assert_close(ldm.denoiser.head.weight, torch.stack(seen).mean(0), rtol=1e-4, atol=1e-6)
+    assert not ldm.denoiser.training
+
+
+def test_generate_is_the_plain_sampler_decoded():
+    ldm = untrained()
+    e = torch.randn(5, 4, generator=seeded(0))
+    for name, gamma, options in (("ddpm", 1.5, dict(steps=20)), ("ddim", 1, dict(steps=10, eta=0.5)), ("dpm", 0, dict(steps=8))):
+        out = ldm.generate(e, generator=seeded(7), gamma=gamma, sampler=name, samples=2, **options)
+        g = seeded(7)
+        noise = torch.randn(2, 5, 2, generator=g).view(10, 2)
+        with torch.no_grad():
+            plain = last(SAMPLERS[name](with_cfg(ldm.denoiser, e.repeat(2, 1), gamma), noise, ldm.schedule, generator=g, **options))
+        assert_close(out, ldm.standardizer.decode(plain).view(2, 5, 2), rtol=1e-3, atol=1e-3)
+    path = [*ldm.trajectory(e, generator=seeded(7), steps=6)]
+    assert len(path) == 7 and path[0].shape == (1, 5, 2)
+    assert_close(path[-1], ldm.generate(e, generator=seeded(7), steps=6))
+
+
+def test_energy_and_start_are_in_the_generators_space():
+    ldm = untrained()
+    e, seen = torch.randn(5, 4, generator=seeded(0)), []
+
+    def energy(z):
+        seen.append(z.detach().clone())
+        return (z - 10).square().sum(-1)
+    out = ldm.generate(e, generator=seeded(1), samples=3, steps=5, sampler="ddim", energy=energy, energy_scale=0.0)
+    assert_close(out, ldm.generate(e, generator=seeded(1), samples=3, steps=5, sampler="ddim"), rtol=1e-4, atol=1e-4)
+    assert len(seen) == 5 * 3 and all(z.shape == (5, 2) for z in seen)  # one call per step and sample, each with all tasks
+    with torch.no_grad():
+        noisy = ldm.standardizer.encode(torch.tensor([2.0, 1.0])).expand(3, 5, 2)
+        part = truncated(ldm.schedule, 0.02)
+        g = seeded(2)
+        first = add_noise(noisy, torch.randn(3, 5, 2, generator=g), part, len(part) - 1)
+    path = [*ldm.path(e, generator=seeded(2), samples=3, start=torch.tensor([2.0, 1.0]), fraction=0.02)]
+    assert len(path) == len(part) + 1 == 3
+    assert_close(path[0], first)
+
+
+def test_metric_is_brought_to_the_diffusions_space():
+    "A metric D^-1 D^-1 / 3 in the generator's space is the identity, up to scale, in the diffusion's."
+    latents, embeddings = problem()
+    std = torch.tensor([1.7, 1.1])
+    metric = torch.diag(std**-2 / 3).expand(3, 120, 2, 2)
+    plain, weighted = (run(train_hyperldm(untrained(), latents, embeddings, TrainConfig(steps=3), metric=m)) for m in (None, metric))
+    assert_close(torch.tensor(plain), torch.tensor(weighted), rtol=1e-4, atol=1e-5)
+    other = run(train_hyperldm(untrained(), latents, embeddings, TrainConfig(steps=3), metric=torch.diag(std**2).expand(120, 2, 2).expand(3, 120, 2, 2)))
+    assert not math.isclose(plain[0], other[0], rel_tol=1e-3)
+
+
+@pytest.mark.parametrize("change, word", [
+    (lambda z, e: (z[:, :-1], e), "latents"), (lambda z, e: (z[..., :1], e), "latents"), (lambda z, e: (z, e[:, :2]), "embeddings"),
+    (lambda z, e: (z, e.index_fill(0, torch.tensor([3]), math.nan)), "finite"), (lambda z, e: (z * math.inf, e), "finite"),
+])
+def test_bad_pairs(change, word):
+    with pytest.raises(ValueError, match=word):
+        train_hyperldm(untrained(), *change(*problem()))
+
+
+def test_bad_requests():
+    ldm, e, options = untrained(), torch.randn(2, 4), dict(generator=seeded(0))
+    for call, word in (
+        (lambda: ldm.generate(e[:, :3], **options), r"\[T, 4\]"), (lambda: ldm.generate(e, sampler="euler", **options), "sampler"),
+        (lambda: ldm.generate(e, steps=101, **options), "1 to 100"), (lambda: ldm.generate(e, fraction=0.5, **options), "fraction"),
+        (lambda: LDMConfig(drop=1.5), "drop"), (lambda: LDMConfig(ema_from=1.0), "ema_from"),
+    ):
+        with pytest.raises(ValueError, match=word):
+            call()
+
+
+def test_one_view_and_several_are_the_same_thing():
+    latents, embeddings = problem(views=1)
+    a, b = (run(train_hyperldm(untrained(), z, embeddings, TrainConfig(steps=3))) for z in (latents, latents[0]))
+    assert a == b

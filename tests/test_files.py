@@ -1,0 +1,233 @@
+"Round trips, damage of every kind, and writes that break off."
+import json
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from hyperclip_nb import files
+from hyperclip_nb.files import RunError, fingerprint, load_tensors, read_json, save_tensors, sha256_of, to_plain, write_atomic, write_json
+
+DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool]
+json_values = st.recursive(st.none() | st.booleans() | st.integers(-2**53, 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+                           lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=8)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("files")
+
+
+@st.composite
+def tensors(draw):
+    shape, dtype = draw(st.lists(st.integers(0, 4), max_size=3)), draw(st.sampled_from(DTYPES))
+    x = torch.randint(-5, 6, shape, generator=torch.Generator().manual_seed(draw(st.integers(0, 99)))).to(dtype)
+    return x.t() if x.ndim == 2 and draw(st.booleans()) else x
+
+
+# --- tensors
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(st.text(max_size=8).filter(lambda name: name != "__metadata__"), tensors(), max_size=4), st.dictionaries(st.text(max_size=4), json_values, max_size=2))
+def test_tensors_come_back_as_they_were(folder, saved, meta):
+    save_tensors(folder / "x.safetensors", saved, meta)
+    loaded, notes = load_tensors(folder / "x.safetensors")
+    assert loaded.keys() == saved.keys() and notes == meta
+    for name, x in saved.items():
+        assert loaded[name].dtype == x.dtype and loaded[name].shape == x.shape and torch.equal(loaded[name], x)
+    before = (folder / "x.safetensors").read_bytes()
+    save_tensors(folder / "x.safetensors", dict(reversed(saved.items())), meta)
+    assert (folder / "x.safetensors").read_bytes() == before
+
+
+SMALL = {"w": torch.arange(6.0).view(2, 3), "n": torch.tensor(3)}
+
+
+@pytest.fixture(scope="module")
+def small(folder):
+    save_tensors(folder / "small.safetensors", SMALL, {"lr": 0.1})
+    return (folder / "small.safetensors").read_bytes()
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.data())
+def test_a_changed_byte_is_refused_or_changes_nothing(folder, small, data):
+    place, value = data.draw(st.integers(0, len(small) - 1)), data.draw(st.integers(0, 255))
+    path = folder / "changed.safetensors"
+    path.write_bytes(small[:place] + bytes([value]) + small[place + 1:])
+    try:
+        loaded, meta = load_tensors(path)
+    except RunError as error:
+        assert str(path) in str(error)
+    else:
+        assert meta == {"lr": 0.1} and all(torch.equal(loaded[k], v) for k, v in SMALL.items())
+        assert small[place] == value or small[place] in b" " and value in b" \t\n\r"  # only white space may differ
+
+
+def test_every_truncation_is_refused(folder, small):
+    path = folder / "short.safetensors"
+    for length in range(len(small)):
+        path.write_bytes(small[:length])
+        with pytest.raises(RunError, match="delete it|without its sha256"):
+            load_tensors(path)
+    path.write_bytes(small + b"\0")
+    with pytest.raises(RunError):
+        load_tensors(path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200))
+def test_rubbish_is_refused(folder, rubbish):
+    (folder / "rubbish").write_bytes(rubbish)
+    with pytest.raises(RunError):
+        load_tensors(folder / "rubbish")
+
+
+def test_other_files_are_named(folder):
+    save_file(SMALL, folder / "foreign.safetensors")
+    with pytest.raises(RunError, match="foreign.safetensors: expected a file written by hyperclip_nb"):
+        load_tensors(folder / "foreign.safetensors")
+    with pytest.raises(RunError, match="nowhere: expected a safetensors file, found none"):
+        load_tensors(folder / "nowhere")
+    with pytest.raises(RunError, match=folder.name):
+        load_tensors(folder)
+    with pytest.raises(ValueError, match="expected a tensor for 'a', got list"):
+        save_tensors(folder / "x.safetensors", {"a": [1.0]})
+
+
+def test_what_was_loaded_does_not_follow_the_file(folder, small):
+    path = folder / "moving.safetensors"
+    path.write_bytes(small)
+    loaded, _ = load_tensors(path)
+    path.write_bytes(b"\xff" * len(small))
+    assert all(torch.equal(loaded[k], v) for k, v in SMALL.items())
+
+
+# --- writes that break off
+
+@pytest.mark.parametrize("broken", ["os.fsync", "os.replace", "save_file"])
+def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, broken):
+    path = tmp_path / "x.safetensors"
+    save_tensors(path, SMALL)
+    before = path.read_bytes()
+
+    def stop(*args, **kwargs):
+        if broken == "save_file":
+            Path(args[1]).write_bytes(before[:50])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"hyperclip_nb.files.{broken}", stop)
+        with pytest.raises(KeyboardInterrupt):
+            save_tensors(path, {"other": torch.ones(3)})
+    assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
+
+
+def test_folders_are_made_and_permissions_are_the_users(tmp_path):
+    umask = os.umask(0o022)
+    try:
+        write_atomic(tmp_path / "a" / "b.txt", b"x")
+    finally:
+        os.umask(umask)
+    assert os.name != "posix" or (tmp_path / "a" / "b.txt").stat().st_mode & 0o777 == 0o644
+    assert sha256_of(tmp_path / "a" / "b.txt") == "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+
+
+# --- JSON
+
+@settings(max_examples=100, deadline=None)
+@given(json_values)
+def test_json_comes_back_as_it_was(folder, value):
+    write_json(folder / "x.json", value)
+    assert read_json(folder / "x.json") == value
+
+
+class Leaf(msgspec.Struct):
+    size: int
+
+
+class Tree(msgspec.Struct):
+    files: dict[str, Leaf]
+    lists: list[dict[str, list[Leaf]]] = []
+
+
+@given(st.dictionaries(st.text(min_size=1, max_size=6), st.integers(), min_size=1, max_size=5), st.data())
+@settings(max_examples=60, deadline=None)
+def test_the_error_names_the_entry(folder, sizes, data):
+    guilty = data.draw(st.sampled_from(sorted(sizes)))
+    write_json(folder / "tree.json", {"files": {k: {"size": "big" if k == guilty else v} for k, v in sizes.items()}})
+    with pytest.raises(RunError) as error:
+        read_json(folder / "tree.json", Tree)
+    assert str(error.value) == f"{folder / 'tree.json'}: Expected `int`, got `str` - at `$.files[{guilty!r}].size`"
+
+
+@pytest.mark.parametrize("content, message", [
+    ({"files": {}, "lists": [{}, {"a": [], "b": [{"size": 1}, {"size": None}]}]}, r"\$\.lists\[1\]\['b'\]\[1\]\.size"),
+    ({"files": {"x": {}}}, r"missing required field `size` - at `\$\.files\['x'\]`"),
+    ({"files": {"x": 3}}, r"got `int` - at `\$\.files\['x'\]`"),
+    ({}, "missing required field `files`"),
+    ([], "Expected `object`, got `array`"),
+])
+def test_wrong_types_are_placed(folder, content, message):
+    write_json(folder / "wrong.json", content)
+    with pytest.raises(RunError, match=message):
+        read_json(folder / "wrong.json", Tree)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b'{"a": tru', b'{"a": "\xff"}', b"{} {}"])
+def test_broken_json_is_named(folder, content):
+    (folder / "broken.json").write_bytes(content)
+    with pytest.raises(RunError, match="broken.json: expected JSON, but"):
+        read_json(folder / "broken.json")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, [np.float64("nan")], {"a": torch.tensor(float("inf"))}])
+def test_numbers_that_json_lacks_are_refused_and_nothing_is_written(tmp_path, bad):
+    with pytest.raises(RunError, match="finite"):
+        write_json(tmp_path / "x.json", {"rows": bad})
+    assert os.listdir(tmp_path) == []
+
+
+# --- fingerprints
+
+@dataclass
+class Point:
+    x: float = 0.0
+    at: Path = Path("a/b")
+
+
+@given(st.dictionaries(st.text(max_size=4), json_values, max_size=4))
+@settings(deadline=None)
+def test_fingerprints_do_not_see_order_and_survive_json(settings_):
+    shuffled = dict(sorted(settings_.items(), reverse=True))
+    assert fingerprint(settings_) == fingerprint(shuffled) == fingerprint(json.loads(json.dumps(to_plain(settings_))))
+
+
+def test_fingerprints_tell_settings_apart():
+    different = [1, 2, 1.5, "1", True, None, math.inf, -math.inf, [1], [[1]], {"a": 1}, {"a": 2}, {"b": 1}, Point(), Point(1.0), Path("x"), torch.float32,
+                 torch.zeros(2), torch.zeros(1, 2), torch.zeros(2).half(), torch.ones(2), np.arange(3), (1, math.inf)]
+    assert len({fingerprint(x) for x in different}) == len(different)
+
+
+def test_fingerprints_see_what_is_equal():
+    assert fingerprint(Point()) == fingerprint({"at": "a/b", "x": 0.0})
+    assert fingerprint({"a", "b", "c"}) == fingerprint({"c", "a", "b"}) == fingerprint(["a", "b", "c"])
+    assert fingerprint((1, 2)) == fingerprint([1, 2]) == fingerprint(np.array([1, 2]))
+    assert fingerprint(np.float32(0.5)) == fingerprint(0.5)
+    assert fingerprint(torch.arange(4).view(2, 2).t()) == fingerprint(torch.tensor([[0, 2], [1, 3]]))
+    with pytest.raises(ValueError, match="got function"):
+        fingerprint({"f": lambda: 0})
+
+
+def test_the_digest_covers_names_and_borders():
+    a, b = torch.zeros(2, dtype=torch.uint8), torch.zeros(3, dtype=torch.uint8)
+    different = [{"a": a, "b": b}, {"a": b, "b": a}, {"b": a, "a": b, "c": a[:0]}, {"a": a}, {}]
+    assert len({files.tensors_digest(x) for x in different}) == len(different)

@@ -1,0 +1,361 @@
+"A run that is killed, damaged, shared between processes or started by other code."
+import json
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import hyperclip_nb
+from hyperclip_nb import runs
+from hyperclip_nb.files import RunError, load_tensors, read_json, write_json
+from hyperclip_nb.runs import Run, checkpointed, data_dir, read_manifest
+from hyperclip_nb.training import EMA, TrainConfig, fit, keep_best, track_ema
+
+
+def ones(n=3):
+    return lambda: {"x": torch.ones(n)}
+
+
+def never():
+    raise AssertionError("built again")
+
+
+@pytest.fixture
+def run(tmp_path):
+    return Run.create(tmp_path / "run", {"a": 1}, seeds=[0, 1])
+
+
+# --- where data go
+
+def test_data_dir_asks_the_user_then_the_environment_then_looks_around(tmp_path, monkeypatch):
+    monkeypatch.setenv("HYPERCLIP_DATA", str(tmp_path / "env"))
+    assert data_dir(tmp_path / "said") == (tmp_path / "said").resolve()
+    assert data_dir("~/x") == Path.home().resolve() / "x"
+    assert data_dir() == (tmp_path / "env").resolve()
+    monkeypatch.delenv("HYPERCLIP_DATA")
+
+    package = tmp_path / "site" / "hyperclip_nb"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(hyperclip_nb, "__file__", str(package / "__init__.py"))
+    monkeypatch.setattr(runs.sys, "platform", "linux")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    installed = tmp_path / "cache" / "hyperclip_nb"
+    assert data_dir() == installed
+    (package.parent / "settings.ini").write_text("[DEFAULT]\nlib_name = another\n")
+    assert data_dir() == installed
+    (package.parent / "settings.ini").write_text("[DEFAULT]\nlib_name = hyperclip_nb\n")
+    assert data_dir() == package.parent.resolve() / "data"
+    assert not data_dir().exists()
+
+
+# --- parts
+
+def test_the_same_settings_are_built_once(run):
+    built = run.part("x", {"lr": 0.1, "names": ("a", "b")}, ones())
+    loaded = Run.open(run.path).part("x", {"names": ["a", "b"], "lr": 0.1}, never)
+    assert built.keys() == loaded.keys() and torch.equal(built["x"], loaded["x"])
+    assert run.has("x", {"lr": 0.1, "names": ["a", "b"]}) and not run.has("x", {"lr": 0.1}) and not run.has("y", {})
+    assert torch.equal(run.load("x")["x"], torch.ones(3))
+
+
+def test_other_settings_build_again_and_replace(run):
+    run.part("x", {"seed": 0}, ones(1))
+    assert len(run.part("x", {"seed": 1}, ones(2))["x"]) == 2
+    assert len(run.part("x", {"seed": 0}, ones(1))["x"]) == 1
+    run.verify()
+
+
+def test_what_is_returned_is_not_tied_to_the_model(run):
+    model = nn.Linear(2, 2)
+    part = run.part("m", {}, model.state_dict)
+    nn.init.zeros_(model.weight)
+    assert part["weight"].abs().sum() > 0 and not part["weight"].requires_grad
+    assert torch.equal(part["weight"], run.load("m")["weight"])
+
+
+def test_a_build_that_fails_leaves_no_trace(run):
+    before = sorted(os.listdir(run.path))
+    with pytest.raises(AssertionError):
+        run.part("x", {}, never)
+    assert sorted(os.listdir(run.path)) == before and not run.has("x", {})
+
+
+def test_a_deleted_file_is_built_again_but_not_loaded(run):
+    run.part("x", {}, ones())
+    (run.path / "x.safetensors").unlink()
+    with pytest.raises(RunError, match="found none; run again"):
+        run.load("x")
+    assert not run.has("x", {})
+    run.part("x", {}, ones())
+    run.verify()
+
+
+def test_damage_is_refused_with_what_to_do(run):
+    run.part("x", {}, ones())
+    file = run.path / "x.safetensors"
+    content = file.read_bytes()
+    for damaged in (content[:-1], content[:-1] + b"\x55", b""):
+        file.write_bytes(damaged)
+        for action in (lambda: run.part("x", {}, never), lambda: run.load("x"), run.verify):
+            with pytest.raises(RunError, match="x.safetensors: expected sha256 .*, found .*delete it"):
+                action()
+    file.unlink()
+    assert torch.equal(run.part("x", {}, ones())["x"], torch.ones(3))
+
+
+def test_settings_are_a_dict_or_dataclass(run):
+    @dataclass
+    class Settings:
+        lr: float = 0.1
+
+    run.part("x", Settings(), ones())
+    assert run.has("x", {"lr": 0.1})
+    with pytest.raises(ValueError, match="expected settings as a dict or dataclass, got list"):
+        run.part("x", [1], ones())
+    assert run.manifest.config == {"a": 1} and run.manifest.seeds == [0, 1]
+
+
+def test_parts_may_lie_in_folders(run):
+    run.part("seed-0/hnet", {}, ones())
+    run.metrics("seed-0/hnet")({"loss": float("nan")})
+    assert Run.open(run.path).load("seed-0/hnet")["x"].tolist() == [1, 1, 1]
+    assert json.loads((run.path / "seed-0" / "hnet.jsonl").read_text()) == {"loss": "nan"}
+
+
+# --- the directory
+
+def test_going_on_keeps_parts_and_starting_over_deletes_them(run):
+    run.part("x", {}, ones())
+    run.checkpoint("y").write_bytes(b"state")
+    again = Run.create(run.path, {"a": 2})
+    assert again.config == {"a": 2} and again.has("x", {}) and run.checkpoint("y").exists()
+    fresh = Run.create(run.path, {"a": 2}, resume=False)
+    assert not fresh.has("x", {}) and sorted(p.name for p in run.path.iterdir() if p.name != ".lock") == ["manifest.json"]
+
+
+def test_a_directory_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "beach.png").touch()
+    with pytest.raises(RunError, match="beach.png"):
+        Run.create(tmp_path, {})
+    with pytest.raises(RunError, match="without manifest.json"):
+        Run.open(tmp_path)
+    with pytest.raises(RunError, match="nothing there"):
+        Run.open(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"schema": 2}, "expected schema 1, got 2"), ({"schema": "1"}, "expected schema 1, got '1'"), ({"files": []}, r"\$\.files"), ({"extra": 1}, "extra"),
+    ({"files": {"x": {"sha256": 1, "settings": {}, "code": ""}}}, r"\$\.files\['x'\]\.sha256"), ({"config": None}, r"\$\.config"),
+])
+def test_manifests_are_checked(run, change, message):
+    manifest = read_json(run.path / "manifest.json", dict) | change
+    write_json(run.path / "manifest.json", manifest)
+    for action in (lambda: Run.open(run.path), lambda: Run.create(run.path, {}), lambda: run.part("x", {}, never)):
+        with pytest.raises(RunError, match=message) as error:
+            action()
+        assert "manifest.json" in str(error.value)
+    (run.path / "manifest.json").write_text('{"schema": 1')
+    with pytest.raises(RunError, match="manifest.json: expected JSON"):
+        Run.open(run.path)
+
+
+def test_leftovers_of_a_kill_are_swept_when_they_are_old(run):
+    old, young = run.path / ".x.safetensors.1-1.tmp", run.path / ".y.safetensors.2-2.tmp"
+    for file in (old, young):
+        file.touch()
+    os.utime(old, (time.time() - 7200,) * 2)
+    Run.create(run.path, {})
+    assert not old.exists() and young.exists()
+
+
+def test_other_code_is_used_and_mentioned_once(run, monkeypatch):
+    for name in ("x", "y"):
+        run.part(name, {}, ones())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run.load("x")
+    monkeypatch.setattr(runs, "code_version", lambda: "9.9.9+00000000")
+    with pytest.warns(UserWarning, match="made by code .*, this is 9.9.9") as seen:
+        run.part("x", {}, never)
+        run.part("y", {}, never)
+    assert len(seen) == 1 and str(run.path.parent) not in str(seen[0].message)
+
+
+# --- kills
+
+class Killed(BaseException):
+    "Not an Exception, like the end of a process."
+
+
+def dies_at(monkeypatch, count):
+    "Let the count-th rename die before it happens."
+    replace, calls = os.replace, []
+
+    def dying(*args):
+        calls.append(args)
+        if len(calls) == count:
+            raise Killed
+        replace(*args)
+
+    monkeypatch.setattr("hyperclip_nb.files.os.replace", dying)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+@pytest.mark.parametrize("after", [0, 1])
+def test_killed_between_any_two_writes_both_settings_still_work(run, monkeypatch, count, after):
+    "Replacing a part takes three writes: entry out, part in, entry in. The fourth never comes."
+    run.part("x", {"seed": 0}, ones(1))
+    with monkeypatch.context() as patch:
+        dies_at(patch, count)
+        try:
+            run.part("x", {"seed": 1}, ones(2))
+        except Killed:
+            assert count < 4
+    reopened = Run.open(run.path)
+    assert len(reopened.part("x", {"seed": after}, ones(after + 1))["x"]) == after + 1
+    reopened.verify()
+
+
+def sine_loop(path, every=10):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Dropout(0.1), nn.Linear(8, 1))
+
+    def batches(generator):
+        x = torch.rand(16, 1, generator=generator)
+        return x, x.sin() + 0.1 * torch.randn(16, 1, generator=generator)
+
+    config = TrainConfig(steps=60, lr=1e-2, schedule="cosine", warmup=5, weight_decay=0.01)
+    ema = EMA(model, decay=0.9)
+    loop = track_ema(fit(model, lambda batch, generator: (model(batch[0]) - batch[1]).square().mean(), batches, config), model, ema)
+    loop = keep_best(loop, ema.module, lambda: -ema.module[0].weight.norm().item(), every=7)
+    return checkpointed(loop, path, {"config": config}, every), loop, model, ema
+
+
+def result(path):
+    loop, best, model, ema = sine_loop(path)
+    updates = list(loop)
+    return updates, best.best_step, best.best_score, [p.tolist() for m in (model, ema.module) for p in m.parameters()]
+
+
+def test_killed_at_many_points_it_ends_in_the_same_bits(tmp_path, monkeypatch):
+    expected = result(tmp_path / "undisturbed")
+    draw = random.Random(0)
+    for life in range(12):
+        path = tmp_path / str(life % 3)
+        loop, *_ = sine_loop(path)
+        with monkeypatch.context() as patch:
+            if life % 2:
+                dies_at(patch, draw.randint(1, 3))  # in the middle of writing a checkpoint
+            try:
+                for update in loop:
+                    if not life % 2 and draw.random() < 0.04:
+                        break
+            except Killed:
+                pass
+    for path in map(str, range(3)):
+        assert result(tmp_path / path) == expected
+        assert result(tmp_path / path) == expected  # and once more from the finished state
+
+
+def train_slowly(path):
+    torch.set_num_threads(1)
+    for _ in sine_loop(path, every=1)[0]:
+        time.sleep(0.001)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills a forked process")
+def test_a_real_kill_at_any_moment(tmp_path):
+    expected = result(tmp_path / "undisturbed")
+    draw = random.Random(1)
+    for _ in range(6):
+        process = multiprocessing.get_context("fork").Process(target=train_slowly, args=(tmp_path / "killed",))
+        process.start()
+        time.sleep(draw.uniform(0.02, 0.3))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        if (tmp_path / "killed").exists():
+            load_tensors(tmp_path / "killed")  # whole at any moment
+    assert result(tmp_path / "killed") == expected
+
+
+def test_a_checkpoint_of_other_settings_is_ignored_and_a_damaged_one_refused(tmp_path):
+    path = tmp_path / "x"
+    loop, *_ = sine_loop(path)
+    for _ in range(25):
+        next(loop)
+    model = nn.Linear(1, 1)
+    other = checkpointed(fit(model, lambda batch, generator: model.weight.sum(), lambda generator: None, TrainConfig(steps=3)), path, {"other": 1})
+    assert [u.step for u in other] == [1, 2, 3]
+    content = path.read_bytes()
+    path.write_bytes(content[:-5])
+    again = checkpointed(fit(model, lambda batch, generator: model.weight.sum(), lambda generator: None, TrainConfig(steps=3)), path, {"other": 1})
+    with pytest.raises(RunError, match="x: expected a whole safetensors file"):
+        next(again)
+
+
+def test_a_checkpoint_of_another_loop_is_refused(tmp_path):
+    def loop(model):
+        return checkpointed(fit(model, lambda batch, generator: model.weight.sum(), lambda generator: None, TrainConfig(steps=3)), tmp_path / "x", {}, every=1)
+    next(loop(nn.Linear(1, 1)))
+    with pytest.raises(RunError, match="expected the state of this loop"):
+        next(loop(nn.Linear(2, 2)))
+
+
+def test_the_checkpoint_goes_when_the_part_is_stored(run):
+    def build():
+        loop, _, model, _ = sine_loop(run.checkpoint("net"))
+        list(loop)
+        assert run.checkpoint("net").exists()
+        return model.state_dict()
+
+    run.part("net", {}, build)
+    assert not run.checkpoint("net").exists()
+
+
+# --- several processes
+
+def fill(path, worker):
+    run = Run.open(path)
+    for i in range(8):
+        run.part(f"{worker}-{i}", {"i": i}, ones(i))
+        run.part("shared", {}, ones())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
+def test_two_processes_lose_nothing(run):
+    processes = [multiprocessing.get_context("fork").Process(target=fill, args=(run.path, worker)) for worker in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [p.exitcode for p in processes] == [0, 0]
+    assert len(read_manifest(run.path).files) == 17
+    Run.open(run.path).verify()
+
+
+def test_the_first_of_two_builders_wins(run):
+    def meanwhile():
+        Run.open(run.path).part("x", {}, ones(1))
+        return {"x": torch.ones(2)}
+
+    assert len(run.part("x", {}, meanwhile)["x"]) == 1
+    run.verify()
+
+
+def test_a_run_that_cannot_be_written_can_be_read(run, monkeypatch):
+    run.part("x", {}, ones())
+    shutil.copytree(run.path, run.path.parent / "shipped", ignore=shutil.ignore_patterns(".lock"))
+    monkeypatch.setattr("hyperclip_nb.runs.os.access", lambda path, mode: False)
+    shipped = Run.open(run.path.parent / "shipped")
+    assert torch.equal(shipped.load("x")["x"], torch.ones(3)) and shipped.has("x", {})
+    assert not (shipped.path / ".lock").exists()
