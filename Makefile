@@ -22,7 +22,8 @@ demo: setup         ## the main job on the embedded data set
 
 test: nbtest unit   ## every notebook and every test
 
-nbtest: setup
+nbtest: setup       ## features and trained parts that the notebooks share are made first, once
+	python -c "from hyperclip_nb.experiment import scenes_experiment as open_; x = open_(); x.hyperldm(0), x.conditional(0)"
 	nbdev_test --n_workers 2 --timing
 
 unit: setup

@@ -47,7 +47,7 @@ def _invitations(scene: Scene, thing: Thing, layout: int) -> dict[str, float]:
         invited |= {"beside": 3.0, "neighbor": 3.0} if layout == 1 else {"stacked": 5.0}
     return invited
 
-
+# %% ../nbs/03d_captions.ipynb #5ec963d2
 def questions_about(
     scene: Scene,
     thing: Thing,
@@ -68,7 +68,7 @@ def questions_about(
         found.append((Question(name, subject, side), family.read(scene, thing), weight))
     return found
 
-
+# %% ../nbs/03d_captions.ipynb #48d5307c
 def flat_scene(tape: Tape) -> Scene:
     "A scene of the flat world, its four layouts equally likely."
     return World.flat().scene(tape, tape.choice(THINGS), Wish(places=tape.choice(LAYOUTS), many=tape() < 0.3))
@@ -86,7 +86,7 @@ def _placed(scene: Scene, tape: Tape) -> str:
     thing = tape.choice(scene.things)
     return f"{noun_phrase(thing, tape, 0.6, 0.3)} {AT[thing.place]}"
 
-
+# %% ../nbs/03d_captions.ipynb #b820b666
 def _related(scene: Scene, tape: Tape) -> str:
     if len(scene.things) == 1:
         return _placed(scene, tape)
@@ -114,7 +114,7 @@ def _categorised(scene: Scene, tape: Tape) -> str:
     return tape.choice((f"{a_noun}, {indefinite(color + category.one)}", f"the {color}{category.one} is {a_noun}",
                         f"{indefinite(color + category.one)}: {a_noun}"))
 
-# %% ../nbs/03d_captions.ipynb #b820b666
+# %% ../nbs/03d_captions.ipynb #02738ead
 def _asked(scene: Scene, tape: Tape) -> tuple[Question, str]:
     found = questions_about(scene, tape.choice(scene.things), tape)
     question, answer, _ = tape.pick(found, [weight for *_, weight in found])
@@ -134,7 +134,7 @@ def _answered(scene: Scene, tape: Tape) -> str:
 def _invited(scene: Scene, tape: Tape) -> str:
     return _asked(scene, tape)[0].text.lower()
 
-
+# %% ../nbs/03d_captions.ipynb #c80b02e6
 CARDS = 0.18  # share of quiz cards among the pairs; the other shares follow
 _SHARES: dict[Callable[[Scene, Tape], str], float] = {
     _listed: 0.18, _placed: 0.10, _related: 0.08, _categorised: 0.08, _told: 0.22, _answered: 0.12, _invited: 0.04}
@@ -153,7 +153,7 @@ def _rainbow(draw: ImageDraw.ImageDraw, x0: int, y0: int, x1: int, y1: int) -> N
     for i, color in enumerate(_RAINBOW):
         draw.rectangle((x0 + (x1 - x0) * i // 6, y0, x0 + (x1 - x0) * (i + 1) // 6 - 1, y1), fill=color)
 
-
+# %% ../nbs/03d_captions.ipynb #6c17e149
 def _draw_sign(draw: ImageDraw.ImageDraw, family: str) -> None:
     "On 96 x 96 pixels."
     match family:
@@ -223,7 +223,7 @@ def quiz_card(
     image[y:y + SIGN, x:x + SIGN] = sign(question.family)
     return image
 
-
+# %% ../nbs/03d_captions.ipynb #9e2234cc
 @cache
 def _by_family() -> dict[str, tuple[Question, ...]]:
     return {family: tuple(q for q in questions() if q.family == family) for family in FAMILIES}

@@ -8,7 +8,7 @@ __all__ = ['Zero', 'SHUFFLED', 'Recipe', 'Experiment', 'scenes_experiment', 'zer
 
 # %% ../nbs/13d_experiment.ipynb #656de4b2
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,11 @@ from .files import RunError, fingerprint
 from .hyperldm import DenoiserConfig, HyperLDM, LDMConfig, train_hyperldm
 from .hypernet import HNet, Whitening
 from .metatrain import Adaptation, MNet, adaptation_path, fit_meta
-from .runs import Run, data_dir
+from .runs import Run, checkpointed, data_dir
 from .small_clip import scenes_bank
 from .store import Standardizer, store_adaptations
 from .tasks import Splits
-from .training import TrainConfig, keep_best, progress, seeded, step_seed
+from .training import Steps, TrainConfig, keep_best, progress, seeded, step_seed
 
 # %% ../nbs/13d_experiment.ipynb #052abb54
 @dataclass(frozen=True, kw_only=True)
@@ -99,17 +99,18 @@ class Experiment:
 
     def _trained(
         self,
-        name: str,                    # of the part
+        name: str,                 # of the part
         seed: int,
-        settings: dict[str, Any],     # all that decides the outcome
-        model: nn.Module,             # as it starts; filled with the outcome
-        train: Callable[[], None],    # trains the model in place
-    ) -> nn.Module:
-        "A module trained now or at some time before."
+        settings: dict[str, Any],  # all that decides the outcome
+        model: nn.Module,          # as it starts; filled with the outcome
+        steps: Steps,              # trains the model in place
+    ) -> nn.Module:                # frozen
+        "A module trained now, or at some time before; a training that was killed goes on where it was."
+        part, settings = f"{name}-{seed}", {"seed": seed, **settings}
         def build() -> dict[str, Tensor]:
-            train()
+            for _ in progress(checkpointed(steps, self.run.checkpoint(part), settings), desc=part): pass
             return model.state_dict()
-        model.load_state_dict(self._part(f"{name}-{seed}", {"seed": seed, **settings}, build))
+        model.load_state_dict(self._part(part, settings, build))
         return model.to(self.device).eval().requires_grad_(False)
 
     def _once(self, key: str, make: Callable[[], Any]) -> Any:
@@ -121,8 +122,8 @@ class Experiment:
         def make() -> MNet:
             model, config = MNet(self.layout, seeded(seed, "multitask")).to(self.device), replace(self.recipe.multitask, seed=seed)
             score = lambda: set_accuracy(model.z0[None], self.sets["val"], self.layout).mean().item()
-            train = lambda: _train(keep_best(fit_meta(model, self.sets["train"], config), model, score), "multitask")
-            return self._trained("multitask", seed, self._settings("multitask"), model, train)
+            steps = keep_best(fit_meta(model, self.sets["train"], config), model, score)
+            return self._trained("multitask", seed, self._settings("multitask"), model, steps)
         return self._once(f"multitask-{seed}", make)
 
     def conditional(self, seed: int) -> HNet:
@@ -140,7 +141,7 @@ class Experiment:
                              embedding_noise=r.conditional_noise)
             settings = self._settings("multitask", "question", "directions", "conditional", "conditional_hidden", "conditional_dropout",
                                       "conditional_noise")
-            return self._trained("cond_multitask", seed, settings, model, lambda: _train(keep_best(steps, model, score), "conditional multitask"))
+            return self._trained("cond_multitask", seed, settings, model, keep_best(steps, model, score))
         return self._once(f"conditional-{seed}", make)
 
     def hnet(self, seed: int) -> HNet:
@@ -149,7 +150,7 @@ class Experiment:
             r = self.recipe
             model = HNet(self.layout, r.latent_size, r.hnet_hidden, output_gain=r.hnet_gain, generator=seeded(seed, "hnet")).to(self.device)
             steps = fit_meta(model, self.sets["train"], replace(r.hnet, seed=seed), adaptation=r.inner, anchor=r.anchor)
-            return self._trained("hnet_maml", seed, self._hnet_settings, model, lambda: _train(steps, "HNet-MAML"))
+            return self._trained("hnet_maml", seed, self._hnet_settings, model, steps)
         return self._once(f"hnet-{seed}", make)
 
     @property
@@ -174,7 +175,7 @@ class Experiment:
             steps = train_hyperldm(ldm, latents, self.questions["train"], replace(r.hyperldm, seed=seed), r.ldm)
             settings = {**self._hnet_settings, **self._settings("stored", "views", "question", "directions", "hyperldm", "ldm",
                                                                 "diffusion", "denoiser", "scale")}
-            self._trained("hyperldm", seed, settings, ldm.denoiser, lambda: _train(steps, "HyperLDM"))
+            self._trained("hyperldm", seed, settings, ldm.denoiser, steps)
             return ldm
         return self._once(f"hyperldm-{seed}", make)
 
@@ -195,11 +196,6 @@ class Experiment:
                     accuracy[ids] = logits_accuracy(ensemble(logits) if len(logits) > 1 else logits[0], batch)
         return 100 * accuracy.double().cpu()
 
-
-def _train(steps: Iterable, name: str) -> None:
-    "Run a training loop under a progress bar."
-    for _ in progress(steps, desc=name): pass
-
 # %% ../nbs/13d_experiment.ipynb #639aa1da
 def scenes_experiment(
     data: str | Path | None = None,   # where features and runs go; None: see `runs.data_dir`
@@ -214,6 +210,7 @@ def scenes_experiment(
     "The experiment on the embedded data set, with the parts that its run directory has."
     folder = data_dir(data) / "runs" / ("demo" if world_seed == 0 else f"demo-world-{world_seed}") if out is None else Path(out)
     splits, bank = scenes_bank(data, world_seed)
+    if not seeds and (folder / "manifest.json").exists(): seeds = Run.open(folder).manifest.seeds
     run = Run.create(folder, {"dataset": "scenes", "world_seed": world_seed, "recipe": recipe}, seeds=seeds, resume=resume)
     return Experiment(splits, bank, run, recipe, device)
 

@@ -69,7 +69,7 @@ class Reading(Struct):
     repeated: int = 0                        # further entries for an image that its question had already
     unanswered: int = 0                      # questions without an annotation
 
-
+# %% ../nbs/02c_meta_vqa.ipynb #a4a2b800
 def _read_questions(path: Path, earlier: Mapping[int, str]) -> dict[int, str]:
     found = {}
     for i, item in enumerate(read_typed(path, Questions).questions):
@@ -80,7 +80,7 @@ def _read_questions(path: Path, earlier: Mapping[int, str]) -> dict[int, str]:
         found[item.question_id] = item.question
     return found
 
-
+# %% ../nbs/02c_meta_vqa.ipynb #7b42d1e4
 def read_vqa(
     vqa: str | Path,            # folder with the four official files
     allow_empty: bool = False,  # keep empty answers instead of stopping at the first
@@ -170,7 +170,7 @@ class Built(Struct):
             f"written: {self.tasks['train']:,} meta-train and {self.tasks['test']:,} meta-test tasks with {self.pairs:,} pairs; "
             f"{self.own_prompts:,} templates made by rule"])
 
-
+# %% ../nbs/02c_meta_vqa.ipynb #3e1f869a
 def build_meta_vqa(
     vqa: str | Path,                             # folder with the four official files
     out: str | Path,                             # folder for the four files of Meta-VQA

@@ -115,13 +115,13 @@ class Check(Struct):
             self.problems.append(str(error))
         return tasks
 
-
+# %% ../nbs/02e_meta_vqa_check.ipynb #bd4cb3e3
 def answer_counts(task: Task) -> dict[str, int]:
     "Entries per answer, support and query together."
     entries = Counter(answer for _, answer in task.support + task.query)
     return {answer: entries[i] for i, answer in enumerate(task.answers)}
 
-# %% ../nbs/02e_meta_vqa_check.ipynb #bd4cb3e3
+# %% ../nbs/02e_meta_vqa_check.ipynb #1b41cd68
 def check_meta_vqa(
     folder: str | Path,  # published or built files
 ) -> Check:
@@ -145,7 +145,7 @@ def check_meta_vqa(
         _check_templates(folder / FILES["prompts"], templates, tasks, found)
     return found
 
-
+# %% ../nbs/02e_meta_vqa_check.ipynb #7eff3dc7
 def _check_templates(path: Path, templates: dict[str, str], tasks: list[Task], found: Check) -> None:
     for question, template in templates.items():
         try:

@@ -108,7 +108,7 @@ def _wish(family: str, side: str, of_category: bool) -> Wish:
         places = ("center",)  # "this" plant is the only one
     return Wish(places, wish.many, wish.single_others, wish.apart or of_category, wish.readable)
 
-
+# %% ../nbs/03c_questions.ipynb #7f4c403e
 class Question(Struct, frozen=True):
     "A question about a subject: a thing, or whatever is there of a category."
     family: str
@@ -178,7 +178,7 @@ def find_question(
     "The question that a text asks."
     return _catalogue().get(slug(text).replace("colour", "color"))
 
-
+# %% ../nbs/03c_questions.ipynb #f9c5b12b
 def prompts_for(
     text: str,                 # any question
     answers: Sequence[str],    # any answers
@@ -209,7 +209,7 @@ def scene_of(
     tape = Tape(image)
     return question, *question.scene(World.of(int(match[1])), tape), tape
 
-
+# %% ../nbs/03c_questions.ipynb #3b769ab7
 def draw_images(
     ids: Sequence[str],    # N image ids
 ) -> np.ndarray:           # uint8 [N, 64, 64, 3]
@@ -254,7 +254,7 @@ def make_task(
     return Task(question=question.text, answers=question.answers, prompts=tuple(map(question.prompt, question.answers)),
                 support=tuple(examples[:support]), query=tuple(examples[support:]), family=question.family, cell=question.cell)
 
-
+# %% ../nbs/03c_questions.ipynb #2e017fde
 def scenes_tasks(
     world_seed: int = 0,  # another seed: another world of the same shape
     support: int = 50,    # labelled images per question to adapt on

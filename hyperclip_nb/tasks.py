@@ -83,7 +83,7 @@ def task_problems(
                   for i, (_, answer) in enumerate(examples) if not 0 <= answer < len(task.answers)]
     return found + [f"image {image!r} occurs more than once" for image in _repeated(task.images)]
 
-
+# %% ../nbs/02_tasks.ipynb #c671c13c
 def check_task(
     task: Task,
     where: str = "",        # the file and place it came from, for the message
@@ -152,7 +152,7 @@ def _no_repeats(pairs: Sequence[tuple]) -> dict:
         raise ValueError(f"{twice[0]!r} occurs more than once in one JSON object")
     return dict(pairs)
 
-
+# %% ../nbs/02_tasks.ipynb #8cd5ae62
 def scan_tasks(
     path: str | Path,                               # a file in the format above
     template: Callable[[str], str] | None = None,   # question -> template, where the file has no prompts of its own
@@ -174,7 +174,7 @@ def scan_tasks(
         else:
             yield question, task, task_problems(task)
 
-
+# %% ../nbs/02_tasks.ipynb #fa89265c
 def load_tasks(
     path: str | Path,                              # a file in the format above
     template: Callable[[str], str] | None = None,  # question -> template, where the file has no prompts of its own

@@ -56,7 +56,7 @@ def _legible_favorites(tape: Tape) -> dict[str, list[tuple[str, str]]]:
             return dealt
     raise RuntimeError("expected legible favourites among 100000 deals, found none")
 
-
+# %% ../nbs/03b_worlds.ipynb #2585197a
 def _rows(tape: Tape, things: int, values: int, first: int, second: int) -> np.ndarray:
     "Priors of one category: [things, values], rows sum to 1."
     own = tape.shuffled(range(values))
@@ -66,7 +66,7 @@ def _rows(tape: Tape, things: int, values: int, first: int, second: int) -> np.n
     rows[np.arange(things), np.resize(own, things)] += OWN
     return rows
 
-
+# %% ../nbs/03b_worlds.ipynb #728e3a2a
 def draw_priors(
     seed: int,
 ) -> dict[str, np.ndarray]:  # attribute -> [things, values], and "company" -> [things, 8]; rows sum to 1
@@ -96,7 +96,7 @@ class Wish(Struct, frozen=True):
     apart: bool = False                # must the others be of other categories?
     readable: bool = False             # must single things be at least of medium size?
 
-
+# %% ../nbs/03b_worlds.ipynb #f7de7527
 class World:
     "A distribution over scenes: which colours, places, companions are likely for which thing."
 

@@ -202,8 +202,8 @@ def test_a_missing_file_is_named(tmp_path):
 
 JSON = st.recursive(st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=5),
                     lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(
-                        ["annotations", "questions", "question_id", "image_id", "answer_type", "multiple_choice_answer", "question", "x"]), x),
-                    max_leaves=8)
+                        ["annotations", "questions", "question_id", "image_id", "answer_type", "multiple_choice_answer", "question",
+                         "x"]), x), max_leaves=8)
 
 
 @settings(max_examples=60, deadline=None)

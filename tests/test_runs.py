@@ -288,6 +288,14 @@ def test_a_real_kill_at_any_moment(tmp_path):
     assert result(tmp_path / "killed") == expected
 
 
+def test_the_last_state_is_stored_so_that_nothing_is_trained_twice(tmp_path):
+    loop, inner, *_ = sine_loop(tmp_path / "x", every=25)
+    expected = list(loop)
+    loop, inner, model, _ = sine_loop(tmp_path / "x", every=25)
+    model[0].register_forward_pre_hook(lambda *_: never())
+    assert list(loop) == expected and len(expected) == 60
+
+
 def test_a_checkpoint_of_other_settings_is_ignored_and_a_damaged_one_refused(tmp_path):
     path = tmp_path / "x"
     loop, *_ = sine_loop(path)

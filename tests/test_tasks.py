@@ -20,7 +20,8 @@ def sound_tasks(draw, question=NAMES):
     examples = [(image, draw(st.integers(0, len(answers) - 1))) for image in images]
     cut = draw(st.integers(1, len(images) - 1))
     return Task(question=draw(question), answers=tuple(answers), prompts=tuple(fill_template("it is {}!", a) for a in answers),
-                support=tuple(examples[:cut]), query=tuple(examples[cut:]), family=draw(st.text(max_size=3)), cell=draw(st.sampled_from("ab")))
+                support=tuple(examples[:cut]), query=tuple(examples[cut:]), family=draw(st.text(max_size=3)),
+                cell=draw(st.sampled_from("ab")))
 
 
 @settings(max_examples=50, deadline=None)
@@ -92,7 +93,8 @@ def test_a_question_twice_is_refused(tmp_path):
 
 
 @settings(max_examples=50, deadline=None)
-@given(cells=st.lists(st.sampled_from(["", "a", "b", "c", "question 0"]), min_size=4, max_size=40), fraction=st.floats(0.05, 0.9), seed=st.integers(0, 99))
+@given(cells=st.lists(st.sampled_from(["", "a", "b", "c", "question 0"]), min_size=4, max_size=40),
+       fraction=st.floats(0.05, 0.9), seed=st.integers(0, 99))
 def test_validation_holds_whole_cells(cells, fraction, seed):
     tasks = [Task(question=f"q{i}", answers=("a", "b"), prompts=("x", "y"), support=(("i", 0),), query=(("j", 1),), cell=cell)
              for i, cell in enumerate(cells)]
