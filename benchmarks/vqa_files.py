@@ -83,7 +83,8 @@ def measure(folder: Path) -> dict:
         built = build_meta_vqa(folder, out)
         build_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
     return {"annotations": annotations, "tasks": built.tasks, "pairs": built.pairs, "read_s": round(read_s, 1),
-            "build_s": round(build_s, 1), "build_cpu_s": round(cpu_s, 1), "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)}
+            "build_s": round(build_s, 1), "build_cpu_s": round(cpu_s, 1),
+            "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)}
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from .basenet import adapter_logits
+from .batches import scale_features
 from .evaluate import ensemble
 from .experiment import Experiment, Recipe
 from .files import RunError
@@ -123,7 +124,7 @@ def ask(
     prompts = prompts_for(question, answers)
     w = weights_for_question(experiment, question, seed, gamma=gamma, samples=samples)
     ids, truth = pictures_for(question, answers, world_seed, count)
-    x, a = encoder.encode_images(draw_images(ids)).to(w), encoder.encode_texts(prompts, "clip").to(w)
+    x, a = scale_features(encoder.encode_images(draw_images(ids)).to(w)), encoder.encode_texts(prompts, "clip").to(w)
     logits = adapter_logits(w, x.expand(len(w), -1, -1), a.expand(len(w), -1, -1), experiment.layout)
     zero_shot = adapter_logits(torch.zeros_like(w[:1]), x[None], a[None], experiment.layout)[0]
     texts = {task.question: split for split, tasks in experiment.sets.items() for task in tasks.tasks}

@@ -27,7 +27,8 @@ def energy_and_grad(
         z = z if create_graph else z.detach().requires_grad_()
         value = energy(z)
         if value.shape != z.shape[:1]:
-            raise ValueError(f"expected an energy of shape {list(z.shape[:1])}, a number per task, for latents {list(z.shape)}; got {list(value.shape)}")
+            raise ValueError(f"expected an energy of shape {list(z.shape[:1])}, a number per task, "
+                             f"for latents {list(z.shape)}; got {list(value.shape)}")
         grad = None
         if value.requires_grad:
             (grad,) = torch.autograd.grad(value.sum(), z, create_graph=create_graph, allow_unused=True)
@@ -58,7 +59,9 @@ def descend(
 ) -> Iterator[Tensor]:                                     # steps + 1 tensors [T, Z], `start` first
     "Walk every task's latent down its own energy; yields the path."
     for name, value, allowed in [
-        ("optimizer", optimizer, ("sgd", "adam")), ("schedule", schedule, ("constant", "cosine")), ("order", order, ("none", "first", "second")),
+        ("optimizer", optimizer, ("sgd", "adam")),
+        ("schedule", schedule, ("constant", "cosine")),
+        ("order", order, ("none", "first", "second")),
     ]:
         if value not in allowed:
             raise ValueError(f"descend: expected {name} to be one of {allowed}, got {value!r}")

@@ -154,6 +154,7 @@ def load_encoder(
     mode: Literal["squash", "crop"] = "squash",                # how pictures become squares
     quick_gelu: bool | None = None,                            # OpenAI's activation; None: as the pretrained tag says
     tokenizer: Callable | None = None,                         # None: the model's own
+    name: str | None = None,                                   # for the fingerprint; None: `model`
 ) -> ClipEncoder:
     "A frozen encoder through `open_clip.create_model`. Raises `ValueError` that names model and checkpoint if it can't be loaded."
     precision = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}.get(dtype)
@@ -172,7 +173,7 @@ def load_encoder(
     settings = network.visual.preprocess_cfg
     size = settings["size"] if isinstance(settings["size"], int) else settings["size"][0]
     preprocessing = Preprocessing(size, tuple(settings["mean"]), tuple(settings["std"]), mode, settings["interpolation"])
-    return ClipEncoder(network, tokenizer or open_clip.get_tokenizer(model), preprocessing, model.split("/")[-1], device)
+    return ClipEncoder(network, tokenizer or open_clip.get_tokenizer(model), preprocessing, name or model, device)
 
 # %% ../nbs/04a_encoders.ipynb #6e334607
 def read_image(path: str | Path, preprocessing: Preprocessing) -> np.ndarray:

@@ -156,7 +156,7 @@ def _check_file(folder: Path, name: str, manifest: BankManifest) -> None:
     if not path.is_file():
         raise RunError(f"{path} is missing; remove the folder and build the bank again")
     if (found := sha256_of(path)) != manifest.files.get(name):
-        raise RunError(f"{path} is damaged: expected sha256 {str(manifest.files.get(name))[:12]}…, got {found[:12]}…; "
+        raise RunError(f"{path} is damaged: its sha256 is {found}, the manifest's is {manifest.files.get(name)}; "
                        "remove the folder and build the bank again")
 
 

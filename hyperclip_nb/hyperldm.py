@@ -298,11 +298,11 @@ def train_hyperldm(
     embeddings: Tensor,                    # [T, E] of the tasks' questions
     train: TrainConfig = PAPER_TRAINING,
     config: LDMConfig = LDMConfig(),
-    metric: Tensor | None = None,          # [V, T, Z, Z] or [T, Z, Z] Hessian of each task's loss, in the generator's space
+    metric: Tensor | None = None,          # [V, T, Z, Z] or [T, Z, Z] Hessian of each task's loss at its latent
 ) -> track_ema:                            # an iterator over updates; nothing is trained until it is used up
     "Train the denoiser on pairs of latent and question (algorithms 12 and 13). Raises `ValueError` for pairs that don't fit."
     latents = latents if latents.ndim == 3 else latents[None]
-    metric = metric if metric is None or metric.ndim == 4 else metric[None]
+    metric = metric.expand(len(latents), *metric.shape) if metric is not None and metric.ndim == 3 else metric
     check_pairs(ldm, latents, embeddings, metric)
     student, encode = copy.deepcopy(ldm.denoiser).requires_grad_(True).train(), ldm.standardizer.encode
     ema = EMA(student, config.ema_decay, after=int(config.ema_from * train.steps))

@@ -84,7 +84,8 @@ def read_manifest(
         raise RunError(f"{folder}: expected a run directory, found {'one without manifest.json' if folder.is_dir() else 'nothing there'}")
     schema = read_json(file, dict[str, Any]).get("schema")
     if schema != SCHEMA:
-        raise RunError(f"{file}: expected schema {SCHEMA}, got {schema!r}, so another version of hyperclip_nb wrote it; use that version or another directory")
+        raise RunError(f"{file}: expected schema {SCHEMA}, got {schema!r}, so another version of hyperclip_nb wrote it; "
+                       "use that version or another directory")
     return read_json(file, Manifest)
 
 
@@ -131,7 +132,8 @@ class Run:
             else:
                 run = cls(path, Manifest(SCHEMA, {}, [], "", {}))
             old = [] if resume else [*map(path.joinpath, run.manifest.files), *path.rglob("*.resume.safetensors")]
-            run.manifest = Manifest(SCHEMA, to_settings(config, order=None), list(seeds), code_version(), run.manifest.files if resume else {})
+            kept = run.manifest.files if resume else {}
+            run.manifest = Manifest(SCHEMA, to_settings(config, order=None), list(seeds), code_version(), kept)
             write_json(path / "manifest.json", run.manifest)
             for file in old:
                 file.unlink(missing_ok=True)
@@ -176,7 +178,8 @@ class Run:
         "Load a part whatever its settings. Raises RunError if there is none or if its file is damaged."
         with self.locked():
             if (file := f"{name}.safetensors") not in self.manifest.files:
-                raise RunError(f"{self.path}: expected a part {name!r}, found {sorted(self.manifest.files) or 'no parts'}; let the run that makes it finish")
+                raise RunError(f"{self.path}: expected a part {name!r}, found {sorted(self.manifest.files) or 'no parts'}; "
+                               "let the run that makes it finish")
             return self.read(file)
 
     def write_text(self, name: str, text: str) -> Path:
@@ -243,7 +246,8 @@ class Run:
         if not path.exists():
             raise RunError(f"{path}: expected this file, which manifest.json lists, found none; run again to have it made")
         if (found := sha256_of(path)) != entry.sha256:
-            raise RunError(f"{path}: expected sha256 {entry.sha256[:12]}…, found {found[:12]}…: the file was damaged; delete it to have it made again")
+            raise RunError(f"{path}: expected sha256 {entry.sha256[:12]}…, found {found[:12]}…: the file was damaged; "
+                           "delete it to have it made again")
         return entry
 
     def read(self, file: str) -> dict[str, Tensor]:

@@ -105,7 +105,8 @@ class Steps:
     def state_dict(self) -> dict[str, Tensor]:  # flat, tensors only: what safetensors can hold
         "Everything that the next step depends on, this layer's and all inner ones'."
         if not hasattr(self.updates, "state_dict"):
-            raise ValueError(f"expected `fit` or a wrapper of it inside {type(self).__name__}, got {type(self.updates).__name__}, which has no state_dict")
+            raise ValueError(f"expected `fit` or a wrapper of it inside {type(self).__name__}, "
+                             f"got {type(self.updates).__name__}, which has no state_dict")
         inner, own = self.updates.state_dict(), self.own_state()
         if clash := inner.keys() & own.keys():
             raise ValueError(f"two layers of {type(self).__name__} in one loop would overwrite each other's state: {sorted(clash)[:3]}")
@@ -270,7 +271,7 @@ class keep_best(Steps):
         self,
         updates: Iterable[Update],
         model: nn.Module,            # whose weights are kept: the one that trains, or the copy of an EMA
-        score: Callable[[], float],  # on validation tasks; draws nothing from the global generator
+        score: Callable[[], float],  # on validation tasks; repeatable, so that a resumed run keeps the same weights
         every: int = 100,            # steps between scores; the last step is always scored
     ):
         if every < 1:
@@ -296,6 +297,8 @@ class keep_best(Steps):
         if self.scored == self.step:
             return
         self.scored, score = self.step, float(self.score())
+        if math.isnan(score):
+            raise ValueError(f"keep_best: expected a score to compare at step {self.step}, got nan")
         if score > self.best_score:
             self.best_score, self.best_step = score, self.step
             self.best = {k: v.detach().clone() for k, v in self.model.state_dict().items()}

@@ -3,7 +3,7 @@ import torch
 from conftest import ToyBank, toy_tasks
 from hypothesis import given, settings, strategies as st
 
-from hyperclip_nb.batches import TaskSet
+from hyperclip_nb.batches import TaskSet, scale_features
 
 sizes = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 9), st.integers(2, 6)), min_size=1, max_size=6)
 
@@ -24,7 +24,7 @@ def test_a_batch_holds_exactly_its_tasks_examples(shape):
             mask = batch.mask[t]
             assert mask.sum() == len(examples)
             assert batch.labels[t][mask].tolist() == [label for _, label in examples]
-            assert torch.equal(batch.images[t][mask], bank.images[bank.image_rows([i for i, _ in examples])])
+            torch.testing.assert_close(batch.images[t][mask], scale_features(bank.images[bank.image_rows([i for i, _ in examples])]))
             assert (batch.labels[t][~mask] == 0).all() and (batch.images[t] != 0).any(-1).all()  # a zero vector has no direction
             assert batch.answer_mask[t].sum() == len(task.answers)
             assert torch.equal(batch.answers[t][batch.answer_mask[t]], bank.prompts[bank.prompt_rows(task.prompts)])
@@ -34,14 +34,14 @@ def test_a_random_subset_is_drawn_without_repetition_and_from_the_part(ragged):
     batch = ragged.batch(ragged.all_ids, "support", examples=4, generator=seeded())
     assert batch.mask.sum(1).tolist() == [4, 3, 4, 4, 4]
     for t, task in enumerate(ragged.tasks):
-        pool = ragged.bank.images[ragged.bank.image_rows([i for i, _ in task.support])]
+        pool = scale_features(ragged.bank.images[ragged.bank.image_rows([i for i, _ in task.support])])
         hits = (batch.images[t][batch.mask[t]][:, None] == pool[None]).all(-1)
         assert (hits.sum(1) == 1).all() and (hits.sum(0) <= 1).all()
 
 
 def test_every_example_is_equally_likely(ragged):
     generator, seen = seeded(1), torch.zeros(9)
-    pool = ragged.bank.images[ragged.bank.image_rows([i for i, _ in ragged.tasks[0].support])]
+    pool = scale_features(ragged.bank.images[ragged.bank.image_rows([i for i, _ in ragged.tasks[0].support])])
     for _ in range(600):
         batch = ragged.batch(torch.tensor([0]), "support", examples=3, generator=generator)
         seen += (batch.images[0][:, None] == pool[None]).all(-1).any(0)
@@ -85,3 +85,12 @@ def test_bad_requests_are_refused(ragged):
     with pytest.raises(ValueError, match="'support', 'query' or 'all'"): ragged.batch(ragged.all_ids, "train")
     with pytest.raises(ValueError, match="'bert'"): ragged.embeddings("bert")
     with pytest.raises(ValueError, match="at least one task"): TaskSet([], ragged.bank)
+
+
+def test_scaling_changes_lengths_and_no_cosine(ragged):
+    x = ragged.bank.images
+    unit = scale_features(x)
+    torch.testing.assert_close(unit.square().mean(-1), torch.ones(len(x)))
+    torch.testing.assert_close(torch.cosine_similarity(x, unit), torch.ones(len(x)))
+    assert torch.equal(scale_features(x, "stored"), x)
+    with pytest.raises(ValueError, match="'big'"): scale_features(x, "big")

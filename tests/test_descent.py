@@ -125,7 +125,8 @@ def test_shrinking_steps_keep_the_temperature_and_lose_the_bias():
         for k in range(100):
             rate = 0.5 if schedule == "constant" else 0.25 * (1 + math.cos(math.pi * k / 100))
             expected = (1 - rate) ** 2 * expected + 2 * rate
-        ends = [last(descend(energy, torch.zeros(10_000, 2), steps=100, lr=0.5, langevin=1.0, schedule=schedule, generator=seeded(0, "l"))) for _ in "ab"]
+        ends = [last(descend(energy, torch.zeros(10_000, 2), steps=100, lr=0.5, langevin=1.0, schedule=schedule, generator=seeded(0, "l")))
+                for _ in range(2)]
         assert torch.equal(*ends)
         assert ends[0].var().item() == pytest.approx(expected, rel=0.04)
     assert abs(expected - 1) < 0.1 < 1 / (1 - 0.25) - 1
@@ -167,7 +168,8 @@ def test_gradient_noise_is_noise_in_the_gradient():
 @pytest.mark.parametrize("wrong, message", [
     (dict(optimizer="rmsprop"), "rmsprop"), (dict(schedule="linear"), "linear"), (dict(order="third"), "third"), (dict(steps=-1), "-1"),
     (dict(lr=0.0), "lr > 0"), (dict(langevin=-1.0), "langevin >= 0"), (dict(langevin=1.0), "generator"),
-    (dict(langevin=1.0, optimizer="adam", generator=torch.Generator()), "rescales gradients but not noise"), (dict(start=torch.zeros(2, 2, dtype=torch.long)), "int64"),
+    (dict(langevin=1.0, optimizer="adam", generator=torch.Generator()), "rescales gradients but not noise"),
+    (dict(start=torch.zeros(2, 2, dtype=torch.long)), "int64"),
 ])
 def test_wrong_calls_fail_before_the_first_step(wrong, message):
     right = dict(start=torch.zeros(2, 2), steps=1, lr=0.1)

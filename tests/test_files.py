@@ -17,8 +17,10 @@ from hyperclip_nb import files
 from hyperclip_nb.files import RunError, fingerprint, load_tensors, read_json, save_tensors, sha256_of, to_plain, write_atomic, write_json
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool]
-json_values = st.recursive(st.none() | st.booleans() | st.integers(-2**53, 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-                           lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=8)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-2**53, 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=8)
+names = st.text(max_size=8).filter(lambda name: name != "__metadata__")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def tensors(draw):
 # --- tensors
 
 @settings(max_examples=60, deadline=None)
-@given(st.dictionaries(st.text(max_size=8).filter(lambda name: name != "__metadata__"), tensors(), max_size=4), st.dictionaries(st.text(max_size=4), json_values, max_size=2))
+@given(st.dictionaries(names, tensors(), max_size=4), st.dictionaries(st.text(max_size=4), json_values, max_size=2))
 def test_tensors_come_back_as_they_were(folder, saved, meta):
     save_tensors(folder / "x.safetensors", saved, meta)
     loaded, notes = load_tensors(folder / "x.safetensors")
@@ -212,7 +214,8 @@ def test_fingerprints_do_not_see_order_and_survive_json(settings_):
 
 
 def test_fingerprints_tell_settings_apart():
-    different = [1, 2, 1.5, "1", True, None, math.inf, -math.inf, [1], [[1]], {"a": 1}, {"a": 2}, {"b": 1}, Point(), Point(1.0), Path("x"), torch.float32,
+    different = [1, 2, 1.5, "1", True, None, math.inf, -math.inf, [1], [[1]], {"a": 1}, {"a": 2}, {"b": 1}, Point(), Point(1.0),
+                 Path("x"), torch.float32,
                  torch.zeros(2), torch.zeros(1, 2), torch.zeros(2).half(), torch.ones(2), np.arange(3), (1, math.inf)]
     assert len({fingerprint(x) for x in different}) == len(different)
 

@@ -153,7 +153,8 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path):
 
 
 @pytest.mark.parametrize("change, message", [
-    ({"schema": 2}, "expected schema 1, got 2"), ({"schema": "1"}, "expected schema 1, got '1'"), ({"files": []}, r"\$\.files"), ({"extra": 1}, "extra"),
+    ({"schema": 2}, "expected schema 1, got 2"), ({"schema": "1"}, "expected schema 1, got '1'"), ({"files": []}, r"\$\.files"),
+    ({"extra": 1}, "extra"),
     ({"files": {"x": {"sha256": 1, "settings": {}, "code": ""}}}, r"\$\.files\['x'\]\.sha256"), ({"config": None}, r"\$\.config"),
 ])
 def test_manifests_are_checked(run, change, message):
@@ -296,27 +297,27 @@ def test_the_last_state_is_stored_so_that_nothing_is_trained_twice(tmp_path):
     assert list(loop) == expected and len(expected) == 60
 
 
+def three_steps(model):
+    return fit(model, lambda batch, generator: model.weight.sum(), lambda generator: None, TrainConfig(steps=3))
+
+
 def test_a_checkpoint_of_other_settings_is_ignored_and_a_damaged_one_refused(tmp_path):
     path = tmp_path / "x"
     loop, *_ = sine_loop(path)
     for _ in range(25):
         next(loop)
-    model = nn.Linear(1, 1)
-    other = checkpointed(fit(model, lambda batch, generator: model.weight.sum(), lambda generator: None, TrainConfig(steps=3)), path, {"other": 1})
+    other = checkpointed(three_steps(nn.Linear(1, 1)), path, {"other": 1})
     assert [u.step for u in other] == [1, 2, 3]
     content = path.read_bytes()
     path.write_bytes(content[:-5])
-    again = checkpointed(fit(model, lambda batch, generator: model.weight.sum(), lambda generator: None, TrainConfig(steps=3)), path, {"other": 1})
     with pytest.raises(RunError, match="x: expected a whole safetensors file"):
-        next(again)
+        next(checkpointed(three_steps(nn.Linear(1, 1)), path, {"other": 1}))
 
 
 def test_a_checkpoint_of_another_loop_is_refused(tmp_path):
-    def loop(model):
-        return checkpointed(fit(model, lambda batch, generator: model.weight.sum(), lambda generator: None, TrainConfig(steps=3)), tmp_path / "x", {}, every=1)
-    next(loop(nn.Linear(1, 1)))
+    next(checkpointed(three_steps(nn.Linear(1, 1)), tmp_path / "x", {}, every=1))
     with pytest.raises(RunError, match="expected the state of this loop"):
-        next(loop(nn.Linear(2, 2)))
+        next(checkpointed(three_steps(nn.Linear(2, 2)), tmp_path / "x", {}, every=1))
 
 
 def test_the_checkpoint_goes_when_the_part_is_stored(run):

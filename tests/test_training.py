@@ -61,8 +61,8 @@ def test_seed_names_are_words_and_whole_numbers():
 # --- configuration
 
 @pytest.mark.parametrize("wrong", [
-    {"steps": 0}, {"steps": 1.5}, {"lr": 0.0}, {"lr": math.nan}, {"lr": math.inf}, {"clip": 0.0}, {"clip": math.nan}, {"weight_decay": -1.0},
-    {"schedule": "step"}, {"warmup": 2000}, {"warmup": -1}, {"seed": "0"},
+    {"steps": 0}, {"steps": 1.5}, {"lr": 0.0}, {"lr": math.nan}, {"lr": math.inf}, {"clip": 0.0}, {"clip": math.nan},
+    {"weight_decay": -1.0}, {"schedule": "step"}, {"warmup": 2000}, {"warmup": -1}, {"seed": "0"},
 ])
 def test_wrong_configurations_are_refused_by_name(wrong):
     (name, value), = wrong.items()
@@ -119,7 +119,8 @@ def test_the_update_is_yielded_after_the_step():
 def test_groups_have_their_own_rates_and_a_tensor_is_a_group():
     slow, fast = nn.Parameter(torch.zeros(1)), nn.Parameter(torch.zeros(1))
     config = TrainConfig(steps=10, lr=1e-3, schedule="linear")
-    run(fit([{"params": slow}, {"params": iter([fast]), "lr": 1e-1}], lambda batch, generator: (slow + fast).sum(), lambda generator: None, config))
+    groups = [{"params": slow}, {"params": iter([fast]), "lr": 1e-1}]
+    run(fit(groups, lambda batch, generator: (slow + fast).sum(), lambda generator: None, config))
     torch.testing.assert_close(fast.detach(), 100 * slow.detach())
 
 
@@ -164,7 +165,8 @@ def test_another_seed_gives_other_batches():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_never_reaches_the_weights(bad):
     w = nn.Parameter(torch.ones(2))
-    loop = fit(w, lambda batch, generator: (w * batch).sum(), lambda generator: torch.tensor([1.0, bad if loop.step == 3 else 1.0]), TrainConfig())
+    batches = lambda generator: torch.tensor([1.0, bad if loop.step == 3 else 1.0])
+    loop = fit(w, lambda batch, generator: (w * batch).sum(), batches, TrainConfig())
     for _ in range(3):
         next(loop)
     before = w.detach().clone()
@@ -195,7 +197,8 @@ def test_resumed_at_any_step_it_ends_in_the_same_bits(kill, weight_decay):
 def test_parameters_without_a_module_are_resumed_too():
     def make():
         w = nn.Parameter(torch.ones(3))
-        return w, fit([w], lambda batch, generator: (w - batch).square().sum(), lambda generator: torch.randn(3, generator=generator), TrainConfig(steps=20))
+        draw = lambda generator: torch.randn(3, generator=generator)
+        return w, fit([w], lambda batch, generator: (w - batch).square().sum(), draw, TrainConfig(steps=20))
     w, loop = make()
     expected = list(loop)
     _, loop = make()
@@ -245,11 +248,18 @@ def test_ema_copies_buffers_and_does_not_train():
 def test_keep_best_scores_the_last_step_and_puts_the_best_back():
     w = nn.ParameterList([nn.Parameter(torch.zeros(1))])
     scores = iter([1.0, 5.0, 5.0, 2.0])
-    loop = keep_best(fit(w, lambda batch, generator: w[0].sum(), lambda generator: None, TrainConfig(steps=10, lr=1.0)), w, lambda: next(scores), every=3)
+    loop = fit(w, lambda batch, generator: w[0].sum(), lambda generator: None, TrainConfig(steps=10, lr=1.0))
+    loop = keep_best(loop, w, lambda: next(scores), every=3)
     seen = [w[0].item() for _ in loop]
     assert (loop.best_step, loop.best_score) == (6, 5.0)  # the first of two equals
     assert w[0].item() == seen[5]
     assert next(scores, None) is None
+
+
+def test_a_score_that_is_no_number_is_refused():
+    model = net()
+    with pytest.raises(ValueError, match="step 1, got nan"):
+        last(keep_best(fit(model, loss_of(model), batches, TrainConfig(steps=1)), model, lambda: math.nan))
 
 
 def test_progress_hands_everything_on_and_knows_the_length(capsys):
