@@ -18,7 +18,7 @@ $(VENV)/.ready: settings.ini setup.py
 	@touch $@
 
 demo: setup         ## the main job on the embedded data set
-	OMP_NUM_THREADS= hyperclip_nb demo
+	hyperclip_nb demo
 
 test: nbtest unit   ## every notebook and every test
 

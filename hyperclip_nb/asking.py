@@ -19,7 +19,7 @@ from .batches import scale_features
 from .evaluate import ensemble
 from .experiment import Experiment, Recipe
 from .files import RunError
-from .questions import draw_images, find_question, prompts_for, scene_of
+from .questions import draw_images, find_question, image_id, prompts_for, questions, scene_of
 from .runs import Run
 from .small_clip import load_small_clip, scenes_bank
 from .training import seeded
@@ -97,11 +97,11 @@ def pictures_for(
 ) -> tuple[list[str], list[int] | None]:  # image ids, right answers
     "Fresh pictures for a question whose true answer is among those given; mixed scenes and no truth where there are none."
     if known := find_question(question):
-        ids = (f"scenes-{world_seed}/{known.slug}/{i}" for i in range(1_000, 1_000 + 40 * count))  # tasks use small numbers
+        ids = (image_id(world_seed, known, i) for i in range(1_000, 1_000 + 40 * count))  # tasks use small numbers
         found = [(image, answers.index(truth)) for image in ids if (truth := scene_of(image)[2]) in answers][:count]
         if len(found) == count: return [image for image, _ in found], [label for _, label in found]
-    subjects = ("what-color-is-the-cat", "where-is-the-key", "what-is-next-to-the-sun", "how-many-anchors-are-there")
-    return [f"scenes-{world_seed}/{subjects[i % len(subjects)]}/{1_000 + i}" for i in range(count)], None
+    mixed = questions()[::len(questions()) // count][:count]
+    return [image_id(world_seed, other, 1_000) for other in mixed], None
 
 
 def ask(

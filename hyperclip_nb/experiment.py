@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import torch
@@ -49,9 +49,10 @@ class Recipe:
     latent_size: int = 32            # Z
     hnet_hidden: tuple[int, ...] = (128,)
     hnet_gain: float = 1.0           # spread of the initial weights over latents
-    inner: Adaptation = Adaptation(steps=10, lr=1.0)   # in meta-training
+    hnet_start: Literal["multitask", "identity"] = "multitask"  # weights that all latents begin near
+    inner: Adaptation = Adaptation(steps=5, lr=0.5)    # in meta-training
     anchor: float = 1.0              # weight of the loss at z0 itself
-    stored: Adaptation = Adaptation(steps=50, lr=1.0)  # of the adaptations that HyperLDM learns from
+    stored: Adaptation = Adaptation(steps=10, lr=0.5)  # of the adaptations that HyperLDM learns from
     views: int = 8                   # adaptations of each training task
     hyperldm: TrainConfig = TrainConfig(steps=1_500, lr=1e-3, weight_decay=1e-2, schedule="linear")
     diffusion: DiffusionConfig = DiffusionConfig(timesteps=100, schedule="cosine", prediction="v")
@@ -59,7 +60,7 @@ class Recipe:
     scale: str = "dimension"         # how latents are standardised (see `Standardizer`)
     ldm: LDMConfig = LDMConfig(batch=256, drop=0.1, embedding_noise=0.1)
     clamp: float = 5.0               # bound of the predicted clean latent in sampling
-    few_shot_steps: tuple[int, ...] = (5, 10, 20, 50, 100)  # to choose from on validation
+    few_shot_steps: tuple[int, ...] = (10, 20, 50, 100, 200)  # to choose from on validation
 
 # %% ../nbs/13d_experiment.ipynb #27830444
 class Experiment:
@@ -147,15 +148,16 @@ class Experiment:
     def hnet(self, seed: int) -> HNet:
         "The unconditional weight generator: HNet trained by MAML in its latent (paper, algorithm 4)."
         def make() -> HNet:
-            r = self.recipe
-            model = HNet(self.layout, r.latent_size, r.hnet_hidden, output_gain=r.hnet_gain, generator=seeded(seed, "hnet")).to(self.device)
+            r, start = self.recipe, self.multitask(seed).z0 if self.recipe.hnet_start == "multitask" else None
+            model = HNet(self.layout, r.latent_size, r.hnet_hidden, output_gain=r.hnet_gain, start=start, generator=seeded(seed, "hnet"))
+            model.to(self.device)
             steps = fit_meta(model, self.sets["train"], replace(r.hnet, seed=seed), adaptation=r.inner, anchor=r.anchor)
             return self._trained("hnet_maml", seed, self._hnet_settings, model, steps)
         return self._once(f"hnet-{seed}", make)
 
     @property
     def _hnet_settings(self) -> dict[str, Any]:
-        return self._settings("hnet", "latent_size", "hnet_hidden", "hnet_gain", "inner", "anchor")
+        return self._settings("multitask", "hnet", "hnet_start", "latent_size", "hnet_hidden", "hnet_gain", "inner", "anchor")
 
     def latents(self, seed: int) -> Tensor:  # [V, T, Z]
         "Adapted latents of the training tasks."

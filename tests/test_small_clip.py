@@ -1,0 +1,159 @@
+"The shipped CLIP is what its record says, and its tokenizer never drops a word silently."
+import itertools
+import shutil
+import warnings
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from open_clip.tokenizer import SimpleTokenizer
+
+from hyperclip_nb import small_clip
+from hyperclip_nb.files import RunError
+from hyperclip_nb.questions import find_question, questions, scenes_tasks
+from hyperclip_nb.scenes import CATEGORY
+from hyperclip_nb.small_clip import (ASSETS, PADDING, RECIPE, UNKNOWN, WEIGHTS, Pairs, SmallTokenizer, generalise, load_small_clip,
+                                     nearest_questions, pairs_hash, retrieval_accuracy, scenes_bank, small_clip_record,
+                                     train_small_clip, zero_shot_accuracy)
+
+
+@pytest.fixture(scope="module")
+def encoder(): return load_small_clip()
+
+
+@pytest.fixture(scope="module")
+def splits(): return scenes_tasks(0)
+
+
+def quietly(tokenizer, texts):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return tokenizer(texts)
+
+
+# Words
+
+def test_tokens_are_clips_own_renumbered_in_ascending_order(encoder):
+    tokenizer, base = encoder.tokenizer, SimpleTokenizer()
+    texts = [q.text for q in questions()] + [q.prompt(a) for q in questions() for a in q.answers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # every text of the data set is known
+        rows = tokenizer(texts)
+    back = {i: piece for piece, i in tokenizer.number.items()}
+    for row, text in zip(rows[::50], texts[::50]):
+        ids = [i for i in row.tolist() if i != PADDING]
+        assert ids[0] == tokenizer.start and ids[-1] == tokenizer.end == row.max() == tokenizer.vocab_size - 1
+        assert [back[i] for i in ids[1:-1]] == base.encode(text)
+    assert [tokenizer.number[p] for p in sorted(tokenizer.number)] == list(range(2, tokenizer.start))
+
+
+TINY = SmallTokenizer([320, 525, 518])  # "a", "of", "the"
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(st.text(max_size=12) | st.sampled_from(["the", "moon", "<end_of_text>", "zeppelin", "Ünïcode", "{}"]), max_size=8))
+def test_any_text_keeps_every_word(words):
+    tokenizer = TINY
+    text = " ".join(words)
+    cut = tokenizer.words(text)
+    try:
+        row = quietly(tokenizer, [text])[0]
+    except ValueError as error:
+        assert "at most 22 tokens" in str(error) and len(cut) > 22
+        return
+    assert (row == tokenizer.end).sum() == (row == tokenizer.start).sum() == 1  # not even "<end_of_text>" makes a second one
+    assert int(row.argmax()) == len(cut) + 1  # here, each known word is one piece: a token for every word
+
+
+def test_unknown_words_are_named(encoder):
+    with pytest.warns(UserWarning, match="zeppelin, borogove$"):
+        known, unknown = encoder.encode_texts(["What color is the zeppelin?", "what size is the borogove?"])
+    assert known.isfinite().all() and not torch.allclose(known, unknown)
+
+
+@pytest.mark.parametrize("text, words", [("what " * 500, "at most 22 tokens, got 500"), ("", "empty"), ("  ", "empty")])
+def test_texts_that_cannot_be_encoded(encoder, text, words):
+    with pytest.raises(ValueError, match=words):
+        encoder.encode_texts(["what color is the moon?", text])
+
+
+# Training
+
+def test_generalised_questions_are_questions_about_the_category():
+    for question in questions():
+        general = generalise(question.text)
+        if question.subject in CATEGORY:
+            category = CATEGORY[question.subject]
+            assert question.subject not in general and category.split()[-1] in general  # sky objects: the plural ends otherwise
+            found = find_question(general)
+            assert found is None or (found.subject, found.family, found.side) == (category, question.family, question.side)
+        else:
+            assert general == question.text
+
+
+def test_pairs_depend_on_seed_and_step_only():
+    tokenizer = small_clip.load_small_clip().tokenizer
+    a, b, other = (Pairs(tokenizer, 9, 4, seed) for seed in (0, 0, 1))
+    assert torch.equal(a[5][0], b[5][0]) and torch.equal(a[5][1], b[5][1])
+    assert not torch.equal(a[5][0], other[5][0]) and not torch.equal(a[5][0], a[6][0])
+    hidden = Pairs(tokenizer, 9, 64, 0, hide=1.0)[0][1]
+    words = (hidden != PADDING) & (hidden < tokenizer.start)
+    assert (hidden[words] == UNKNOWN).all() and (hidden == tokenizer.end).sum() == 64
+    with pytest.raises(IndexError):
+        a[9]
+
+
+def test_the_recipe_begins_as_recorded(encoder, monkeypatch):
+    "The first steps of the training give the recorded losses: code, pictures and captions are those of the shipped weights."
+    record = small_clip_record()
+    assert record["pairs"] == pairs_hash(encoder.tokenizer)
+    assert record["recipe"] == RECIPE.__dict__ and len(record["loss"]) == RECIPE.steps
+    monkeypatch.setattr(small_clip, "progress", lambda updates: itertools.islice(updates, 3))
+    _, updates = train_small_clip(encoder.tokenizer, RECIPE, workers=0)
+    assert [u.loss for u in updates] == pytest.approx(record["loss"][:3], abs=0.05)
+
+
+# What ships
+
+def test_size():
+    assert sum(path.stat().st_size for path in ASSETS.iterdir()) < 8e6
+
+
+def test_recorded_accuracy(encoder, splits):
+    "On a tenth of the held-out questions: 675 pictures, of which another processor's rounding may turn a few."
+    scores = zero_shot_accuracy(encoder, splits["test"][::10])
+    figures = small_clip_record()["figures"]
+    assert sum(scores.values()) / len(scores) == pytest.approx(figures["zero-shot, every tenth task"], abs=0.01)
+    assert figures["chance"] + 0.15 < figures["zero-shot"] < 0.55  # it sees something, and leaves something to be learnt
+    assert retrieval_accuracy(encoder, batches=5) == pytest.approx(figures["retrieval among 128"], abs=0.05)
+
+
+def test_questions_keep_what_is_asked(encoder, splits):
+    for pooling, share in ("clip", 0.95), ("tokens", 0.75):
+        test, train = (encoder.encode_texts([t.question for t in splits[part]], pooling) for part in ("test", "train"))
+        nearest = nearest_questions(test, train)[:, 0].tolist()
+        assert sum(a.family == splits["train"][i].family for a, i in zip(splits["test"], nearest)) >= share * len(nearest)
+
+
+@pytest.mark.parametrize("name", [WEIGHTS, "small_clip.json"])
+def test_damaged_weights_are_refused(tmp_path, name):
+    shutil.copytree(ASSETS, tmp_path / "assets")
+    data = bytearray((tmp_path / "assets" / name).read_bytes())
+    data[len(data) // 2 if name == WEIGHTS else data.index(b'"sha256": "') + 12] ^= 1
+    (tmp_path / "assets" / name).write_bytes(data)
+    with pytest.raises(RunError, match="not the file"):
+        load_small_clip(folder=tmp_path / "assets")
+
+
+def test_scenes_bank_is_made_once(tmp_path, monkeypatch, splits, encoder):
+    few = {part: tasks[:2] for part, tasks in splits.items()}
+    monkeypatch.setattr(small_clip, "scenes_tasks", lambda world_seed: few)
+    again, bank = scenes_bank(tmp_path)
+    assert again is few and bank.folder.parent == tmp_path / "features" and bank.images.shape == (6 * 75, 128)
+    monkeypatch.setattr(small_clip, "draw_images", lambda ids: pytest.fail("drawn twice"))
+    monkeypatch.setattr(type(encoder), "encode_images", lambda *args: pytest.fail("encoded twice"))
+    _, second = scenes_bank(tmp_path)
+    assert torch.equal(bank.images, second.images)
+    ids = few["val"][1].images
+    assert torch.equal(second.images[second.image_rows(ids)].norm(dim=-1) > 0, torch.ones(75, dtype=torch.bool))
