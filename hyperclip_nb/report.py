@@ -76,7 +76,7 @@ def trajectories_figure(
     background, *flat = project_pca(adapted.cpu(), *(path.cpu() for path in paths))
     names = [x.sets["test"].tasks[i].question for i in ids] * samples
     return trajectory_grid({f"γ = {g:g}": path for g, path in zip(gammas, flat)}, background, names,
-                           title="From noise (rings) to weights (markers): the same noise, four questions")
+                           title="From noise (rings, the same in every panel) to weights (markers): four questions")
 
 # %% ../nbs/14d_report.ipynb #76d44ef1
 def sheet_figure(
