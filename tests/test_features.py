@@ -19,9 +19,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from hyperclip_nb.encoders import ClipEncoder, ImageFolder, Preprocessing, load_encoder, read_image
-from hyperclip_nb.features import BankIndex, FeatureBank, build_bank, leave_out
+from hyperclip_nb.features import BankIndex, FeatureBank, build_bank
 from hyperclip_nb.files import RunError
-from hyperclip_nb.tasks import Task
+from hyperclip_nb.tasks import Task, leave_out
 from toy_bank import TASKS, Toy, load, task
 
 FILES = "manifest.json", "index.json", "images.safetensors", "texts.safetensors"
