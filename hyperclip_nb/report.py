@@ -18,7 +18,7 @@ from .asking import Sheet
 from .descent import trajectory
 from .experiment import Experiment
 from .maps import project_pca, project_tsne, trajectory_grid, trajectory_plot, tsne_map
-from .pictures import INK, PAPER, RIGHT, WRONG, before_after, forest_plot
+from .pictures import INK, PAPER, RIGHT, WRONG, before_after, forest_plot, prepare
 from .questions import draw_images
 from .results import Results
 from .small_clip import load_small_clip
@@ -26,13 +26,13 @@ from .training import seeded
 
 # %% ../nbs/14d_report.ipynb #a0f6675d
 def results_figure(results: Results) -> Axes:
-    "Accuracy of every row with its interval; hollow dots are controls."
-    rows = results.rows
-    control = lambda method: "+" in method or method in ("chance", "majority", "few_shot")
+    "Accuracy of every row but chance with its interval; hollow dots are controls."
+    rows = [row for row in results.rows if row.method != "chance"]
+    control = lambda method: "+" in method or method in ("majority", "few_shot")
     base = next((row.accuracy for row in rows if row.method == "multitask"), None)
-    return forest_plot([row.label for row in rows], [row.accuracy for row in rows], [row.ci95 for row in rows], line=base,
-                       filled=[not control(row.method) for row in rows],
-                       title="Accuracy on held-out questions (line: unconditional multitask; hollow: controls)")
+    title, note = "Accuracy on held-out questions", "accuracy (%); line: unconditional multitask; hollow: controls"
+    return forest_plot([row.label for row in rows], [row.accuracy for row in rows], [row.ci95 for row in rows], line=base, title=title, xlabel=note,
+                       filled=[not control(row.method) for row in rows], ax=prepare(None, title, note, "", size=(10.0, 1.0 + 0.3 * len(rows))))
 
 # %% ../nbs/14d_report.ipynb #a2cb14a0
 def latents_figure(
@@ -103,12 +103,12 @@ def idea_figure(
     e = x.whitening(load_small_clip(x.device).encode_texts([sheet.question], x.recipe.question).to(x.device))
     path = trajectory(ldm.trajectory(e, gamma=gamma, clamp=x.recipe.clamp, generator=seeded(draw, sheet.question)))[:, 0]
     background, walk = project_pca(adapted.cpu(), path.cpu())
-    fig = plt.figure(figsize=(10, 3.2), dpi=100, facecolor=PAPER, layout="constrained")
+    fig = plt.figure(figsize=(10, 3.0), dpi=80, facecolor=PAPER, layout="constrained")
     words, map_, answers = fig.subfigures(1, 3, width_ratios=(1.0, 1.35, 1.45))
     words.text(0.5, 0.72, "a question", ha="center", color=INK, fontsize=10)
     words.text(0.5, 0.5, fill(f"“{sheet.question}”", 20), ha="center", va="center", fontsize=13, weight="bold", color=INK)
     words.text(0.5, 0.22, "embedding $e$   →", ha="center", color=INK, fontsize=10)
-    trajectory_plot(walk, background, [""], title="diffusion: noise → latent $z$ → weights", ax=map_.subplots()).get_legend().remove()
+    trajectory_plot(walk, background, [" "], title="diffusion: noise → latent $z$ → weights", ax=map_.subplots()).get_legend().remove()
     grid = answers.subplots(2, 4)
     answers.suptitle("the generated network answers", fontsize=11, color=INK)
     for ax, image, given, truth in zip(grid.flat, draw_images(sheet.images[:8]), sheet.after, sheet.truth or sheet.after):

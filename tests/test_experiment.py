@@ -49,7 +49,7 @@ def test_a_run_that_dies_between_parts_goes_on_to_the_same_numbers(tmp_path, mon
     monkeypatch.setattr("hyperclip_nb.experiment.store_adaptations", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt): broken.hyperldm(0)
     monkeypatch.undo()
-    assert {p.name for p in (tmp_path / "broken").glob("*.safetensors")} == {"hnet_maml-0.safetensors"}
+    assert {p.name for p in (tmp_path / "broken").glob("*.safetensors")} == {"multitask-0.safetensors", "hnet_maml-0.safetensors"}
     resumed = experiment(tmp_path / "broken").hyperldm(0).denoiser.state_dict()
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
 
