@@ -12,6 +12,10 @@ for cell in notebook.cells:
     if cell.cell_type == "code":
         if re.search(r"^#\|\s*(hide|default_exp)\b", cell.source, re.M):
             continue
+        if re.search(r"^#\|\s*echo:\s*false", cell.source, re.M):  # a table: its Markdown without the code that made it
+            shown = "\n".join(o["data"]["text/markdown"] for o in cell.outputs if "text/markdown" in o.get("data", {}))
+            kept.append(nbformat.v4.new_markdown_cell(shown))
+            continue
         cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M).strip()
         # A page on a code-hosting site shows text outputs; pictures are linked files.
         cell.outputs = [o for o in cell.outputs if "image/png" not in o.get("data", {}) and o.output_type != "error"]
