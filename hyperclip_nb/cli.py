@@ -8,6 +8,7 @@ __all__ = ['Folder', 'Demo', 'Adapt', 'main']
 # %% ../nbs/16_cli.ipynb #1c981752
 import sys
 import time
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -111,10 +112,14 @@ def main(
 ) -> None:
     "The `hyperclip_nb` command."
     arguments = sys.argv[1:] if arguments is None else arguments
+    # A warning is for the person at the terminal: its text, not the line of code that raised it.
+    note = lambda message, *where, **more: print(f"hyperclip_nb: {message}", file=sys.stderr)
     try:
         command = tyro.extras.subcommand_cli_from_dict({"demo": Demo, "adapt": Adapt}, prog="hyperclip_nb", args=arguments or ["--help"],
                                                        description="Generate the weights of a network for a task that is only described in words.")
-        command()
+        with warnings.catch_warnings():
+            warnings.showwarning = note
+            command()
     except (ValueError, FileNotFoundError, PermissionError) as error:
         print(f"hyperclip_nb: {error}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -38,3 +38,11 @@ def test_a_run_directory_of_something_else_is_refused(capsys, tmp_path):
     Run.create(tmp_path / "run", {"dataset": "other"})
     code, text = call(capsys, "adapt", "What color is the cat?", "--run", str(tmp_path / "run"))
     assert code == 2 and "manifest.json" in text and "recipe" in text
+
+
+def test_warnings_are_sentences(capsys, monkeypatch):
+    import warnings
+    from hyperclip_nb import cli
+    monkeypatch.setattr(cli.Demo, "__call__", lambda self: warnings.warn("these words are unknown: zebra"))
+    main(["demo"])
+    assert capsys.readouterr().err == "hyperclip_nb: these words are unknown: zebra\n"
