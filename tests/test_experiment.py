@@ -61,7 +61,7 @@ def test_parts_of_other_settings_or_data_are_not_used(tmp_path):
         with pytest.raises(RunError, match="hnet_maml-0"): experiment(tmp_path, recipe, train=False).hnet(0)
     x = experiment(tmp_path, train=False)
     x.data = "other"
-    with pytest.raises(RunError, match="hnet_maml-0"): x.hnet(0)
+    with pytest.raises(RunError, match="multitask-0"): x.hnet(0)  # what it starts from is missing too
 
 
 def test_zero_shot_methods_see_nothing_but_questions(tmp_path):
