@@ -75,12 +75,13 @@ class Whitening(nn.Module):
     ):
         super().__init__()
         if not 1 <= size <= min(embeddings.shape): raise ValueError(f"expected 1 to {min(embeddings.shape)} directions, got {size}")
-        unit = F.normalize(embeddings, dim=-1)
-        self.register_buffer("mean", unit.mean(0))
-        _, spread, directions = torch.linalg.svd(unit - self.mean, full_matrices=False)
-        # The sign of a singular vector is arbitrary; fixing it makes a run the same on every machine.
+        # In double precision, and with the arbitrary sign of each direction fixed: all later training starts from these
+        # numbers, and in single precision their last bits depend on the number of threads.
+        unit = F.normalize(embeddings.double(), dim=-1)
+        _, spread, directions = torch.linalg.svd(unit - unit.mean(0), full_matrices=False)
         directions = directions * directions.sum(1, keepdim=True).sign()
-        self.register_buffer("project", (directions[:size] / spread[:size, None]).T * len(embeddings) ** 0.5)
+        self.register_buffer("mean", unit.mean(0).to(embeddings))
+        self.register_buffer("project", ((directions[:size] / spread[:size, None]).T * len(embeddings) ** 0.5).to(embeddings))
 
     @property
     def size(self) -> int:
