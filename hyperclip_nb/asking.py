@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .basenet import adapter_logits
 from .batches import scale_features
+from .encoders import ClipEncoder
 from .evaluate import ensemble
 from .experiment import Experiment, Recipe
 from .files import RunError
@@ -63,10 +64,12 @@ def weights_for_question(
     gamma: float = 1.5,            # guidance strength
     samples: int = 10,             # K networks
     draw: int = 0,                 # seed of the noise
+    encoder: ClipEncoder | None = None,  # of the question; default: the small CLIP, loaded
 ) -> Tensor:                       # [K, P]
     "Networks for a question, from its text alone (paper, algorithm 14)."
     x = experiment
-    embedding = load_small_clip(x.device).encode_texts([question], x.recipe.question).to(x.device)
+    encoder = encoder or load_small_clip(x.device)
+    embedding = encoder.encode_texts([question], x.recipe.question).to(x.device)
     z = x.hyperldm(seed).generate(x.whitening(embedding), gamma=gamma, samples=samples, clamp=x.recipe.clamp, generator=seeded(draw, question))
     with torch.no_grad(): return x.hnet(seed)(z[:, 0])
 
@@ -122,7 +125,7 @@ def ask(
     question, answers = check_question(question, answers or (known.answers if known else ()))
     world_seed, encoder = int(experiment.run.config["world_seed"]), load_small_clip(experiment.device)
     prompts = prompts_for(question, answers)
-    w = weights_for_question(experiment, question, seed, gamma=gamma, samples=samples)
+    w = weights_for_question(experiment, question, seed, gamma=gamma, samples=samples, encoder=encoder)
     ids, truth = pictures_for(question, answers, world_seed, count)
     x, a = scale_features(encoder.encode_images(draw_images(ids)).to(w)), encoder.encode_texts(prompts, "clip").to(w)
     logits = adapter_logits(w, x.expand(len(w), -1, -1), a.expand(len(w), -1, -1), experiment.layout)

@@ -16,7 +16,6 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-import torch.nn.functional as F
 
 # %% ../nbs/12_diffusion.ipynb #3cdc013c
 Curve = Literal["linear", "sqrt_linear", "cosine"]

@@ -9,7 +9,6 @@ __all__ = ['ANNOTATIONS', 'QUESTIONS', 'T', 'SEED', 'FILES', 'Annotation', 'Anno
 # %% ../nbs/02c_meta_vqa.ipynb #94aacb45
 import json
 import random
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal, TypeVar
