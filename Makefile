@@ -6,7 +6,7 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 export OMP_NUM_THREADS ?= 1
 export PYTHONHASHSEED ?= 0
 
-.PHONY: setup demo test nbtest unit lab sync execute readme clean
+.PHONY: setup demo test nbtest unit lab sync execute docs clean
 
 setup: $(VENV)/.ready
 
@@ -23,7 +23,7 @@ demo: setup         ## the main job on the embedded data set
 test: nbtest unit   ## every notebook and every test
 
 nbtest: setup       ## features and trained parts that the notebooks share are made first, once
-	python -c "from hyperclip_nb.experiment import scenes_experiment as open_; x = open_(); x.hyperldm(0), x.conditional(0)"
+	printf 'hnet\nhvae\n' | xargs -P 2 -I{} python -c "from hyperclip_nb.experiment import scenes_experiment as open_; x = open_(); x.hyperldm('{}', 0), x.hyperclip('{}', 0), x.conditional(0, given='clip' if '{}' == 'hvae' else None)"
 	nbdev_test --n_workers 2 --timing
 
 unit: setup
@@ -37,6 +37,13 @@ sync: setup         ## clean the notebooks, export the library, rewrite README.m
 
 execute: setup      ## run notebooks in place, outputs saved: make execute NB="nbs/12_diffusion.ipynb"
 	python .ci/execute.py $(or $(NB),$(wildcard nbs/*.ipynb)) && nbdev_clean
+
+docs: $(VENV)/.docs  ## documentation site in _docs/html, built offline, links checked
+	python docs/build.py
+
+$(VENV)/.docs: $(VENV)/.ready
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[docs]"
+	@touch $@
 
 clean:
 	rm -rf build dist *.egg-info _proc _docs .pytest_cache

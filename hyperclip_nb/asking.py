@@ -18,7 +18,7 @@ from .basenet import adapter_logits
 from .batches import scale_features
 from .encoders import ClipEncoder
 from .evaluate import ensemble
-from .experiment import Experiment, Recipe
+from .experiment import Experiment, Generator, Recipe
 from .files import RunError
 from .questions import draw_images, find_question, image_id, prompts_for, questions, scene_of
 from .runs import Run
@@ -61,6 +61,7 @@ def weights_for_question(
     question: str,
     seed: int = 0,                 # which of the run's seeds
     *,
+    kind: Generator = "hvae",      # which weight generator
     gamma: float = 1.5,            # guidance strength
     samples: int = 10,             # K networks
     draw: int = 0,                 # seed of the noise
@@ -70,8 +71,11 @@ def weights_for_question(
     x = experiment
     encoder = encoder or load_small_clip(x.device)
     embedding = encoder.encode_texts([question], x.recipe.question).to(x.device)
-    z = x.hyperldm(seed).generate(x.whitening(embedding), gamma=gamma, samples=samples, clamp=x.recipe.clamp, generator=seeded(draw, question))
-    with torch.no_grad(): return x.hnet(seed)(z[:, 0])
+    e = x.condition(kind, seed, {x.recipe.question: embedding})
+    z = x.hyperldm(kind, seed).generate(e, gamma=gamma, samples=samples, clamp=x.recipe.clamp, generator=seeded(draw, question))
+    with torch.no_grad(): return x.generator(kind, seed)(z[:, 0])
+
+
 
 # %% ../nbs/14c_asking.ipynb #f8b4d5d3
 @dataclass(frozen=True)
@@ -113,6 +117,7 @@ def ask(
     answers: Sequence[str] = (),   # may be left out for a question worded as one of the scenes' families
     seed: int = 0,                 # which of the run's seeds
     *,
+    kind: Generator = "hvae",
     gamma: float = 1.5,
     samples: int = 10,             # networks whose log-probabilities are averaged
     count: int = 24,               # pictures
@@ -125,7 +130,7 @@ def ask(
     question, answers = check_question(question, answers or (known.answers if known else ()))
     world_seed, encoder = int(experiment.run.config["world_seed"]), load_small_clip(experiment.device)
     prompts = prompts_for(question, answers)
-    w = weights_for_question(experiment, question, seed, gamma=gamma, samples=samples, encoder=encoder)
+    w = weights_for_question(experiment, question, seed, kind=kind, gamma=gamma, samples=samples, encoder=encoder)
     ids, truth = pictures_for(question, answers, world_seed, count)
     x, a = scale_features(encoder.encode_images(draw_images(ids)).to(w)), encoder.encode_texts(prompts, "clip").to(w)
     logits = adapter_logits(w, x.expand(len(w), -1, -1), a.expand(len(w), -1, -1), experiment.layout)

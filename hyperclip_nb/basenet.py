@@ -8,13 +8,14 @@ __all__ = ['WeightLayout', 'adapter_logits', 'batch_logits', 'initial_weights', 
 
 # %% ../nbs/06_basenet.ipynb #9083ce08
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .batches import Part, TaskBatch, TaskSet
+from .batches import Part, Ragged, TaskBatch, TaskSet
 
 # %% ../nbs/06_basenet.ipynb #89093b19
 @dataclass(frozen=True)
@@ -111,33 +112,37 @@ def logits_accuracy(
 
 
 def task_loss(
-    w: Tensor,             # [T, P] or [1, P] weights
-    batch: TaskBatch,      # the tasks
-    layout: WeightLayout,  # where each matrix lies in `w`
-) -> Tensor:               # [T] nats
+    w: Tensor,                   # [T, P] or [1, P] weights
+    batch: TaskBatch | Ragged,   # the tasks
+    layout: WeightLayout,        # where each matrix lies in `w`
+) -> Tensor:                     # [T] nats
     "Mean cross-entropy of each task's base network on its examples."
-    return logits_loss(batch_logits(w, batch, layout), batch)
+    return torch.cat([logits_loss(batch_logits(rows, part, layout), part) for rows, part in batch.with_rows(w)])
 
 
 def task_accuracy(
-    w: Tensor,             # [T, P] or [1, P] weights
-    batch: TaskBatch,      # the tasks
-    layout: WeightLayout,  # where each matrix lies in `w`
-) -> Tensor:               # [T] between 0 and 1
+    w: Tensor,                   # [T, P] or [1, P] weights
+    batch: TaskBatch | Ragged,   # the tasks
+    layout: WeightLayout,        # where each matrix lies in `w`
+) -> Tensor:                     # [T] between 0 and 1
     "Accuracy of each task's base network on its examples."
-    return logits_accuracy(batch_logits(w, batch, layout), batch)
+    return torch.cat([logits_accuracy(batch_logits(rows, part, layout), part) for rows, part in batch.with_rows(w)])
 
-
+# %% ../nbs/06_basenet.ipynb #d9806745
 def set_accuracy(
-    w: Tensor,                # [T, P] weights of all tasks of the set, or [1, P] shared
-    tasks: TaskSet,           # the tasks
-    layout: WeightLayout,     # where each matrix lies in `w`
-    part: Part = "query",     # on which examples
-) -> Tensor:                  # [T] between 0 and 1
+    w: Tensor | Callable[[Tensor], Tensor],  # [T, P] weights of all tasks of the set, or [1, P] shared, or a function: ids [T'] -> [T', P]
+    tasks: TaskSet,               # the tasks
+    layout: WeightLayout,         # where each matrix lies in `w`
+    part: Part = "query",         # on which examples
+    numbers: int = 25_000_000,    # weights in a chunk of tasks
+) -> Tensor:                      # [T] between 0 and 1
     "Accuracy of every task of a set, in buckets of alike sizes."
-    if len(w) not in (1, len(tasks)): raise ValueError(f"expected weights for 1 or {len(tasks)} tasks, got {len(w)}")
-    accuracy = torch.empty(len(tasks), device=tasks.device)
+    if isinstance(w, Tensor) and len(w) not in (1, len(tasks)):
+        raise ValueError(f"expected weights for 1 or {len(tasks)} tasks, got {len(w)}")
+    weights = w if callable(w) else lambda ids: w if len(w) == 1 else w[ids]
+    accuracy, by_size = torch.empty(len(tasks), device=tasks.device), tasks.sizes(part).argsort(descending=True, stable=True)
     with torch.no_grad():
-        for ids in tasks.buckets(tasks.all_ids, part):
-            accuracy[ids] = task_accuracy(w if len(w) == 1 else w[ids], tasks.batch(ids, part), layout)
+        for ids in by_size.split(max(1, numbers // layout.size)):
+            batch = tasks.ragged(ids, part, sort=False)
+            accuracy[ids] = task_accuracy(weights(ids), batch, layout)
     return accuracy

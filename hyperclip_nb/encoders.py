@@ -195,13 +195,14 @@ class ImageFolder:
 
     def path(self, image: str) -> Path:
         "The file of an image id. Raises `ValueError` that lists where it was looked for."
-        names = [image] if image.lower().endswith(self.endings) else [image + ending for ending in self.endings]
-        folders = [self.folder, *([Path(self.folder, image.split("_")[1])] if image.startswith("COCO_") else [])]
+        names = [image] if image.lower().endswith(self.endings) else [*(image + ending for ending in self.endings), image]
+        folders = [*([Path(self.folder, image.split("_")[1])] if image.startswith("COCO_") else []), self.folder]
         places = [place / name for place in folders for name in names]
         for place in places:
             if place.exists():
                 return place
-        raise ValueError(f"no file for image {image!r}: looked for {', '.join(map(str, places))}")
+        looked = " and ".join(str(folder / image) for folder in folders)
+        raise ValueError(f"no file for image {image!r}: looked for {looked}, as it stands and with {', '.join(self.endings)}")
 
     def __call__(self, images: Sequence[str]) -> np.ndarray:
         "uint8 [N, S, S, 3] of these ids."

@@ -20,12 +20,12 @@ import torch
 from filelock import FileLock
 from msgspec import Struct
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from .files import RunError, load_tensors, read_json, replacing, save_tensors, sha256_of, write_json
+from .files import RunError, load_tensors, read_json, replacing, save_tensors, sha256_of, write_atomic, write_json
 from .tasks import Task
 
 # %% ../nbs/04_features.ipynb #118e9c5c
@@ -207,7 +207,7 @@ def _encode_shards(
             if problems and not skip_bad:
                 listed = "; ".join(f"{image}: {reason}" for image, reason in problems.items())
                 raise RunError(f"{len(problems)} unreadable image(s): {listed}. "
-                               "Put them right, or build with skip_bad=True to leave such images out.")
+                               "Put them right, or leave such images out with --skip-bad (in Python skip_bad=True).")
             if pixels is not None:
                 rows.append(encoder.encode_images(pixels).to(dtype))
             bad |= problems
@@ -270,7 +270,7 @@ def build_bank(
         bank = FeatureBank.open(folder).verify()
         if bank.index.bad and not skip_bad:
             raise RunError(f"{folder}: this bank leaves out {len(bank.index.bad)} unreadable image(s), such as "
-                           f"{min(bank.index.bad.values())}; accept that with skip_bad=True, or remove the folder")
+                           f"{min(bank.index.bad.values())}; accept that with --skip-bad (in Python skip_bad=True), or remove the folder")
         shutil.rmtree(folder / "shards", ignore_errors=True)
         return bank
 
@@ -287,8 +287,7 @@ def _build(folder: Path, encoder: Encoder, manifest: BankManifest, index: BankIn
            skip_bad: bool, batch_size: int, workers: int, progress: bool) -> None:
     if not (folder / "texts.safetensors").exists():
         questions = {f"questions.{name}": encoder.encode_texts(index.questions, name) for name in ("clip", "tokens") if index.questions}
-        with replacing(folder / "texts.safetensors") as temporary:
-            save_file({"prompts": encoder.encode_texts(index.prompts, "clip"), **questions}, temporary)
+        write_atomic(folder / "texts.safetensors", save({"prompts": encoder.encode_texts(index.prompts, "clip"), **questions}))
     pieces, dtype = folder / "shards", getattr(torch, manifest.dtype)
     pieces.mkdir(exist_ok=True)
     starts = range(0, len(index.images), manifest.shard)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import torch.nn.functional as F
 
 from .basenet import WeightLayout, initial_weights
+from .kernels import wide_linear
 
 # %% ../nbs/07_hypernet.ipynb #ba487180
 @runtime_checkable
@@ -63,7 +64,7 @@ class HNet(nn.Module):
         "Generate weights."
         if z.ndim != 2 or z.shape[1] != self.latent_size:
             raise ValueError(f"expected latents [T, {self.latent_size}], got {list(z.shape)}")
-        return self.head(self.body(z))
+        return wide_linear(self.body(z), self.head.weight, self.head.bias)
 
 # %% ../nbs/07_hypernet.ipynb #850255d4
 class Whitening(nn.Module):

@@ -19,6 +19,7 @@ from msgspec import Struct
 from .files import RunError, write_atomic
 from .prompts import question_to_prompt
 from .tasks import Splits, TaskRecord, check_template, load_tasks, split_validation
+from .training import progress
 
 # %% ../nbs/02c_meta_vqa.ipynb #6fd8de12
 ANNOTATIONS = "v2_mscoco_{}2014_annotations.json"
@@ -90,7 +91,7 @@ def read_vqa(
         path, questions = (Path(vqa) / name.format(part) for name in (ANNOTATIONS, QUESTIONS))
         asked = _read_questions(questions, texts)
         texts |= asked
-        for i, item in enumerate(read_typed(path, Annotations).annotations):
+        for i, item in enumerate(progress(read_typed(path, Annotations).annotations, desc=path.name)):
             number, place = item.question_id, f"{path}: $.annotations[{i}]"
             if number in answered:
                 raise RunError(f"{place}.question_id: {number} occurs more than once")
@@ -175,6 +176,7 @@ def build_meta_vqa(
     out: str | Path,                             # folder for the four files of Meta-VQA
     templates: Mapping[str, str] | None = None,  # question -> template; these win over the rules
     allow_empty: bool = False,                   # keep empty answers instead of stopping at the first
+    style: Literal["published", "grammatical"] = "published",  # wording of the templates made by rule (see `question_to_prompt`)
 ) -> Built:
     "Make Meta-VQA from VQA v2, entry for entry as published. Raises `RunError` for files that are not as expected."
     report, records, counts, templates = Built(read_vqa(vqa, allow_empty)), {}, {}, templates or {}
@@ -187,7 +189,7 @@ def build_meta_vqa(
         records[question] = split_entries(images)
         counts[question] = {answer: len(names) for answer, names in images.items()}
     order, cut = _shuffled(records), round(0.7 * len(records))
-    prompts = {q: check_template(templates[q] if q in templates else question_to_prompt(q)) for q in order}
+    prompts = {q: check_template(templates[q] if q in templates else question_to_prompt(q, style)) for q in order}
     parts = {name: {q: msgspec.to_builtins(records[q]) for q in part} for name, part in (("train", order[:cut]), ("test", order[cut:]))}
     report.tasks = {name: len(part) for name, part in parts.items()}
     report.pairs = sum(sum(count.values()) for count in counts.values())
@@ -203,10 +205,15 @@ def load_meta_vqa(
     validation: float = 0.0,  # share of the meta-train tasks to set aside
     seed: int = 0,            # of that split
 ) -> Splits:                  # "train", "val" (where asked for), "test" (where its file is there)
-    "Meta-VQA's tasks with their prompts: templates of the file win, rules fill the gaps."
+    "Meta-VQA's tasks with their prompts: templates of the file win, rules fill the gaps. Raises `RunError` for a broken file."
     folder = Path(folder)
     prompts = folder / FILES["prompts"]
     templates = read_typed(prompts, dict[str, str]) if prompts.exists() else {}
+    for question, text in templates.items():
+        try:
+            check_template(text)
+        except ValueError as error:
+            raise RunError(f"{prompts}: {question!r}: {error}") from None
 
     def template(question: str) -> str:
         return templates[question] if question in templates else question_to_prompt(question)

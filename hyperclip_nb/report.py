@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from .asking import Sheet
 from .descent import trajectory
-from .experiment import Experiment
+from .experiment import Experiment, Generator
 from .maps import project_pca, project_tsne, trajectory_grid, trajectory_plot, tsne_map
 from .pictures import INK, PAPER, RIGHT, WRONG, before_after, forest_plot, prepare
 from .questions import draw_images
@@ -28,7 +28,7 @@ from .training import seeded
 def results_figure(results: Results) -> Axes:
     "Accuracy of every row but chance with its interval; hollow dots are controls."
     rows = [row for row in results.rows if row.method != "chance"]
-    control = lambda method: "+" in method or method in ("majority", "few_shot")
+    control = lambda method: "+" in method or method in ("majority", "few_shot", "few_shot~hvae")
     base = next((row.accuracy for row in rows if row.method == "multitask"), None)
     title, note = "Accuracy on held-out questions", "accuracy (%); line: unconditional multitask; hollow: controls"
     return forest_plot([row.label for row in rows], [row.accuracy for row in rows], [row.ci95 for row in rows], line=base, title=title, xlabel=note,
@@ -38,13 +38,14 @@ def results_figure(results: Results) -> Axes:
 def latents_figure(
     experiment: Experiment,
     seed: int = 0,
+    kind: Generator = "hvae",
     gamma: float = 1.5,
     perplexity: float = 30.0,
 ) -> Axes:
     "t-SNE of adapted latents of training tasks (small) and generated latents of test questions (large, outlined), by family."
     x = experiment
-    adapted = x.latents(seed).mean(0)
-    generated = x.hyperldm(seed).generate(x.questions["test"], gamma=gamma, samples=1, clamp=x.recipe.clamp, generator=seeded(seed, "map"))[0]
+    adapted, e = x.latents(kind, seed).mean(0), x.condition(kind, seed, x.embeddings["test"])
+    generated = x.hyperldm(kind, seed).generate(e, gamma=gamma, samples=1, clamp=x.recipe.clamp, generator=seeded(seed, "map"))[0]
     small, large = project_tsne(adapted.cpu(), generated.cpu(), perplexity=perplexity)
     families = {name: [task.family for task in tasks.tasks] for name, tasks in x.sets.items()}
     return tsne_map(small, families["train"], over=large, over_groups=families["test"],
@@ -65,13 +66,14 @@ def choose_questions(
 def trajectories_figure(
     experiment: Experiment,
     seed: int = 0,
+    kind: Generator = "hvae",
     gammas: Sequence[float] = (0.0, 1.0, 1.5, 4.0),
     samples: int = 3,
 ) -> np.ndarray:
     "Reverse diffusion of four questions for several γ, in one projection."
     x, ids = experiment, choose_questions(experiment)
-    ldm, adapted = x.hyperldm(seed), x.latents(seed).mean(0)
-    paths = [trajectory(ldm.trajectory(x.questions["test"][ids], gamma=g, samples=samples, clamp=x.recipe.clamp,
+    ldm, adapted, e = x.hyperldm(kind, seed), x.latents(kind, seed).mean(0), x.condition(kind, seed, x.embeddings["test"])[ids]
+    paths = [trajectory(ldm.trajectory(e, gamma=g, samples=samples, clamp=x.recipe.clamp,
                                        generator=seeded(seed, "paths"))).flatten(1, 2) for g in gammas]  # [S, K·T, Z] each
     background, *flat = project_pca(adapted.cpu(), *(path.cpu() for path in paths))
     names = [x.sets["test"].tasks[i].question for i in ids] * samples
@@ -95,19 +97,21 @@ def idea_figure(
     experiment: Experiment,
     sheet: Sheet,        # what was asked, and answered
     seed: int = 0,
+    kind: Generator = "hvae",
     gamma: float = 1.5,
     draw: int = 0,       # seed of the noise
 ) -> Figure:
     "Question, diffusion path over the map of adapted latents, and answers of the generated network."
-    x, ldm, adapted = experiment, experiment.hyperldm(seed), experiment.latents(seed).mean(0)
-    e = x.whitening(load_small_clip(x.device).encode_texts([sheet.question], x.recipe.question).to(x.device))
+    x, ldm, adapted = experiment, experiment.hyperldm(kind, seed), experiment.latents(kind, seed).mean(0)
+    words = load_small_clip(x.device).encode_texts([sheet.question], x.recipe.question).to(x.device)
+    e = x.condition(kind, seed, {x.recipe.question: words})
     path = trajectory(ldm.trajectory(e, gamma=gamma, clamp=x.recipe.clamp, generator=seeded(draw, sheet.question)))[:, 0]
     background, walk = project_pca(adapted.cpu(), path.cpu())
     fig = plt.figure(figsize=(10, 3.0), dpi=80, facecolor=PAPER, layout="constrained")
-    words, map_, answers = fig.subfigures(1, 3, width_ratios=(1.0, 1.35, 1.45))
-    words.text(0.5, 0.72, "a question", ha="center", color=INK, fontsize=10)
-    words.text(0.5, 0.5, fill(f"“{sheet.question}”", 20), ha="center", va="center", fontsize=13, weight="bold", color=INK)
-    words.text(0.5, 0.22, "embedding $e$   →", ha="center", color=INK, fontsize=10)
+    text, map_, answers = fig.subfigures(1, 3, width_ratios=(1.0, 1.35, 1.45))
+    text.text(0.5, 0.72, "a question", ha="center", color=INK, fontsize=10)
+    text.text(0.5, 0.5, fill(f"“{sheet.question}”", 20), ha="center", va="center", fontsize=13, weight="bold", color=INK)
+    text.text(0.5, 0.22, "embedding $e$   →", ha="center", color=INK, fontsize=10)
     trajectory_plot(walk, background, [" "], title="diffusion: noise → latent $z$ → weights", ax=map_.subplots()).get_legend().remove()
     grid = answers.subplots(2, 4)
     answers.suptitle("the generated network answers", fontsize=11, color=INK)

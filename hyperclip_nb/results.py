@@ -31,8 +31,9 @@ METHODS = {
     "hnet_hyperldm_g1": "HNet + HyperLDM γ = 1", "hnet_hyperldm_g1.5": "HNet + HyperLDM γ = 1.5",
     "hvae_hyperldm_g1": "HVAE + HyperLDM γ = 1", "hvae_hyperldm_g1.5": "HVAE + HyperLDM γ = 1.5",
     "mean_latent": "Mean training latent", "nearest_latent": "Latent of the nearest training question",
-    "latent_regression": "Kernel regression from question to latent", "few_shot": "Few-shot adaptation (upper bound)"}
-SUFFIXES = {"~paper": "the paper's settings", "+shuffled": "shuffled questions", "+null": "no question"}
+    "latent_regression": "Kernel regression from question to latent", "learned_regression": "Regression with a learned distance", "few_shot": "Few-shot adaptation (upper bound)"}
+SUFFIXES = {"~paper": "the paper's settings", "~clip": "CLIP's own embedding", "~embedding": "given the embedding", "~retrieval": "given the retrieved latent",
+            "~hyperclip": "and HyperCLIP", "~hnet": "HNet", "~hvae": "HVAE", "+shuffled": "shuffled questions", "+null": "no question"}
 
 
 def parts(

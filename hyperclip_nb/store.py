@@ -26,7 +26,8 @@ def store_adaptations(
     fraction: tuple[float, float] = (2 / 3, 1.0),  # of a task's examples, drawn uniformly for each view
     start: Tensor | None = None, # [Z] or [T, Z]; default: the generator's z0
     seed: int = 0,               # of the subsets
-    limit: int = 50_000,         # padded examples that are adapted together
+    numbers: int = 50_000_000,   # weights that exist at a time; the generator's last layer is read once for so many
+    limit: int = 4_000,          # padded examples in a part (see `TaskSet.ragged`)
 ) -> Tensor:                     # [V, T, Z] adapted latents
     "Adapt each task's latent to random subsets of its examples."
     if views < 1: raise ValueError(f"expected at least 1 view, got {views}")
@@ -34,12 +35,13 @@ def store_adaptations(
     if not 0 < low <= high <= 1: raise ValueError(f"expected a range of fractions within (0, 1], got {fraction}")
     start = (generate.z0 if start is None else start).detach().expand(len(tasks), -1)
     latents = torch.empty(views, *start.shape, device=tasks.device, dtype=start.dtype)
-    work = [(view, ids) for view in range(views) for ids in tasks.buckets(tasks.all_ids, limit=limit)]
     generators = [seeded(seed, "view", view) for view in range(views)]
+    by_size = tasks.sizes("all").argsort(descending=True, stable=True)
+    work = [(view, ids) for view in range(views) for ids in by_size.split(max(1, numbers // generate.layout.size))]
     for view, ids in progress(work, desc="adapting tasks"):
         share = low + (high - low) * torch.rand(len(ids), generator=generators[view]).to(tasks.device)
-        batch = tasks.batch(ids, "all", fraction=share, generator=generators[view])
-        latents[view, ids] = adapt(generate, start[ids], batch, adaptation, generator=generators[view]).detach()
+        batch = tasks.ragged(ids, "all", fraction=share, generator=generators[view], limit=limit)
+        latents[view, batch.index] = adapt(generate, start[batch.index], batch, adaptation, generator=generators[view]).detach()
     return latents
 
 # %% ../nbs/09_store.ipynb #734f1e46

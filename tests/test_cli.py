@@ -10,14 +10,23 @@ def call(capsys, *arguments):
 
 
 @pytest.mark.parametrize("arguments, said", [
-    (["adapt"], "equired"), (["demo", "--steps", "3"], "--steps"), (["fly"], "fly"), (["demo", "--seeds", "0"], "at least 1 seed"),
-    (["demo", "--seeds", "many"], "many"), (["adapt", "What?", "--run", "no-such-run"], "no-such-run"), (["adapt", "What?", "--samples", "0"], "1 sample")])
+    (["adapt"], "equired"), (["demo", "--steps", "3"], "--steps"), (["reproduce", "--seeds", "0"], "at least 1 seed"), (["reproduce", "--methods", "magic"], "magic"),
+    (["reproduce", "--tasks", "x"], "both tasks and features"), (["fly"], "fly"), (["demo", "--seeds", "0"], "at least 1 seed"),
+    (["demo", "--seeds", "many"], "many"), (["adapt", "What?", "--run", "no-such-run"], "no-such-run"), (["adapt", "What?", "--samples", "0"], "1 sample"),
+    (["meta-vqa"], "build"), (["meta-vqa", "build", "--vqa", "x"], "--out"),
+    (["meta-vqa", "build", "--vqa", "nowhere", "--out", "x"], "nowhere"),
+    (["meta-vqa", "check"], "DIR"), (["meta-vqa", "check", "nowhere"], "found neither"),
+    (["features", "--tasks", "nowhere", "--images", "x", "--out", "x", "--model", "small"], "nowhere"),
+    (["features", "--tasks", "nowhere", "--images", "x", "--out", "x", "--model", "small", "--batch", "0"], "--batch"),
+    (["features", "--tasks", "nowhere", "--images", "x", "--out", "x", "--model", "small", "--dtype", "float8"], "float8")])
 def test_wrong_arguments_get_a_sentence_and_exit_code_2(capsys, arguments, said):
     code, text = call(capsys, *arguments)
     assert code == 2 and said in text and "Traceback" not in text
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["demo", "--help"], ["adapt", "--help"]])
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["demo", "--help"], ["adapt", "--help"], ["reproduce", "--help"],
+                                       ["meta-vqa", "--help"], ["meta-vqa", "build", "--help"], ["meta-vqa", "check", "--help"],
+                                       ["features", "--help"]])
 def test_help_is_there(capsys, arguments):
     code, text = call(capsys, *arguments)
     assert code in (0, None) and "hyperclip_nb" in text

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperclip_nb.coco_tasks import INSTANCES, draw_coco_tasks, draw_distinct, draw_places, group_objects, read_objects
+from hyperclip_nb.files import RunError
 from hyperclip_nb.tasks import check_task
 
 
@@ -94,3 +95,52 @@ def test_both_parts_crowds_small_objects_and_excluded_images(tmp_path):
     assert objects.names == ("cat",)
     assert [objects.images[i] for i in objects.members] == [
         f"COCO_{part}2014_{i:012d}" for part, places in (("train", (0, 3, 4)), ("val", (0, 4))) for i in places]
+
+
+def instances(folder):
+    "Two small sound files."
+    for part in "train", "val":
+        (folder / INSTANCES.format(part)).write_text(json.dumps({
+            "images": [{"id": i, "file_name": f"COCO_{part}2014_{i:012d}.jpg"} for i in range(3)],
+            "annotations": [{"image_id": i, "category_id": 7, "area": 30000.5, "iscrowd": 0, "segmentation": [[1.0]]} for i in range(3)],
+            "categories": [{"id": 7, "name": "cat"}]}))
+    return folder
+
+
+@pytest.mark.parametrize("change, words", [
+    (lambda c: c["annotations"][1].update(area="large"), r"annotations\[1\].area"),
+    (lambda c: c["annotations"][1].pop("iscrowd"), r"iscrowd.*annotations\[1\]"),
+    (lambda c: c["annotations"][1].update(iscrowd=2), r"annotations\[1\].iscrowd"),
+    (lambda c: c["images"][2].update(id="2"), r"images\[2\].id"),
+    (lambda c: c["annotations"][1].update(image_id=99), r"annotations\[1\].*got id 99"),
+    (lambda c: c["annotations"][2].update(category_id=8), r"annotations\[2\].*got id 8"),
+    (lambda c: c["images"].append(c["images"][0]), r"images\[0\].id: 0 occurs more than once"),
+    (lambda c: c["categories"].append(c["categories"][0]), r"categories\[0\].id: 7 occurs"),
+    (lambda c: c.pop("categories"), "categories")])
+def test_damaged_instances_are_refused_with_their_place(tmp_path, change, words):
+    path = instances(tmp_path) / INSTANCES.format("val")
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(RunError, match=words) as error:
+        read_objects(tmp_path)
+    assert str(path) in str(error.value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_cut_or_overwritten_instances_are_read_or_refused(data, tmp_path_factory):
+    path = instances(tmp_path_factory.mktemp("coco")) / INSTANCES.format(data.draw(st.sampled_from(["train", "val"])))
+    content = path.read_bytes()
+    place = data.draw(st.integers(0, len(content) - 1))
+    path.write_bytes(content[:place] + data.draw(st.binary(max_size=8)) + data.draw(st.sampled_from([b"", content[place + 1:]])))
+    try:
+        read_objects(path.parent)
+    except RunError as error:
+        assert str(path) in str(error)
+
+
+def test_a_missing_file_of_instances_is_named(tmp_path):
+    (instances(tmp_path) / INSTANCES.format("train")).unlink()
+    with pytest.raises(RunError, match="instances_train2014.json: expected a JSON file, found none"):
+        read_objects(tmp_path)

@@ -266,6 +266,20 @@ def test_unreadable_pictures(folder, tmp_path, name, words):
         build_bank(tmp_path / "skip", Toy(), [spoilt, small], load_files)
 
 
+def test_free_paths(folder, tmp_path):
+    "Ids are paths: nested, absolute, with an ending of any kind or without one."
+    rgb = Image.open(folder / "alpha1.png").convert("RGB")
+    (tmp_path / "my pictures").mkdir()
+    rgb.save(tmp_path / "my pictures" / "über.tiff")
+    rgb.save(tmp_path / "my pictures" / "plain.bmp")
+    rgb.save(tmp_path / "no ending", "PNG")
+    rgb.save(tmp_path / "UPPER.PNG")
+    load_files = ImageFolder(tmp_path, Preprocessing(8, (0.5,) * 3, (0.5,) * 3))
+    pixels = load_files(["my pictures/über.tiff", "my pictures/plain.bmp", "no ending", "UPPER.PNG",
+                         str(folder / "alpha1.png"), str(folder / "alpha1")])
+    assert (pixels == pixels[:1]).all()
+
+
 # The encoder
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,169 @@
+"""How time and memory grow, and what fewer sampling steps cost.
+
+    python benchmarks/scale.py growth      # time against the number of tasks and the largest task: growth.png
+    python benchmarks/scale.py memory      # peak of one process with Meta-VQA, 8,700 COCO tasks and 100 stored views per task
+    python benchmarks/scale.py samplers    # accuracy on the scenes' validation questions with 5 to 350 sampling steps
+
+Figures go to `results/scale.json`, one entry per command. One thread; times are the processor's, so that others on the machine don't count.
+"""
+import json
+import os
+import resource
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from rows import E, LATENT, LAYOUT, RandomBank, alike, all_tasks, generator_network
+from hyperclip_nb.batches import TaskSet
+from hyperclip_nb.basenet import set_accuracy
+from hyperclip_nb.hyperldm import PUBLISHED_SIZE, HyperLDM, LDMConfig, PublishedDenoiser, train_hyperldm
+from hyperclip_nb.metatrain import Adaptation, Episodes, adapt, fit_meta
+from hyperclip_nb.store import Standardizer, store_adaptations
+from hyperclip_nb.tasks import Task
+from hyperclip_nb.training import TrainConfig, run, seeded
+
+FOLDER = Path(__file__).parent / "results"
+
+
+def peak_mb() -> float: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def seconds(work) -> float:
+    "Processor time, the better of two."
+    times = []
+    for _ in range(2):
+        began = time.process_time()
+        work()
+        times.append(time.process_time() - began)
+    return min(times)
+
+
+def repeated(tasks: list[Task], count: int) -> list[Task]:
+    "As many tasks as wanted: a choice of alike sizes, or copies under new names that share the images."
+    if count <= len(tasks): return alike(tasks, count)
+    import msgspec
+    return [msgspec.structs.replace(tasks[i % len(tasks)], question=f"{i}: {tasks[i % len(tasks)].question}") for i in range(count)]
+
+
+def by_tasks() -> list[dict]:
+    "One step of `store_adaptations` for more and more tasks."
+    hnet, found = generator_network("cpu").requires_grad_(False), []
+    for count in 100, 300, 870, 3_000:
+        tasks = repeated(all_tasks(), count)
+        tasks = TaskSet(tasks, RandomBank(tasks))
+        spent = seconds(lambda: store_adaptations(hnet, tasks, Adaptation(steps=1), views=1))
+        found.append({"tasks": count, "seconds": spent, "examples": int(tasks.sizes("all").sum())})
+        print(found[-1], flush=True)
+        del tasks
+    return found
+
+
+def by_largest() -> list[dict]:
+    "One gradient step for 32 tasks of which one grows."
+    hnet, found = generator_network("cpu").requires_grad_(False), []
+    few = sorted(alike(all_tasks(), 32), key=lambda task: len(task.support))[:31]  # the largest one is made by hand
+    for size in 100, 400, 1_242, 4_000:
+        giant = Task(question="the large one", answers=("a", "b"), prompts=("it is a", "it is b"), query=(("q", 0),),
+                     support=tuple((f"giant-{i}", i % 2) for i in range(size)))
+        tasks = TaskSet([*few, giant], RandomBank([*few, giant]))
+        start = hnet.z0.detach()
+        one = lambda batch: adapt(hnet, start, batch, Adaptation(steps=1))
+        ragged = seconds(lambda: one(tasks.ragged(tasks.all_ids)))
+        padded = seconds(lambda: one(tasks.batch(tasks.all_ids)))
+        found.append({"largest": size, "examples": int(tasks.support_size.sum()), "ragged": ragged, "padded": padded})
+        print(found[-1], flush=True)
+    return found
+
+
+def draw(found: dict) -> None:
+    "The picture of `growth`."
+    import matplotlib.pyplot as plt
+
+    fig, (left, right) = plt.subplots(1, 2, figsize=(8, 3), dpi=90, layout="constrained")
+    counts, times = ([row[key] for row in found["tasks"]] for key in ("tasks", "seconds"))
+    left.loglog(counts, times, "o-", color="#0072B2")
+    left.loglog(counts, [times[-1] * n / counts[-1] for n in counts], ":", color="0.5", label="proportional")
+    left.set(xlabel="tasks", ylabel="seconds per latent step", title="Time grows with the number of tasks")
+    left.legend(frameon=False)
+    sizes = [row["largest"] for row in found["largest"]]
+    right.loglog(sizes, [row["padded"] for row in found["largest"]], "o-", color="#D55E00", label="one padded batch")
+    right.loglog(sizes, [row["ragged"] for row in found["largest"]], "o-", color="#009E73", label="parts of alike sizes")
+    right.set(xlabel="examples of the largest of 32 tasks", ylabel="seconds per latent step", title="What padding costs")
+    right.legend(frameon=False)
+    for ax in (left, right): ax.grid(alpha=0.3, which="major")
+    fig.savefig(FOLDER / "growth.png")
+
+
+def growth() -> dict:
+    "Time against the number of tasks and against the largest one."
+    found = {"tasks": by_tasks(), "largest": by_largest()}
+    draw(found)
+    return found
+
+
+def memory() -> dict:
+    "Meta-training on both kinds of tasks, storing, and diffusion training on 870 x 100 latents, in this process."
+    generator, vqa = torch.Generator().manual_seed(0), all_tasks()
+    pictures = torch.randint(82_783, (8_700, 5, 10), generator=generator).tolist()  # of COCO's training set
+    coco = [Task(question=f"coco {t}", answers=tuple("abcde"), prompts=tuple(f"A picture of a {t} {c}" for c in "abcde"),
+                 support=tuple((f"coco-{i}", c) for c in range(5) for i in classes[c][:5]),
+                 query=tuple((f"coco-{i}", c) for c in range(5) for i in classes[c][5:])) for t, classes in enumerate(pictures)]
+    tasks = TaskSet([*vqa, *coco], RandomBank([*vqa, *coco]))
+    found = {"tasks": len(tasks), "images": len(tasks.images), "data_mb": peak_mb()}
+    hnet = generator_network("cpu")
+    whole = Episodes(support=None, query=None)
+    updates = fit_meta(hnet, tasks, TrainConfig(steps=10**6), adaptation=Adaptation(steps=1), order="first", episodes=whole)
+    next(updates)
+    found["meta_training_mb"] = peak_mb()
+    del updates, tasks
+    for p in hnet.parameters(): p.grad = None
+    hnet.requires_grad_(False)
+    vqa = TaskSet(vqa, RandomBank(vqa))
+    latents = torch.empty(100, len(vqa), LATENT)
+    latents[:1] = store_adaptations(hnet, vqa, Adaptation(steps=1), views=1)  # the other 99 need the same room again
+    latents[1:] = latents[:1] + 0.1 * torch.randn(latents[1:].shape, generator=generator)
+    found["storing_mb"] = peak_mb()
+    ldm = HyperLDM.make(E, LATENT, Standardizer(latents), denoiser=PUBLISHED_SIZE, kind=PublishedDenoiser)
+    run(train_hyperldm(ldm, latents, vqa.embeddings(), TrainConfig(steps=20, lr=2.5e-4), LDMConfig()))
+    z = ldm.generate(vqa.embeddings()[:373], generator=generator)[0]
+    found["accuracy"] = set_accuracy(lambda ids: hnet(z[ids % 373]), vqa, LAYOUT).mean().item()
+    found["peak_mb"] = peak_mb()
+    print(found)
+    return found
+
+
+def samplers(draws: int = 5) -> dict:
+    "Networks for the validation questions from a HyperLDM with 350 timesteps."
+    from hyperclip_nb.experiment import scenes_experiment
+
+    x = scenes_experiment()
+    r, latents, hnet, val = x.recipe, x.latents("hnet", 0), x.hnet(0), x.sets["val"]
+    train, asked = (x.eaten(r.question, r.directions, x.embeddings[split]) for split in ("train", "val"))
+    ldm = HyperLDM.make(train.shape[1], r.latent_size, Standardizer(latents, r.scale), replace(r.diffusion, timesteps=350), r.denoiser)
+    run(train_hyperldm(ldm, latents, train, r.hyperldm, r.ldm))
+    found = []
+    for sampler in "ddpm", "ddim", "dpm":
+        for steps in 5, 10, 20, 50, 350:
+            z = ldm.generate(asked, gamma=1.5, sampler=sampler, steps=steps, samples=draws, clamp=r.clamp, generator=seeded(0, "samplers"))
+            with torch.no_grad(): scores = [100 * set_accuracy(hnet(one), val, x.layout).mean().item() for one in z]
+            found.append({"sampler": sampler, "steps": steps, "accuracy": sum(scores) / draws, "low": min(scores), "high": max(scores)})
+            print(found[-1], flush=True)
+    return {"gamma": 1.5, "draws": draws, "questions": len(val), "rows": found}
+
+
+def main() -> None:
+    commands = {"growth": growth, "memory": memory, "samplers": samplers}
+    if len(sys.argv) != 2 or sys.argv[1] not in commands: raise SystemExit(__doc__)
+    torch.set_num_threads(1)
+    path, found = FOLDER / "scale.json", commands[sys.argv[1]]()
+    known = json.loads(path.read_text()) if path.exists() else {"schema": 1}
+    path.write_text(json.dumps({**known, sys.argv[1]: found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,190 @@
+"Make the documentation site in _docs/html: python docs/build.py. Warnings and broken links end it with exit code 1."
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag
+
+import matplotlib
+import nbformat
+from sphinx.cmd.build import main as sphinx
+
+from hyperclip_nb import __version__
+from hyperclip_nb.files import RunError
+from hyperclip_nb.pictures import save
+from hyperclip_nb.report import results_figure
+from hyperclip_nb.results import markdown_row, read_results, to_markdown
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE, HTML = ROOT / "_docs" / "source", ROOT / "_docs" / "html"
+REPOSITORY = "hyperclip-nb/hyperclip_nb"
+CHAPTERS = {"Foundations": range(0, 2), "Tasks and scenes": range(2, 4), "CLIP": range(4, 5), "Networks that make weights": range(5, 10),
+            "Guidance": range(10, 13), "What counts as better": range(13, 14), "Look and ask": range(14, 99)}
+
+
+def notebooks() -> list[Path]:
+    "In reading order."
+    return sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
+
+
+def module_of(path: Path) -> str | None:
+    "What a notebook exports; None where it only shows."
+    found = re.search(r"#\| default_exp (\w+)", path.read_text(encoding="utf-8"))
+    return found and found[1]
+
+
+def toctree(caption: str, pages: list[str]) -> str:
+    return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""])
+
+
+def relinked(text: str) -> str:
+    "Links to other parts of the repository, as links on this site where they are on it."
+    text = text.replace("](../benchmarks/README.md", "](benchmarks.md").replace("](../nbs/", "](")
+    return re.sub(r"\]\(\.\./", f"](https://github.com/{REPOSITORY}/blob/main/", text)
+
+
+def article(path: Path) -> nbformat.NotebookNode:
+    "A notebook as a page: no directives, no hidden cells, exported cells marked."
+    notebook = nbformat.read(path, 4)
+    cells = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            directives = re.findall(r"^#\|\s*(.*?)\s*$", cell.source, re.M)
+            if {"hide"} & set(directives) or any(d.startswith("default_exp") for d in directives): continue
+            cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M).strip()
+            tags = {"export": "exported", "echo: false": "remove-input"}
+            for output in cell.outputs: output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)  # a page has no kernel
+            cell.metadata = {"tags": [tag for directive, tag in tags.items() if directive in directives]}
+        else:
+            cell.source = relinked(cell.source)
+        if cell.source: cells.append(cell)
+    notebook.cells = cells
+    notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+                         "language_info": {"name": "python", "pygments_lexer": "ipython3"}}
+    return notebook
+
+
+def write_articles() -> None:
+    for path in notebooks():
+        notebook, name = article(path), module_of(path)
+        where = f"{REPOSITORY}/blob/main/nbs/{path.name}"
+        reference = f"Reference: [`hyperclip_nb.{name}`](api/{name}.md). " if name else ""
+        run = f"Run it: [notebook](https://github.com/{where}), [Colab](https://colab.research.google.com/github/{where})."
+        notebook.cells[0].source += f"\n\n{reference}{run}"
+        nbformat.write(notebook, SOURCE / path.name)
+    front = article(ROOT / "nbs" / "index.ipynb")
+    trees = [toctree(caption, [p.stem for p in notebooks() if int(p.stem[:2]) in numbers]) for caption, numbers in CHAPTERS.items()]
+    trees.append(toctree("Reference", ["results", "benchmarks", "api/index", "paper", "cite"]))
+    front.cells.append(nbformat.v4.new_markdown_cell("\n".join(trees)))
+    nbformat.write(front, SOURCE / "index.ipynb")
+
+
+def write_reference() -> None:
+    "A page for every module, in reading order."
+    (SOURCE / "api").mkdir()
+    lines, names = [], []
+    for path in notebooks():
+        if (name := module_of(path)) is None: continue
+        title, subtitle = re.match(r"# (.+)\s+> (.+)", nbformat.read(path, 4).cells[0].source).groups()
+        text = [f"# `{name}`", "", f"Made in the notebook [{title}](../{path.name}).", "", "```{eval-rst}",
+                f".. automodule:: hyperclip_nb.{name}", "   :members:", "```", ""]
+        (SOURCE / "api" / f"{name}.md").write_text("\n".join(text), encoding="utf-8")
+        lines.append(f"- [`{name}`]({name}.md): {subtitle}")
+        names.append(name)
+    text = ["# Reference", "", "Every module is exported from one notebook, which explains it. Shapes use one letter for each axis: "
+            "T tasks, N examples, C answers, E CLIP's dimension, P weights, Z latent, S steps.", "", *lines, "", toctree("Modules", names)]
+    (SOURCE / "api" / "index.md").write_text("\n".join(text), encoding="utf-8")
+
+
+def plain_tables(
+    data: object,     # what a JSON file holds
+    name: str,        # its heading
+    level: int = 2,   # of that heading
+) -> Iterator[str]:   # pieces of Markdown
+    "Any other file: lists of objects as tables, single values as a table of their own, what lies deeper under its own heading."
+    show = lambda value: f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
+    yield f"\n{'#' * level} {name.replace('_', ' ').capitalize()}\n"
+    if isinstance(data, dict):
+        rows = [{"": key.replace("_", " "), "value": value} for key, value in data.items() if not isinstance(value, (dict, list))]
+    else:
+        rows = [row if isinstance(row, dict) else {"value": row} for row in data]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    if rows:
+        yield "\n".join([markdown_row(columns), markdown_row(["---"] * len(columns)), *(markdown_row([show(row.get(key)) for key in columns]) for row in rows)])
+    for key, value in data.items() if isinstance(data, dict) else ():
+        if isinstance(value, (dict, list)): yield from plain_tables(value, key, level + 1)
+
+
+def write_results() -> None:
+    "The committed tables, each with its picture, and what the benchmarks measured."
+    accuracy = ["# Results", "Each table is a file under `benchmarks/results/`, written by a command of this project and drawn here without a change. "
+                "[The experiment](13d_experiment.ipynb) says how its rows are trained, [evaluation](13_evaluate.ipynb) how intervals and paired "
+                "differences are made, and [controls](13b_controls.ipynb) what the other rows are there for.", ""]
+    measured = [relinked((ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8"))]  # has the table of speed.json
+    shutil.copytree(ROOT / "benchmarks" / "results", SOURCE / "results")
+    for path in sorted((SOURCE / "results").glob("*.json")):
+        title = path.stem.replace("_", " ").replace("-", ", ").capitalize()
+        try:
+            results = read_results(path)
+        except RunError:
+            if path.stem != "speed": measured += plain_tables(json.loads(path.read_text(encoding="utf-8")), title)
+            continue
+        save(results_figure(results), path.with_suffix(".forest.png"), dpi=100)
+        accuracy += [f"## {title}\n", f"![Accuracy of every row with its interval](results/{path.stem}.forest.png)\n", to_markdown(results)]
+    (SOURCE / "results.md").write_text("\n".join(accuracy), encoding="utf-8")
+    (SOURCE / "benchmarks.md").write_text("\n".join(measured), encoding="utf-8")
+
+
+class Page(HTMLParser):
+    "Link targets and anchors of a page."
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.links, self.anchors, self.loads = [], set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        values = dict(attributes)
+        self.anchors |= {values[key] for key in ("id", "name") if values.get(key)}
+        if tag == "a" and values.get("href"): self.links.append(values["href"])
+        if tag in ("img", "script", "iframe", "source") and values.get("src"): self.loads.append(values["src"])
+        if tag == "link" and "canonical" not in (values.get("rel") or "") and values.get("href"): self.loads.append(values["href"])
+
+
+def broken_links() -> Iterator[str]:
+    "Targets that are not there: pages, anchors, files of this repository; and anything that a page would load from another host."
+    pages = {path: Page(path.read_text(encoding="utf-8")) for path in HTML.rglob("*.html")}
+    for path, page in pages.items():
+        for target in page.loads + page.links:
+            address, anchor = urldefrag(target)
+            address = address.partition("?")[0]
+            if own := re.match(rf"https://(?:github\.com|colab\.research\.google\.com/github)/{REPOSITORY}/blob/main/(.+)", address):
+                if not (ROOT / own[1]).exists(): yield f"{path.name}: {target} is no file of this repository"
+            elif re.match(r"[a-z]+:|//", address):
+                if target in page.loads and not address.startswith("data:"): yield f"{path.name}: loads {target} from another host"
+            else:
+                file = (path.parent / unquote(address)).resolve() if address else path
+                if not file.exists(): yield f"{path.name}: {target} does not exist"
+                elif anchor and file in pages and unquote(anchor) not in pages[file].anchors: yield f"{path.name}: no anchor for {target}"
+
+
+def main() -> int:
+    matplotlib.use("agg")
+    shutil.rmtree(ROOT / "_docs", ignore_errors=True)
+    shutil.copytree(ROOT / "nbs" / "images", SOURCE / "images")
+    for path in (ROOT / "docs").glob("*.md"):
+        (SOURCE / path.name).write_text(path.read_text(encoding="utf-8").replace("VERSION", __version__), encoding="utf-8")
+    write_articles()
+    write_reference()
+    write_results()
+    if code := sphinx(["-q", "-W", "--keep-going", "-j", "auto", "-c", str(ROOT / "docs"), "-d", str(ROOT / "_docs" / "doctrees"), str(SOURCE), str(HTML)]): return code
+    problems = sorted(set(broken_links()))
+    print("\n".join(problems) or f"{HTML.relative_to(ROOT)}/index.html: {len(list(HTML.rglob('*.html')))} pages, links checked")
+    return bool(problems)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,53 @@
+"The comparison around the experiment: what is packed, claimed, audited and refused."
+import pytest
+import torch
+from test_experiment import experiment
+
+from hyperclip_nb.experiment import Recipe
+from hyperclip_nb.reproduce import PRESETS, Source, audits, claims, few_shot_rows, packed, reproduce, run_folder, shortened, unpacked
+
+
+def test_scores_and_settings_survive_the_packing():
+    scores, chosen = {"a~b@10+null": torch.rand(3), "c": torch.rand(3)}, {"c": {"λ": 0.1, "steps": 3}}
+    found, settings = unpacked(packed(scores, chosen))
+    assert settings == chosen and all(torch.equal(scores[name], found[name]) for name in scores)
+
+
+def test_every_preset_names_rows_that_exist_and_shortening_touches_steps_only():
+    from hyperclip_nb.methods import ROWS
+    for preset in PRESETS.values(): assert set(preset.methods) | set(preset.paper_methods) <= set(ROWS)
+    short = shortened(Recipe(), 0.1)
+    assert short.hnet.steps == Recipe().hnet.steps // 10 and short.hnet.lr == Recipe().hnet.lr and short.stored == Recipe().stored
+
+
+def test_claims_follow_their_intervals():
+    g = torch.Generator().manual_seed(0)
+    base = 50 + torch.randn(3, 100, generator=g, dtype=torch.float64)
+    scores = {"multitask": base, "cond_multitask": base + 2, "hnet_hyperclip": base + 1, "hnet_hyperclip+shuffled": base - 1}
+    text = claims(scores, {"hnet/1": base, "hnet_hyperldm_g1.5/1": base + 1})
+    lines = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in text.splitlines()[2:]}
+    assert lines["HNet + HyperCLIP above unconditional multitask"] == "yes"
+    assert lines["HNet + HyperCLIP above Conditional multitask"] == "no"
+    assert lines["HNet + HyperCLIP loses at least 3 points with shuffled questions"] == "no"
+    assert lines["HNet, 1 shots: a guided start above the unguided"] == "yes"
+
+
+def test_the_audit_and_the_curves_are_tables(tmp_path):
+    x = experiment(tmp_path)
+    text = audits(x, 0)
+    assert all(f"{kind} + HyperLDM, {of}" in text for kind in ("HNet", "HVAE") for of in ("latents", "predictions"))
+    assert "HNet, z0" in few_shot_rows({"hnet/0": torch.rand(2, 5), "hnet/all": torch.rand(2, 5)}, [0, 1])
+
+
+@pytest.mark.parametrize("options, said", [
+    ({"preset": "none"}, "expected preset"), ({"methods": ["magic"]}, "magic"), ({"seeds": 0}, "at least 1 seed"),
+    ({"source": Source(features="x")}, "both tasks and features")])
+def test_bad_input_is_refused_before_anything_is_written(tmp_path, options, said):
+    with pytest.raises(ValueError, match=said): reproduce(**{"preset": "smoke", "out": tmp_path / "run", **options})
+    assert not (tmp_path / "run").exists()
+
+
+def test_runs_of_other_worlds_and_data_have_their_own_folder(tmp_path):
+    names = [run_folder("scenes", source).name for source in (Source(data=tmp_path), Source(data=tmp_path, world=1), Source(data=tmp_path, tasks=tmp_path / "vqa"))]
+    assert names == ["scenes", "scenes-world-1", "scenes-vqa"]
+    assert run_folder("scenes", Source(), tmp_path) == tmp_path
