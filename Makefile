@@ -5,6 +5,8 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 # Two torch processes that each start a thread per core run three times slower than two single-threaded ones.
 export OMP_NUM_THREADS ?= 1
 export PYTHONHASHSEED ?= 0
+# Large tensors in huge pages: a quarter less time where weights are 50 MB a batch.
+export THP_MEM_ALLOC_ENABLE ?= 1
 
 .PHONY: setup demo test nbtest unit lab sync execute docs clean
 

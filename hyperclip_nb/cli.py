@@ -76,6 +76,7 @@ class Reproduce:
     tasks: Folder = None           # task files in place of the scenes (see meta-vqa build)
     features: Folder = None        # their features (see features)
     split: Literal["standard", "image-disjoint"] = "standard"  # of task files
+    instances: Folder = None       # COCO's instances files: half of the batches of unconditional networks are COCO tasks
     workers: int = 0               # seeds that run side by side; 0: one for each core, or 1 on a GPU
     device: str = "cpu"            # cpu or cuda
     fresh: tyro.conf.FlagCreatePairsOff[bool] = False  # train everything again instead of going on with what is there
@@ -86,7 +87,7 @@ class Reproduce:
         matplotlib.use("Agg")
         from hyperclip_nb.reproduce import Source, reproduce, run_folder
 
-        source = Source(data=self.data, world=self.world, tasks=self.tasks, features=self.features, split=self.split)
+        source = Source(data=self.data, world=self.world, tasks=self.tasks, features=self.features, split=self.split, instances=self.instances)
         out = run_folder(self.preset, source, self.out)
         print(f"run directory: {out}")
         workers = self.workers or (cores() if self.device == "cpu" else 1)

@@ -128,9 +128,9 @@ class MixedEpisodes:
         self,
         count: int,                  # tasks in the whole set
         generator: torch.Generator,
-    ) -> Tensor:                     # [tasks] positions, fewer where a part is smaller than its share
-        "Positions without repetition, own ones first."
-        extra = round(self.extra * self.tasks)
+    ) -> Tensor:                     # [tasks] positions, fewer where there are too few own tasks
+        "Positions without repetition, own ones first; these also fill what the others are too few for."
+        extra = min(round(self.extra * self.tasks), count - self.own)
         return torch.cat([torch.randperm(self.own, generator=generator)[:self.tasks - extra],
                           self.own + torch.randperm(count - self.own, generator=generator)[:extra]])
 

@@ -27,7 +27,7 @@ from .hvae import HVAE, PAPER_HVAE, HVAEConfig, HVAELoss, draw_views, finetune, 
 from .hyperclip import PAPER_CONTRAST, ContrastConfig, HyperCLIP, HyperCLIPConfig, train_hyperclip
 from .hyperldm import PAPER_TRAINING, PUBLISHED_SIZE, Denoiser, DenoiserConfig, HyperLDM, LDMConfig, PublishedDenoiser, train_hyperldm
 from .hypernet import HNet, Whitening
-from .metatrain import Adaptation, MNet, fit_meta
+from .metatrain import Adaptation, Episodes, MNet, fit_meta
 from .retrieval import Retrieval, train_retrieval
 from .runs import Run, checkpointed, data_dir
 from .small_clip import scenes_bank
@@ -129,6 +129,7 @@ class Experiment:
         recipe: Recipe = Recipe(),           # how they are trained
         device: str | torch.device = "cpu",
         train: bool = True,                  # False: a missing part is an error instead of work
+        mixed: tuple[TaskSet, Any] | None = None,  # for networks that read no question: more tasks, and what to draw (`datasets.with_coco_tasks`)
         report: Callable[[str], None] = print,  # told about every part that is trained
     ):
         self.recipe, self.run, self.device, self.train, self.report = recipe, run, torch.device(device), train, report
@@ -136,7 +137,9 @@ class Experiment:
         self.layout = WeightLayout(self.sets["train"].images.shape[1], recipe.hidden)
         # split -> question encoder -> [T, E'] as encoded
         self.embeddings = {split: {name: tasks.embeddings(name) for name in bank.questions} for split, tasks in self.sets.items()}
-        self.data = fingerprint({"features": bank.manifest.files, "tasks": msgspec.to_builtins(splits)})[:16]
+        self.unconditional = mixed or (self.sets["train"], Episodes())
+        more = {"mixed": [msgspec.to_builtins(mixed[0].tasks), mixed[1]]} if mixed else {}
+        self.data = fingerprint({"features": bank.manifest.files, "tasks": msgspec.to_builtins(splits), **more})[:16]
         self._parts: dict[tuple, Any] = {}
 
     def _once(self, *key: Any, make: Callable[[], Any]) -> Any:
@@ -211,16 +214,17 @@ class Experiment:
         "One weight vector for all tasks; the step is chosen on validation (paper, algorithm 2)."
         def make() -> MNet:
             model = MNet(self.layout, seeded(seed, "multitask")).to(self.device)
-            steps = lambda: fit_meta(model, self.sets["train"], replace(self.recipe.multitask, seed=seed))
+            tasks, episodes = self.unconditional
+            steps = lambda: fit_meta(model, tasks, replace(self.recipe.multitask, seed=seed), episodes=episodes)
             return self._trained("multitask", seed, model, lambda: self._best_on_validation(steps(), model, lambda: model.z0[None]))
         return self._once("multitask", seed, make=make)
 
     def mnet_maml(self, seed: int) -> MNet:
         "An initialisation of the weights (paper, algorithm 3)."
         def make() -> MNet:
-            r, model = self.recipe, MNet(self.layout, seeded(seed, "mnet")).to(self.device)
+            r, model, (tasks, episodes) = self.recipe, MNet(self.layout, seeded(seed, "mnet")).to(self.device), self.unconditional
             return self._trained("mnet_maml", seed, model, lambda: fit_meta(
-                model, self.sets["train"], replace(r.mnet, seed=seed), adaptation=r.inner, anchor=r.anchor))
+                model, tasks, replace(r.mnet, seed=seed), adaptation=r.inner, anchor=r.anchor, episodes=episodes))
         return self._once("mnet_maml", seed, make=make)
 
     def _start(self, seed: int) -> Tensor | None:  # [P]
@@ -256,11 +260,11 @@ class Experiment:
     def hnet(self, seed: int) -> HNet:
         "The unconditional weight generator: HNet trained by MAML in its latent (paper, algorithm 4)."
         def make() -> HNet:
-            r = self.recipe
+            r, (tasks, episodes) = self.recipe, self.unconditional
             model = HNet(self.layout, r.latent_size, r.hnet_hidden, output_gain=r.hnet_gain, start=self._start(seed), generator=seeded(seed, "hnet"))
             model.to(self.device)
             return self._trained("hnet", seed, model, lambda: fit_meta(
-                model, self.sets["train"], replace(r.hnet, seed=seed), adaptation=r.inner, anchor=r.anchor))
+                model, tasks, replace(r.hnet, seed=seed), adaptation=r.inner, anchor=r.anchor, episodes=episodes))
         return self._once("hnet", seed, make=make)
 
     def _views(self, seed: int) -> tuple[Tensor, Tensor]:  # fine-tuned weights [V, T, P] and which examples each view saw
@@ -270,13 +274,18 @@ class Experiment:
             return finetune(self.multitask(seed), tasks, r.finetuned, seen, seed=step_seed(seed, "hvae")), seen
         return self._once("views", seed, make=make)
 
+    def _components(self, wanted: int | None) -> int | None:
+        "No more principal components than a small data set can tell: half as many as it has adaptations."
+        return None if wanted is None else min(wanted, self.recipe.views * len(self.sets["train"]) // 2, self.layout.size)
+
     def hvae(self, seed: int) -> HVAE:
         "The other generator: the decoder of a variational autoencoder of fine-tuned weights (paper, algorithm 8)."
         def make() -> HVAE:
-            r, model = self.recipe, HVAE(self.layout, self.recipe.hvae, seed).to(self.device)
+            r, config = self.recipe, replace(self.recipe.hvae, components=self._components(self.recipe.hvae.components))
+            model = HVAE(self.layout, config, seed).to(self.device)
             def steps() -> Steps:
                 weights, seen = self._views(seed)
-                model.load_state_dict(HVAE.make(self.layout, weights, self.multitask(seed).z0, r.hvae, seed).state_dict())
+                model.load_state_dict(HVAE.make(self.layout, weights, self.multitask(seed).z0, config, seed).state_dict())
                 return train_hvae(model, weights, self.sets["train"], seen, replace(r.hvae_training, seed=seed), r.hvae_loss)
             return self._trained("hvae", seed, model, steps)
         return self._once("hvae", seed, make=make)
@@ -309,7 +318,8 @@ class Experiment:
         "Latents looked up by a learned distance between questions."
         def make() -> Retrieval:
             r, cells = self.recipe, [task.cell or task.question for task in self.sets["train"].tasks]
-            model = Retrieval(self._all_directions(self.embeddings["train"]), self.latents(kind, seed), cells, r.retrieval_size, seed).to(self.device)
+            asked = self._all_directions(self.embeddings["train"])
+            model = Retrieval(asked, self.latents(kind, seed), cells, min(r.retrieval_size, asked.shape[1]), seed).to(self.device)
             return self._trained(f"{kind}_retrieval", seed, model,
                                  lambda: train_retrieval(model, replace(r.retrieval or TrainConfig(steps=1), seed=seed), r.retrieval_noise))
         return self._once(kind, "retrieval", seed, make=make)
@@ -345,8 +355,9 @@ class Experiment:
         "The CLIP of weights and questions (paper, algorithms 9 and 10)."
         def make() -> HyperCLIP:
             r, generator, stored, given = self.recipe, self.generator(kind, seed), self.stored(kind, seed), self.condition(kind, seed, None)
-            with torch.no_grad(): sample = generator(stored["latents"].flatten(0, 1)) if r.hyperclip.components else None
-            model = HyperCLIP.make(self.layout, sample, given.shape[1], r.hyperclip, seed).to(self.device)
+            config = replace(r.hyperclip, components=self._components(r.hyperclip.components))
+            with torch.no_grad(): sample = generator(stored["latents"].flatten(0, 1)) if config.components else None
+            model = HyperCLIP.make(self.layout, sample, given.shape[1], config, seed).to(self.device)
             return self._trained(f"{kind}_hyperclip", seed, model, lambda: train_hyperclip(
                 model, generator, stored["latents"], given, replace(r.hyperclip_training, seed=seed), r.contrast, stored["spread"]))
         return self._once(kind, "hyperclip", seed, make=make)

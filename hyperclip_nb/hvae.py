@@ -273,11 +273,11 @@ def hvae_loss(
 ) -> Tensor:                     # scalar
     "One draw of the loss of algorithm 8, averaged over the batch."
     mean, log_var = model.encode(w)
-    decoded = model(sample_posterior(mean, (log_var / 2).exp(), generator))
+    decoded = model.decoder(sample_posterior(mean, (log_var / 2).exp(), generator))  # standardised
     (in_weights, in_task), root = config.weigh, model.layout.size ** 0.5
     total = config.beta * kl_to_prior(mean, log_var) / (root if config.loss == "weights" else 1)
-    if in_weights: total = total + in_weights * ((decoded - w) / model.scaler.std).square().sum(1) / root
-    if in_task: total = total + in_task * adapter_loss(decoded, held_out, model.layout)
+    if in_weights: total = total + in_weights * (decoded - model.scaler.encode(w)).square().sum(1) / root
+    if in_task: total = total + in_task * adapter_loss(model.scaler.decode(decoded), held_out, model.layout)
     return total.mean()
 
 # %% ../nbs/10_hvae.ipynb #234a53df

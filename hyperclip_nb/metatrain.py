@@ -105,7 +105,7 @@ class Episodes:
 
     def __post_init__(self):
         if (self.support is None) != (self.query is None): raise ValueError(f"expected support and query both None or neither, got {self}")
-        if min(self.tasks, self.support or 1, self.query or 1) < 1: raise ValueError(f"expected at least 1 of each, got {self}")
+        if min(n for n in (self.tasks, self.support, self.query) if n is not None) < 1: raise ValueError(f"expected at least 1 of each, got {self}")
 
     def draw(
         self,

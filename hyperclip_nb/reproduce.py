@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .audit import audit_latents, audit_predictions, audit_table
-from .datasets import Split, open_tasks
+from .datasets import Split, open_tasks, with_coco_tasks
 from .evaluate import Bootstrap
 from .experiment import PAPER, Experiment, Generator, Recipe
 from .files import fingerprint
@@ -87,14 +87,17 @@ class Source:
     tasks: Path | None = None      # folder of task files, in place of the scenes
     features: Path | None = None   # their features
     split: Split = "standard"
+    instances: Path | None = None  # folder of COCO's instances files: half of the batches of unconditional networks are COCO tasks
 
     @property
     def name(self) -> str: return "scenes" if self.tasks is None else self.tasks.name
 
     def open(self, run: Run, recipe: Recipe, device: str, train: bool = True) -> Experiment:
         "The experiment on this data."
-        splits, bank = scenes_bank(self.data, self.world) if self.tasks is None else open_tasks(self.tasks, self.features, self.split)
-        return Experiment(splits, bank, run, recipe, device, train)
+        if self.tasks is None: return Experiment(*scenes_bank(self.data, self.world), run, recipe, device, train)
+        splits, bank = open_tasks(self.tasks, self.features, self.split)
+        mixed = with_coco_tasks(splits, bank, self.instances, device=device) if self.instances else None
+        return Experiment(splits, bank, run, recipe, device, train, mixed)
 
 
 def run_folder(preset: str, source: Source, out: str | Path | None = None) -> Path:
@@ -231,6 +234,7 @@ def reproduce(
         if preset not in PRESETS: raise ValueError(f"expected preset {', '.join(PRESETS)}, got {preset!r}")
         preset = PRESETS[preset]
     if (source.tasks is None) != (source.features is None): raise ValueError("expected both tasks and features, or neither (the scenes)")
+    if source.instances and not source.tasks: raise ValueError("expected task files beside instances; the scenes have no COCO tasks")
     if unknown := [m for m in methods if m not in ROWS]: raise ValueError(f"expected methods out of {', '.join(ROWS)}; got {', '.join(unknown)}")
     preset = replace(preset, methods=tuple(methods)) if methods else preset
     numbers = list(range(preset.seeds if seeds is None else seeds))

@@ -131,8 +131,8 @@ def test_features_of_other_tasks_are_refused(tmp_path, part, change):
 def test_shares_of_a_batch(own, others, extra, tasks, seed):
     ids = MixedEpisodes(own=own, extra=extra, tasks=tasks).ids(own + others, torch.Generator().manual_seed(seed))
     assert len(ids.unique()) == len(ids) and ids.min() >= 0 and ids.max() < own + others
-    wanted = round(extra * tasks)
-    assert int((ids >= own).sum()) == min(wanted, others) and int((ids < own).sum()) == min(tasks - wanted, own)
+    drawn = min(round(extra * tasks), others)
+    assert len(ids) and int((ids >= own).sum()) == drawn and int((ids < own).sum()) == min(tasks - drawn, own)
 
 
 def test_all_tasks_are_drawn_alike():

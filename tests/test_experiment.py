@@ -122,3 +122,19 @@ def test_few_shot_curves_start_at_the_zero_shot_score(tmp_path):
     curves, chosen = score_few_shot(x, 0, ("hnet", "hvae"), (0, 1, "all"), repeats=1)
     assert torch.allclose(curves["hnet"][0], score(x, ROWS["hnet_maml"](x, 0), 0))
     assert set(chosen["hvae"]) == {"1", "all"} and set(curves) == {"hnet", "hvae", "hnet_hyperldm_g1.5", "hvae_hyperldm_g1.5"}
+
+
+def test_more_tasks_reach_the_unconditional_networks_only(tmp_path):
+    from hyperclip_nb.batches import TaskSet
+    from hyperclip_nb.datasets import MixedEpisodes
+    x = experiment(tmp_path / "own")
+    own, extra = x.sets["train"].tasks, [replace_question(t, i) for i, t in enumerate(x.sets["train"].tasks)]
+    mixed = TaskSet([*own, *extra], ToyBank([*own, *extra])), MixedEpisodes(own=len(own), tasks=6, support=3, query=3)
+    y = experiment(tmp_path / "more", mixed=mixed)
+    assert not torch.equal(x.hnet(0).head.bias, y.hnet(0).head.bias) and x.data != y.data
+    assert y.latents("hnet", 0).shape[1] == len(own) and len(y.embeddings["train"]["clip"]) == len(own)
+
+
+def replace_question(task, i):
+    import msgspec
+    return msgspec.structs.replace(task, question=f"extra {i}?")

@@ -65,6 +65,14 @@ def test_to_a_results_table(home, tmp_path):
     assert {row["method"] for row in json.loads((tmp_path / "run" / "results.json").read_text())["rows"]} == set(rows)
 
 
+def test_the_third_command(home, tmp_path, capsys):
+    "As the README says, with the smoke preset in place of the paper's."
+    main(["reproduce", "--preset", "smoke", "--tasks", str(home / "meta_vqa"), "--features", str(home / "features"), "--out", str(tmp_path / "run"),
+          "--methods", "clip_zero_shot", "multitask", "hvae_hyperclip", "hvae_hyperldm_g1.5", "--workers", "1", "--split", "image-disjoint"])
+    assert "HVAE + HyperLDM γ = 1.5" in capsys.readouterr().out
+    assert (tmp_path / "run" / "figures" / "forest.png").exists()
+
+
 def test_splits_of_the_miniature(home):
     told = []
     splits, _ = open_tasks(home / "meta_vqa", home / "features", validation=0.2, report=told.append)
