@@ -318,13 +318,14 @@ class Experiment:
         "Latents looked up by a learned distance between questions."
         def make() -> Retrieval:
             r, cells = self.recipe, [task.cell or task.question for task in self.sets["train"].tasks]
-            asked = self._all_directions(self.embeddings["train"])
+            asked = self.all_directions(self.embeddings["train"])
             model = Retrieval(asked, self.latents(kind, seed), cells, min(r.retrieval_size, asked.shape[1]), seed).to(self.device)
             return self._trained(f"{kind}_retrieval", seed, model,
                                  lambda: train_retrieval(model, replace(r.retrieval or TrainConfig(steps=1), seed=seed), r.retrieval_noise))
         return self._once(kind, "retrieval", seed, make=make)
 
-    def _all_directions(self, questions: dict[str, Tensor]) -> Tensor:
+    def all_directions(self, questions: dict[str, Tensor]) -> Tensor:  # [T, D]
+        "Questions whitened without leaving any direction out: what `retrieval` reads."
         return self.eaten(self.recipe.question, 10**6, questions)
 
     def condition(
@@ -337,7 +338,7 @@ class Experiment:
         "What guidance is given of questions: the retrieved latent, or the embedding. Training questions never answer for themselves."
         if self.recipe.retrieval is None or not retrieved: return self.asked(seed, questions)
         model = self.retrieval(kind, seed)
-        return model.scaler.encode(model.left_out() if questions is None else model(self._all_directions(questions)))
+        return model.scaler.encode(model.left_out() if questions is None else model(self.all_directions(questions)))
 
     def hyperldm(self, kind: Generator, seed: int, retrieved: bool = True) -> HyperLDM:
         "Latent diffusion over a generator's latents (paper, algorithms 12 and 13); what is kept is the average over training."

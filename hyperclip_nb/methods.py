@@ -139,26 +139,23 @@ def hyperldm(
     gamma: float,               # guidance strength γ
     samples: int = 1,           # K
     retrieved: bool = True,     # False: the model that is given the embedding
+    energy: Callable[[Tensor], Energy] | None = None,  # what to walk down besides, made from what the model is given [T, D]
     **options: Any,             # of `HyperLDM.path`
 ) -> Method:
     "Samples of the latent diffusion model (paper, algorithm 14)."
     ldm = x.hyperldm(kind, seed, retrieved)
     def latents(questions: Questions, generator: torch.Generator) -> Tensor:
         e = x.condition(kind, seed, questions, retrieved)
-        return ldm.generate(e, gamma=gamma, samples=samples, clamp=x.recipe.clamp, generator=generator, **options)
+        return ldm.generate(e, gamma=gamma, samples=samples, clamp=x.recipe.clamp, generator=generator,
+                            energy=None if energy is None else energy(e), **options)
     return from_latents(x, kind, seed, latents)
 
 
 def hyperldm_with_hyperclip(x: Experiment, seed: int, kind: Generator, gamma: float, samples: int = 1) -> Method:
     "Both at once: the diffusion sampler walks down HyperCLIP's energy too; its weight is chosen on validation."
-    ldm, model, generate = x.hyperldm(kind, seed), x.hyperclip(kind, seed), x.generator(kind, seed)
-    def with_scale(scale: float) -> Callable:
-        def latents(questions: Questions, generator: torch.Generator) -> Tensor:
-            e = x.condition(kind, seed, questions)
-            energy: Energy = hyperclip_energy(model, generate, e)
-            return ldm.generate(e, gamma=gamma, samples=samples, clamp=x.recipe.clamp, generator=generator, energy=energy, energy_scale=scale)
-        return latents
-    return best_method(x, seed, (({"scale": κ}, from_latents(x, kind, seed, with_scale(κ))) for κ in (1.0, 3.0, 10.0)))
+    model, generate = x.hyperclip(kind, seed), x.generator(kind, seed)
+    toward = lambda e: hyperclip_energy(model, generate, e)
+    return best_method(x, seed, (({"scale": κ}, hyperldm(x, seed, kind, gamma, samples, energy=toward, energy_scale=κ)) for κ in (1.0, 3.0, 10.0)))
 
 # %% ../nbs/13g_methods.ipynb #0d12c9a0
 def look_up(x: Experiment, seed: int, kind: Generator, how: str) -> Method:
@@ -167,7 +164,7 @@ def look_up(x: Experiment, seed: int, kind: Generator, how: str) -> Method:
     at = lambda questions: x.asked(seed, questions)
     simple = {"mean_latent": lambda questions: mean_latent(latents, len(at(questions))),
               "nearest_latent": lambda questions: nearest_latent(at(questions), train, latents),
-              "learned_regression": lambda questions: x.retrieval(kind, seed)(x.eaten(x.recipe.question, 10**6, questions))}
+              "learned_regression": lambda questions: x.retrieval(kind, seed)(x.all_directions(questions))}
     if how in simple: return from_latents(x, kind, seed, lambda questions, generator: simple[how](questions)[None])
     if how != "latent_regression": raise ValueError(f"expected {', '.join(simple)} or latent_regression, got {how!r}")
     def fit(bandwidth: float, ridge: float) -> Method:

@@ -4,7 +4,7 @@ import torch
 from test_experiment import experiment
 
 from hyperclip_nb.experiment import Recipe
-from hyperclip_nb.reproduce import PRESETS, Source, audits, claims, few_shot_rows, packed, reproduce, run_folder, shortened, unpacked
+from hyperclip_nb.reproduce import PRESETS, Source, audits, claims, few_shot_rows, packed, reproduce, run_folder, shortened, summarised, unpacked
 
 
 def test_scores_and_settings_survive_the_packing():
@@ -36,7 +36,7 @@ def test_the_audit_and_the_curves_are_tables(tmp_path):
     x = experiment(tmp_path)
     text = audits(x, 0)
     assert all(f"{kind} + HyperLDM, {of}" in text for kind in ("HNet", "HVAE") for of in ("latents", "predictions"))
-    assert "HNet, z0" in few_shot_rows({"hnet/0": torch.rand(2, 5), "hnet/all": torch.rand(2, 5)}, [0, 1])
+    assert "HNet, z0" in few_shot_rows(summarised({"hnet/0": torch.rand(2, 5), "hnet/all": torch.rand(2, 5)}))
 
 
 @pytest.mark.parametrize("options, said", [
