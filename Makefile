@@ -8,7 +8,7 @@ export PYTHONHASHSEED ?= 0
 # Large tensors in huge pages: a quarter less time where weights are 50 MB a batch.
 export THP_MEM_ALLOC_ENABLE ?= 1
 
-.PHONY: setup demo test nbtest unit lab sync execute docs clean
+.PHONY: setup demo test nbtest unit lab app sync execute docs clean
 
 setup: $(VENV)/.ready
 
@@ -33,6 +33,9 @@ unit: setup
 
 lab: setup          ## JupyterLab on the notebooks
 	jupyter lab --ServerApp.root_dir=nbs
+
+app: setup          ## the explorer as a page in the browser
+	hyperclip_nb app
 
 sync: setup         ## clean the notebooks, export the library, rewrite README.md
 	nbdev_clean && nbdev_export && python .ci/readme.py

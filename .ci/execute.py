@@ -23,7 +23,10 @@ class Runner(NotebookClient):
         found = directives(cell.source) if cell.cell_type == "code" else set()
         if "eval: false" in found or found & self.skip or "nbdev_export(" in cell.source:
             return cell  # keeps the outputs that the cell already has
-        return await super().async_execute_cell(cell, cell_index, **kwargs)
+        cell = await super().async_execute_cell(cell, cell_index, **kwargs)
+        if cell.cell_type == "code":  # a stored view of a widget is an error message wherever its kernel is gone
+            cell.outputs = [o for o in cell.outputs if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]
+        return cell
 
 
 def main() -> int:

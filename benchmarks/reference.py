@@ -117,7 +117,7 @@ def contrast_gradient(model: nn.Module, generate: nn.Module, latents: Tensor, em
     for z in latents:
         with torch.no_grad():
             w = weights(generate, z)
-        seen.append(F.normalize(model.encoder(w), dim=0))
+        seen.append(F.normalize(model.encoder(w / len(w) ** 0.5), dim=0))
     texts = [F.normalize(e, dim=0) for e in embeddings]
     logits = model.scale * torch.stack(seen) @ torch.stack(texts).T
     own = torch.arange(len(latents), device=latents.device)

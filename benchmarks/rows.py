@@ -8,6 +8,7 @@ trained. Bytes: the last layer read once per batch and step; in training, of eve
 weight, gradient and two moments and its writing of weight and moments (eight floats). Sampling shares the first product between the
 guided and the unguided pass and applies guidance before the last layer. What is elementwise, small or random is not counted.
 """
+import copy
 import os
 import statistics
 import sys
@@ -72,14 +73,14 @@ def alike(tasks: list[Task], count: int) -> list[Task]:
 
 
 class RandomBank:
-    "As much of a FeatureBank as a TaskSet uses, with random features."
+    "As much of a FeatureBank as a TaskSet uses, with random features; images in half precision, as on disk."
     def __init__(self, tasks: list[Task]):
         keys = {"image": [i for t in tasks for i in t.images], "prompt": [p for t in tasks for p in t.prompts],
                 "question": [t.question for t in tasks]}
         self._rows = {kind: {key: row for row, key in enumerate(dict.fromkeys(found))} for kind, found in keys.items()}
         generator = torch.Generator().manual_seed(0)
         draw = lambda kind: torch.randn(len(self._rows[kind]), E, generator=generator)
-        self.images, self.prompts, self.questions = draw("image"), draw("prompt"), {"clip": draw("question")}
+        self.images, self.prompts, self.questions = draw("image").half(), draw("prompt"), {"clip": draw("question")}
 
     def _find(self, kind: str, keys: list[str]) -> Tensor: return torch.tensor([self._rows[kind][key] for key in keys])
     def image_rows(self, ids: list[str]) -> Tensor: return self._find("image", ids)
@@ -129,8 +130,9 @@ def last_layer_flops(products: int) -> float:
     return products * 2 * WIDTH * P
 
 
-def mean_sizes(tasks: TaskSet) -> tuple[float, float, float]:  # support, query, answers (weighted with examples)
-    support, query, answers = tasks.support_size.float(), tasks.query_size.float(), tasks.answer_count.float()
+def mean_sizes(count: int) -> tuple[float, float, float]:  # support, query, answers (weighted with examples)
+    "Of so many tasks of `task_set`."
+    support, query, answers = torch.tensor([(len(t.support), len(t.query), len(t.answers)) for t in alike(all_tasks(), count)]).double().T
     return support.mean().item(), query.mean().item(), ((support * answers).sum() / support.sum()).item()
 
 
@@ -141,7 +143,10 @@ DENOISER = 2 * LATENT * 128 + 128 * 128              # products of one guided-or
 # ---- rows -------------------------------------------------------------------------------------------------------------------------------
 
 class Row:
-    "One kind of work. `ours` and `plain` do it once; `compare` returns pairs of tensors that must agree."
+    """One kind of work. `ours` and `plain` do it once; `compare` returns pairs of tensors that must agree.
+
+    A quick run does few tasks the plain way, and without the optimiser's step, which would count for too much among so few.
+    """
     variants, work = ("same",), ""
     ours_tasks = plain_tasks = 1
 
@@ -162,9 +167,8 @@ class MetaTraining(Row):
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.ours_tasks = 32
-        self.plain_tasks = 8 if self.quick else 32
-        self.ours_set, self.hnet = task_set(32, self.device), generator_network(self.device)
+        self.ours_tasks, self.plain_tasks = (16, 2) if self.quick else (32, 32)
+        self.ours_set, self.hnet = task_set(self.ours_tasks, self.device), generator_network(self.device)
         self.metrics = []
         self.updates = self.training(self.hnet, self.ours_set)
         self.plain_set = task_set(self.plain_tasks, self.device)
@@ -175,7 +179,7 @@ class MetaTraining(Row):
             self.metrics = [task_accuracy(w, part, LAYOUT) for w in (before, after) for part in (support, query)]
 
         return fit_meta(hnet, tasks, TrainConfig(steps=10**6, lr=1e-3), adaptation=Adaptation(steps=self.steps, lr=0.1), order="first",
-                        episodes=Episodes(tasks=32, support=None, query=None), watch=watch)
+                        episodes=Episodes(tasks=self.ours_tasks, support=None, query=None), watch=watch)
 
     def ours(self): next(self.updates)
 
@@ -186,12 +190,12 @@ class MetaTraining(Row):
         self.optimizer.zero_grad()
         reference.meta_gradient(self.hnet, self.pairs, self.steps)
         torch.nn.utils.clip_grad_norm_(self.hnet.parameters(), 10.0)
-        self.optimizer.step()
+        if not self.quick: self.optimizer.step()
 
     def compare(self):
-        tasks, hnet = task_set(6, self.device), generator_network(self.device)
+        tasks = task_set(2 if self.quick else 6, self.device)
         pairs = list(zip(examples(tasks, "support"), examples(tasks, "query")))
-        mine, plain = generator_network(self.device), generator_network(self.device)
+        mine, plain = self.hnet, copy.deepcopy(self.hnet)
         next(self.training(mine, tasks))
         theirs = torch.tensor(reference.meta_gradient(plain, pairs, self.steps)).view(-1, 4).mean(0)
         torch.nn.utils.clip_grad_norm_(plain.parameters(), 10.0)
@@ -199,10 +203,10 @@ class MetaTraining(Row):
         return [*found, (torch.stack(self.metrics).mean(1).cpu(), theirs)]
 
     def limit(self):
-        support, query, answers = mean_sizes(self.ours_set)
+        support, query, answers = mean_sizes(self.ours_tasks)
         flops = self.steps * (network_flops(support, answers, True) + last_layer_flops(2)) + network_flops(query, answers, True)
         flops += last_layer_flops(3) + network_flops(2 * support + query, answers)
-        return flops, ((self.steps + 1) * LAST_LAYER + ADAM) / 32
+        return flops, ((self.steps + 1) * LAST_LAYER + ADAM) / self.ours_tasks
 
 
 class Storing(Row):
@@ -210,7 +214,7 @@ class Storing(Row):
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.ours_tasks, self.plain_tasks = (64, 1) if self.quick else (128, 8)
+        self.ours_tasks, self.plain_tasks = (16, 1) if self.quick else (96, 4)
         self.how, self.hnet = Adaptation(steps=50, lr=0.1), generator_network(self.device).requires_grad_(False)
         self.tasks, self.plain_examples = None, None
 
@@ -231,12 +235,12 @@ class Storing(Row):
             reference.adapt(self.hnet, (images[some], labels[some], answers), self.how.steps)
 
     def compare(self):
-        tasks, how = task_set(5, self.device), Adaptation(steps=8 if self.quick else 50, lr=0.1)
+        tasks, how = task_set(3 if self.quick else 5, self.device), Adaptation(steps=5 if self.quick else 50, lr=0.1)
         mine = store_adaptations(self.hnet, tasks, how, views=1, fraction=(1.0, 1.0))[0]
         return [(mine, torch.stack([reference.adapt(self.hnet, task, how.steps) for task in examples(tasks, "all")]))]
 
     def limit(self):
-        support, query, answers = mean_sizes(self.tasks or task_set(self.ours_tasks, self.device))
+        support, query, answers = mean_sizes(self.ours_tasks)
         return 50 * (network_flops(5 / 6 * (support + query), answers, True) + last_layer_flops(2)), 50 * LAST_LAYER / self.ours_tasks
 
 
@@ -245,7 +249,7 @@ class Autoencoding(Row):
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.ours_tasks, self.plain_tasks = 32, 8 if self.quick else 32
+        self.ours_tasks, self.plain_tasks = 32, 2 if self.quick else 32
         generator, tasks = torch.Generator().manual_seed(2), task_set(48, self.device)
         self.weights = torch.randn(1, 48, P, generator=generator).to(self.device)
         self.hvae = HVAE.make(LAYOUT, self.weights, self.weights[0, 0]).to(self.device)
@@ -263,7 +267,7 @@ class Autoencoding(Row):
         noises = torch.randn(self.plain_tasks, LATENT, generator=torch.Generator().manual_seed(0)).to(self.device)
         self.optimizer.zero_grad()
         reference.hvae_gradient(self.hvae, self.weights[0, :self.plain_tasks], noises)
-        self.optimizer.step()
+        if not self.quick: self.optimizer.step()
 
     def compare(self):
         step = self.training(4, task_set(48, self.device))
@@ -287,9 +291,9 @@ class Contrasting(Row):
 
     def __init__(self, *args):
         super().__init__(*args)
-        self.ours_tasks, self.plain_tasks = 192, 8 if self.quick else 64
+        self.ours_tasks, self.plain_tasks = (64, 4) if self.quick else (192, 64)
         generator = torch.Generator().manual_seed(2)
-        draw = lambda n: torch.randn(192, n, generator=generator).to(self.device)
+        draw = lambda n: torch.randn(self.ours_tasks, n, generator=generator).to(self.device)
         self.latents, self.e, self.hnet = draw(LATENT), draw(E), generator_network(self.device).requires_grad_(False)
         self.model = HyperCLIP(LAYOUT, E).to(self.device)
         self.updates, self.tasks, self.optimizer = None, None, None
@@ -300,9 +304,10 @@ class Contrasting(Row):
 
     def ours(self):
         if self.updates is None: self.updates = self.training(64, self.latents, self.e)
-        for _ in range(3): next(self.updates)
+        for _ in range(self.ours_tasks // 64): next(self.updates)
         if self.variant == "same":
             if self.tasks is None: self.tasks = task_set(self.ours_tasks, self.device)
+            for p in self.updates.params: p.grad = None  # their memory for the scoring
             score_both(self.hnet, self.latents, self.tasks)
 
     def plain(self):
@@ -311,7 +316,7 @@ class Contrasting(Row):
             self.parts = examples(tasks, "support"), examples(tasks, "query")
         self.optimizer.zero_grad()
         reference.contrast_gradient(self.model, self.hnet, self.latents[:self.plain_tasks], self.e[:self.plain_tasks])
-        self.optimizer.step()
+        if not self.quick: self.optimizer.step()
         if self.variant == "same":
             for part in self.parts:
                 for z, task in zip(self.latents, part):
@@ -326,13 +331,13 @@ class Contrasting(Row):
         self.model.zero_grad()
         step = self.training(6, z, e)
         next(step)
-        return [(p.grad, q) for p, q in zip(step.updates.params, plain)]
+        return [(p.grad, q) for p, q in zip(step.params, plain)]
 
     def limit(self):
         first, second = 256 * P, 256 * E
         flops, moved = last_layer_flops(1) + 4 * first + 6 * second, (8 * 4 * (first + second) + LAST_LAYER) / 64
         if self.variant == "same":
-            support, query, answers = mean_sizes(self.tasks or task_set(self.ours_tasks, self.device))
+            support, query, answers = mean_sizes(self.ours_tasks)
             flops, moved = flops + network_flops(support + query, answers) + last_layer_flops(1), moved + LAST_LAYER / self.ours_tasks
         return flops, moved
 
@@ -352,10 +357,15 @@ class Diffusing(Row):
         self.hnet = generator_network(self.device).requires_grad_(False) if self.variant == "same" else None
         self.tasks, self.optimizer = None, None
 
+    def warm_up(self):
+        for _ in range(7): next(self.updates)
+        if self.variant == "same":
+            self.tasks = task_set(870, self.device)
+            if not self.quick: score_both(self.hnet, self.latents, self.tasks)
+
     def ours(self):
         for _ in range(7): next(self.updates)
         if self.variant == "same":
-            if self.tasks is None: self.tasks = task_set(870, self.device)
             score_both(self.hnet, self.latents, self.tasks)
 
     def plain(self):
@@ -368,7 +378,7 @@ class Diffusing(Row):
         index, noise = torch.randint(350, (n,), generator=generator), torch.randn(n, LATENT, generator=generator).to(self.device)
         self.optimizer.zero_grad()
         reference.diffusion_step(self.denoiser, self.ldm.schedule, self.latents[:n], self.e[:n], index, noise)
-        self.optimizer.step()
+        if not self.quick: self.optimizer.step()
         if self.variant == "same":
             for part in self.parts:
                 for z, task in zip(self.latents, part):
@@ -397,7 +407,7 @@ class Diffusing(Row):
         first = LATENT * 128 + E * 128 + 100 * 128  # layers without a gradient to their input
         flops, moved = 4 * first + 6 * (128 * 128 + 128 * LATENT), 8 * 4 * (first + 2 * 128 * 128) / 128
         if self.variant == "same":
-            support, query, answers = mean_sizes(self.tasks or task_set(870, self.device))
+            support, query, answers = mean_sizes(870)
             flops, moved = flops + network_flops(support + query, answers) + last_layer_flops(1), moved + LAST_LAYER / 870
         return flops, moved
 
@@ -450,7 +460,7 @@ class Sampling(Row):
     def limit(self):
         flops = 350 * 2 * (DENOISER + (0 if self.gamma == 1 else 128 * 128))
         if not self.evaluate: return flops, 0.0
-        _, query, answers = mean_sizes(self.tasks or task_set(373, self.device))
+        _, query, answers = mean_sizes(373)
         return flops + last_layer_flops(1) + network_flops(query, answers), LAST_LAYER / 373
 
 
@@ -465,15 +475,13 @@ class Latency(Row):
     def __init__(self, *args):
         super().__init__(*args)
         self.steps = int(self.id.split("_")[1])
-        self.ldm, self.hnet = diffusion(self.device), generator_network(self.device).requires_grad_(False)
+        self.ldm, self.hnet = diffusion(self.device), generator_network(self.device).freeze()
         generator = torch.Generator().manual_seed(6)
         self.e, self.images, self.answers = (torch.randn(n, E, generator=generator).to(self.device) for n in (1, 25, 5))
 
-    @property
-    def options(self) -> dict: return {"sampler": "ddim", "steps": 20} if self.steps == 20 else {}
-
-    def logits(self) -> Tensor:  # [25, 5]
-        z = self.ldm.generate(self.e, gamma=1.5, generator=torch.Generator().manual_seed(7), **self.options)[0]
+    def logits(self, **options) -> Tensor:  # [25, 5]
+        options = options or ({"sampler": "ddim", "steps": 20} if self.steps == 20 else {})
+        z = self.ldm.generate(self.e, gamma=1.5, generator=torch.Generator().manual_seed(7), **options)[0]
         with torch.no_grad(): return adapter_logits(self.hnet(z), self.images[None], self.answers[None], LAYOUT)[0]
 
     def ours(self): self.logits().argmax(-1).tolist()

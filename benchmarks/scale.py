@@ -2,7 +2,7 @@
 
     python benchmarks/scale.py growth      # time against the number of tasks and the largest task: growth.png
     python benchmarks/scale.py memory      # peak of one process with Meta-VQA, 8,700 COCO tasks and 100 stored views per task
-    python benchmarks/scale.py samplers    # accuracy on the scenes' validation questions with 5 to 350 sampling steps
+    python benchmarks/scale.py samplers    # accuracy on the scenes' validation questions with 5 to 350 sampling steps; time of one question
 
 Figures go to `results/scale.json`, one entry per command. One thread; times are the processor's, so that others on the machine don't count.
 """
@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import E, LATENT, LAYOUT, RandomBank, alike, all_tasks, generator_network
+from rows import E, LATENT, LAYOUT, Latency, RandomBank, alike, all_tasks, generator_network
 from hyperclip_nb.batches import TaskSet
 from hyperclip_nb.basenet import set_accuracy
 from hyperclip_nb.hyperldm import PUBLISHED_SIZE, HyperLDM, LDMConfig, PublishedDenoiser, train_hyperldm
@@ -33,10 +33,10 @@ FOLDER = Path(__file__).parent / "results"
 def peak_mb() -> float: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def seconds(work) -> float:
-    "Processor time, the better of two."
+def seconds(work, repeats: int = 2) -> float:
+    "Processor time, the best of some."
     times = []
-    for _ in range(2):
+    for _ in range(repeats):
         began = time.process_time()
         work()
         times.append(time.process_time() - began)
@@ -95,6 +95,8 @@ def draw(found: dict) -> None:
     right.loglog(sizes, [row["ragged"] for row in found["largest"]], "o-", color="#009E73", label="parts of alike sizes")
     right.set(xlabel="examples of the largest of 32 tasks", ylabel="seconds per latent step", title="What padding costs")
     right.legend(frameon=False)
+    right.set_yticks([0.2, 0.5, 1, 2, 5], labels=["0.2", "0.5", "1", "2", "5"], minor=False)
+    right.minorticks_off()
     for ax in (left, right): ax.grid(alpha=0.3, which="major")
     fig.savefig(FOLDER / "growth.png")
 
@@ -146,12 +148,13 @@ def samplers(draws: int = 5) -> dict:
     train, asked = (x.eaten(r.question, r.directions, x.embeddings[split]) for split in ("train", "val"))
     ldm = HyperLDM.make(train.shape[1], r.latent_size, Standardizer(latents, r.scale), replace(r.diffusion, timesteps=350), r.denoiser)
     run(train_hyperldm(ldm, latents, train, r.hyperldm, r.ldm))
-    found = []
+    found, paper = [], Latency("latency_20", "same", False, "cpu")
     for sampler in "ddpm", "ddim", "dpm":
         for steps in 5, 10, 20, 50, 350:
             z = ldm.generate(asked, gamma=1.5, sampler=sampler, steps=steps, samples=draws, clamp=r.clamp, generator=seeded(0, "samplers"))
             with torch.no_grad(): scores = [100 * set_accuracy(hnet(one), val, x.layout).mean().item() for one in z]
-            found.append({"sampler": sampler, "steps": steps, "accuracy": sum(scores) / draws, "low": min(scores), "high": max(scores)})
+            ms = 1e3 * seconds(lambda: paper.logits(sampler=sampler, steps=steps), 9)  # one question at the paper's scale, as in speed.py
+            found.append({"sampler": sampler, "steps": steps, "accuracy": sum(scores) / draws, "low": min(scores), "high": max(scores), "ms": ms})
             print(found[-1], flush=True)
     return {"gamma": 1.5, "draws": draws, "questions": len(val), "rows": found}
 

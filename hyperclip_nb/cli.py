@@ -15,6 +15,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from .app import COMMANDS as APP
+from .bench import COMMANDS as BENCH
 from .data_commands import COMMANDS
 
 # %% ../nbs/16_cli.ipynb #97036a49
@@ -144,10 +146,12 @@ def main(
 ) -> None:
     "The `hyperclip_nb` command."
     arguments = sys.argv[1:] if arguments is None else arguments
+    # Large tensors on huge pages, a quarter less time where weights are 50 MB a batch; torch looks when it first asks for memory.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # A warning is for the person at the terminal: its text, not the line of code that raised it.
     note = lambda message, *where, **more: print(f"hyperclip_nb: {message}", file=sys.stderr)
     try:
-        command = tyro.extras.subcommand_cli_from_dict({"demo": Demo, "reproduce": Reproduce, "adapt": Adapt, **COMMANDS}, prog="hyperclip_nb", args=arguments or ["--help"],
+        command = tyro.extras.subcommand_cli_from_dict({"demo": Demo, "reproduce": Reproduce, "adapt": Adapt, **APP, **BENCH, **COMMANDS}, prog="hyperclip_nb", args=arguments or ["--help"],
                                                        description="Generate the weights of a network for a task that is only described in words.")
         with warnings.catch_warnings():
             warnings.showwarning = note

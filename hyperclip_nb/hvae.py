@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .basenet import WeightLayout
 from .batches import TaskBatch, TaskSet
 from .descent import noise_like
-from .kernels import adapter_loss
+from .kernels import adapter_loss, large_linear, squared_distance
 from .metatrain import Adaptation, MNet, adapt
 from .store import Standardizer
 from .training import TrainConfig, fit, progress, seeded
@@ -176,7 +176,7 @@ class HVAE(nn.Module):
         self.register_buffer("w0", torch.zeros(layout.size))
         self.register_buffer("project", None if k is None else torch.zeros(layout.size, k))
         self.encoder = perceptron((k or layout.size, *config.hidden, 2 * config.latent_size), config.activation, generator)
-        with torch.no_grad(): self.encoder[0].weight.mul_((k or layout.size) ** 0.5)  # `encode` divides the input
+        with torch.no_grad(): self.encoder[0].weight.mul_((k or layout.size) ** 0.5)  # the other half is in `posterior`
         widths = config.hidden[::-1] if config.decoder_hidden is None else config.decoder_hidden
         self.decoder = perceptron((config.latent_size, *widths, layout.size), config.activation, generator)
 
@@ -206,9 +206,16 @@ class HVAE(nn.Module):
     ) -> tuple[Tensor, Tensor]:  # mean and log-variance [..., Z]
         "The posterior q(z | w)."
         if w.shape[-1] != self.layout.size: raise ValueError(f"expected weights [..., {self.layout.size}], got {list(w.shape)}")
-        u = self.scaler.encode(w)
-        x = u if self.project is None else u @ self.project
-        mean, log_var = self.encoder(x * x.shape[-1] ** -0.5).chunk(2, -1)
+        return self.posterior(self.scaler.encode(w))
+
+    def posterior(
+        self,
+        u: Tensor,               # [..., P] standardised weights
+    ) -> tuple[Tensor, Tensor]:  # mean and log-variance [..., Z]
+        "The same, where weights have been standardised already."
+        x, first = u if self.project is None else u @ self.project, self.encoder[0]
+        hidden = large_linear(x, first.weight) * x.shape[-1] ** -0.5 + first.bias  # dividing the few results, not the many inputs
+        mean, log_var = self.encoder[1:](hidden).chunk(2, -1)
         return mean, log_var + self.config.log_var_offset
 
     def forward(
@@ -272,12 +279,13 @@ def hvae_loss(
     generator: torch.Generator,  # of the draws from the posterior
 ) -> Tensor:                     # scalar
     "One draw of the loss of algorithm 8, averaged over the batch."
-    mean, log_var = model.encode(w)
-    decoded = model.decoder(sample_posterior(mean, (log_var / 2).exp(), generator))  # standardised
+    u = model.scaler.encode(w)
+    mean, log_var = model.posterior(u)
+    last, hidden = model.decoder[-1], model.decoder[:-1](sample_posterior(mean, (log_var / 2).exp(), generator))
     (in_weights, in_task), root = config.weigh, model.layout.size ** 0.5
     total = config.beta * kl_to_prior(mean, log_var) / (root if config.loss == "weights" else 1)
-    if in_weights: total = total + in_weights * (decoded - model.scaler.encode(w)).square().sum(1) / root
-    if in_task: total = total + in_task * adapter_loss(model.scaler.decode(decoded), held_out, model.layout)
+    if in_weights: total = total + in_weights / root * squared_distance(hidden, last.weight, last.bias, u)
+    if in_task: total = total + in_task * adapter_loss(model.scaler.decode(last(hidden)), held_out, model.layout)
     return total.mean()
 
 # %% ../nbs/10_hvae.ipynb #234a53df

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from .basenet import WeightLayout
 from .hvae import HVAE, principal_directions
 from .hypernet import HNet, WeightGenerator
+from .kernels import large_linear
 from .store import Standardizer
-from .training import EMA, TrainConfig, fit, seeded, track_ema
+from .training import EMA, Steps, TrainConfig, fit, seeded, track_ema
 
 # %% ../nbs/11_hyperclip.ipynb #3660cf89
 def contrastive_loss(
@@ -87,7 +88,7 @@ class HyperCLIP(nn.Module):
             self.text_head = mlp((embed_size, *config.text_hidden, size), config.dropout) if config.size else nn.Identity()
         if not config.components:
             with torch.no_grad():
-                self.encoder[0].weight.mul_(layout.size ** 0.5)  # the other half is in `read`
+                self.encoder[0].weight.mul_(layout.size ** 0.5)  # the other half is in `encode_read`
         share = min(1 / 0.07, config.max_scale / 2) / config.max_scale  # CLIP starts at 1/0.07
         self.free_scale = nn.Parameter(torch.tensor(math.log(share / (1 - share))))
 
@@ -122,18 +123,28 @@ class HyperCLIP(nn.Module):
     def read(
         self,
         w: Tensor,  # [..., P] weights
-    ) -> Tensor:    # [..., k] whitened components, or the weights themselves over √P
+    ) -> Tensor:    # [..., k] whitened components, or the weights themselves
         "What the weight encoder gets to see."
         if w.shape[-1] != self.layout.size:
             raise ValueError(f"expected weights [..., {self.layout.size}], got {list(w.shape)}")
-        return (w - self.mean) @ self.project if self.config.components else w * self.layout.size ** -0.5
+        return (w - self.mean) @ self.project if self.config.components else w
+
+    def encode_read(
+        self,
+        x: Tensor,  # [..., k] or [..., P], from `read`
+    ) -> Tensor:    # [..., D] of length 1
+        "The weight encoder from there."
+        if self.config.components: return F.normalize(self.encoder(x), dim=-1)
+        first = self.encoder[0]
+        hidden = large_linear(x, first.weight) * self.layout.size ** -0.5 + first.bias  # dividing the few results, not the many inputs
+        return F.normalize(self.encoder[1:](hidden), dim=-1)
 
     def encode_weights(
         self,
         w: Tensor,  # [..., P] weights
     ) -> Tensor:    # [..., D] of length 1
         "CLIP_H: where a network lies in the common space."
-        return F.normalize(self.encoder(self.read(w)), dim=-1)
+        return self.encode_read(self.read(w))
 
     def encode_text(
         self,
@@ -181,7 +192,7 @@ class ContrastConfig:
     batch: int = 64               # different tasks per step
     latent_noise: float = 0.0     # noise added to latents, in units of `spread` (see `train_hyperclip`)
     embedding_noise: float = 0.0  # standard deviation of noise added to the embeddings; they should have about unit variance
-    ema_decay: float = 0.999      # of the running average that is used in the end
+    ema_decay: float = 0.999      # of the running average that is used in the end; 0: none, and the model is trained in place
     ema_from: float = 0.5         # share of the training after which averaging begins
 
     def __post_init__(self):
@@ -224,16 +235,14 @@ def train_hyperclip(
     train: TrainConfig = PAPER_CONTRAST,
     config: ContrastConfig = ContrastConfig(),
     spread: Tensor | None = None, # [V, T, Z], [T, Z] or [Z] unit of the latents' noise; None: their standard deviation over all tasks
-) -> track_ema:                   # an iterator over updates; nothing is trained until it is used up
+) -> Steps:                       # an iterator over updates; nothing is trained until it is used up
     "Train both encoders on pairs of network and question (algorithms 1, 9 and 10). Raises `ValueError` for pairs that don't fit."
-    latents = latents if latents.ndim == 3 else latents[None]
     latents = latents if latents.ndim == 3 else latents[None]
     spread = latents.flatten(0, 1).std(0, unbiased=False) if spread is None else spread
     check_pairing(model, generate, latents, embeddings, spread)
     spread = spread.expand_as(latents)
-    student = copy.deepcopy(model).requires_grad_(True).train()
-    ema = EMA(student, config.ema_decay, after=int(config.ema_from * train.steps))
-    ema.module = model.eval().requires_grad_(False)
+    student = copy.deepcopy(model) if config.ema_decay else model  # an average of the last step only is the model itself
+    student.requires_grad_(True)
     views, tasks = latents.shape[:2]
     read = lambda z: model.read(generate(z))
     if model.config.components:
@@ -250,9 +259,16 @@ def train_hyperclip(
         z, e = batch
         with torch.no_grad():
             seen = read(z)
-        return contrastive_loss(F.normalize(student.encoder(seen), dim=-1), student.encode_text(e), student.scale)
+        student.train()  # here only, since the student may be the model that others use
+        loss = contrastive_loss(student.encode_read(seen), student.encode_text(e), student.scale)
+        student.eval()
+        return loss
 
-    return track_ema(fit(student, loss_fn, batches, train), student, ema)
+    updates = fit(student, loss_fn, batches, train)
+    if not config.ema_decay: return updates
+    ema = EMA(student, config.ema_decay, after=int(config.ema_from * train.steps))
+    ema.module = model.eval().requires_grad_(False)
+    return track_ema(updates, student, ema)
 
 # %% ../nbs/11_hyperclip.ipynb #f2fec950
 @dataclass(frozen=True)

@@ -132,15 +132,17 @@ class Denoiser(nn.Module):
     ) -> Denoise:            # (z_t [..., T, Z], t) -> prediction of the same shape
         "The fast way: as `with_cfg`, with what doesn't change between steps computed beforehand."
         with torch.no_grad():
-            times = dict(zip(schedule.timesteps.tolist(), self.time_features(schedule.timesteps)))
+            times = self.time_features(schedule.timesteps)
             shift = self.condition(None if gamma == 0 else e)
             if gamma not in (0, 1):
                 shift = torch.stack([self.condition(None).expand_as(shift), shift], -2)  # [T, 2, F]: without, with
+            if len(times) * shift.numel() <= 1_000_000:  # few questions: their shifts at every step, at once
+                times, shift = times.view(-1, *[1] * (shift.ndim - 1), times.shape[-1]) + shift, None
 
-        matrices, outward = self.matrices(), (self.head.weight, self.head.bias)
+        times, matrices, outward = dict(zip(schedule.timesteps.tolist(), times)), self.matrices(), (self.head.weight, self.head.bias)
 
         def denoise(z_t: Tensor, t: Tensor) -> Tensor:
-            shifts = shift + times[int(t)]
+            shifts = times[int(t)] if shift is None else shift + times[int(t)]
             if gamma in (0, 1):
                 return F.linear(self.body(z_t, shifts, matrices), *outward)
             without, given = self.body(z_t.unsqueeze(-2), shifts, matrices).unbind(-2)

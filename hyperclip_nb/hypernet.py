@@ -66,15 +66,23 @@ class HNet(nn.Module):
             raise ValueError(f"expected latents [T, {self.latent_size}], got {list(z.shape)}")
         return wide_linear(self.body(z), self.head.weight, self.head.bias)
 
+    def freeze(self) -> "HNet":
+        "Done with training, ready to answer: no gradients for parameters, and a last layer that one latent reads faster. Returns itself."
+        self.requires_grad_(False)
+        self.head.weight.data = self.head.weight.data.T.contiguous().T  # the same matrix, column after column in memory
+        return self
+
 # %% ../nbs/07_hypernet.ipynb #850255d4
 class Whitening(nn.Module):
-    "Centre, project on principal directions, scale to unit variance; fitted on training embeddings only."
+    "Centre, project on principal directions, scale toward unit variance; fitted on training embeddings only."
     def __init__(
         self,
         embeddings: Tensor,  # [T, E] embeddings of the training questions
         size: int = 16,      # directions to keep
+        power: float = 1.0,  # 1: unit variance in every direction; less: strong directions stay stronger; 0: as they were. Mean variance 1
     ):
         super().__init__()
+        if not 0 <= power <= 1: raise ValueError(f"expected a power from 0 to 1, got {power}")
         if not 1 <= size <= min(embeddings.shape): raise ValueError(f"expected 1 to {min(embeddings.shape)} directions, got {size}")
         # In double precision, and with the arbitrary sign of each direction fixed: all later training starts from these
         # numbers, and in single precision their last bits depend on the number of threads.
@@ -82,7 +90,10 @@ class Whitening(nn.Module):
         _, spread, directions = torch.linalg.svd(unit - unit.mean(0), full_matrices=False)
         directions = directions * directions.sum(1, keepdim=True).sign()
         self.register_buffer("mean", unit.mean(0).to(embeddings))
-        self.register_buffer("project", ((directions[:size] / spread[:size, None]).T * len(embeddings) ** 0.5).to(embeddings))
+        spread = spread.clamp(min=1e-4 * spread[0])  # few questions leave directions empty, and nothing is divided by 0
+        scale = spread[:size] ** -power
+        scale = scale * (len(embeddings) / (scale * spread[:size]).square().mean()).sqrt()
+        self.register_buffer("project", (directions[:size].T * scale).to(embeddings))
 
     @property
     def size(self) -> int:

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['METHODS', 'SUFFIXES', 'Percent', 'Count', 'parts', 'label', 'place', 'check_interval', 'Difference', 'Row', 'Results',
-           'tabulate', 'plain', 'markdown_row', 'to_markdown', 'family_table', 'write_results', 'read_results']
+           'tabulate', 'plain', 'markdown_row', 'to_markdown', 'controls_table', 'family_table', 'write_results',
+           'read_results']
 
 # %% ../nbs/13c_results.ipynb #c4db2650
 import re
@@ -183,6 +184,12 @@ def markdown_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def _gap(row: Row, other: str) -> str:
+    if (found := row.vs.get(other)) is None: return ""
+    text = plain(found.diff, found.ci95, "+")
+    return f"**{text}**" if found.ci95[0] > 0 or found.ci95[1] < 0 else text
+
+
 def to_markdown(
     results: Results,
 ) -> str:  # ends with a line break
@@ -191,19 +198,12 @@ def to_markdown(
     baselines = [m for m in ("multitask", "cond_multitask") if any(m in row.vs for row in results.rows)]
     own = any(set(row.vs) - set(baselines) for row in results.rows)
     head = ["Method", "Accuracy", "Std", "Pooled", *(f"− {names[m]}" for m in baselines), *(["− other row"] * own), "Chosen on validation"]
-
-    def gap(row: Row, other: str) -> str:
-        found = row.vs.get(other)
-        if found is None: return ""
-        text = plain(found.diff, found.ci95, "+")
-        return f"**{text}**" if found.ci95[0] > 0 or found.ci95[1] < 0 else text
-
     lines = [markdown_row(head), markdown_row(["---", *["---:"] * (len(head) - 2), "---"])]
     for row in results.rows:
-        rest = "; ".join(f"{names[other]}: {gap(row, other)}" for other in row.vs if other not in baselines)
+        rest = "; ".join(f"{names[other]}: {_gap(row, other)}" for other in row.vs if other not in baselines)
         spread, pooled = "" if row.std is None else plain(row.std), "" if row.pooled is UNSET else plain(row.pooled)
         chosen = ", ".join(f"{key} = {value}" for key, value in row.chosen.items())
-        gaps = [gap(row, m) for m in baselines]
+        gaps = [_gap(row, m) for m in baselines]
         lines.append(markdown_row([row.label, plain(row.accuracy, row.ci95), spread, pooled, *gaps, *([rest] * own), chosen]))
     world = "" if results.world_seed is None else f", world seed {results.world_seed}"
     count = f"{len(results.seeds)} seed{'s' * (len(results.seeds) > 1)}"
@@ -212,6 +212,22 @@ def to_markdown(
             f"questions{' and seeds' * (len(results.seeds) > 1)}. Differences are paired, bold where the interval lies on one side of "
             f"zero. {results.wall_s:,.0f} s in all.")
     return "\n".join(lines) + f"\n\n{note}\n"
+
+# %% ../nbs/13c_results.ipynb #be251016
+def controls_table(
+    results: Results,
+    skip: Sequence[str] = (),  # methods to leave out
+) -> str:                      # Markdown, ends with a line break
+    "One row for each method: its accuracy, its difference from one network for all, and its accuracy with other questions and with none."
+    by_id = {row.method: row for row in results.rows}
+    head = ["Method", "Accuracy", "− Unconditional multitask", "Shuffled questions", "No question"]
+    lines = [markdown_row(head), markdown_row(["---", *["---:"] * 4])]
+    for row in results.rows:
+        if "+" in row.method or row.method in skip: continue
+        controls = [by_id.get(f"{row.method}+{name}") for name in ("shuffled", "null")]
+        lines.append(markdown_row([row.label, plain(row.accuracy, row.ci95), _gap(row, "multitask"),
+                                   *("" if control is None else plain(control.accuracy) for control in controls)]))
+    return "\n".join(lines) + "\n"
 
 # %% ../nbs/13c_results.ipynb #40337d67
 def family_table(

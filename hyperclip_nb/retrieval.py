@@ -22,22 +22,24 @@ class Retrieval(nn.Module):
         questions: Tensor,       # [A, E] embeddings of the training questions, of about unit variance (see `Whitening`)
         latents: Tensor,         # [A, Z] latents of their tasks, or [V, A, Z] with several views of each
         cells: Sequence[str],    # [A] tasks of one cell never answer for each other
-        size: int = 16,          # D, directions of the learned distance
-        seed: int = 0,           # of the initial map
+        size: int = 16,          # D, directions of a learned distance
+        heads: int = 16,         # H, distances that are learned side by side and whose shares are averaged
+        seed: int = 0,           # of the initial maps
     ):
         super().__init__()
         latents = latents.mean(0) if latents.ndim == 3 else latents
         if not len(questions) == len(latents) == len(cells):
             raise ValueError(f"expected as many questions as latents and cells, got {len(questions)}, {len(latents)} and {len(cells)}")
         if not 1 <= size <= questions.shape[1]: raise ValueError(f"expected 1 to {questions.shape[1]} directions, got {size}")
+        if heads < 1: raise ValueError(f"expected at least 1 head, got {heads}")
         if len(names := sorted(set(cells))) < 2: raise ValueError(f"expected tasks of at least 2 cells, got only {names}")
         cell = torch.tensor([names.index(name) for name in cells], device=latents.device)
         self.register_buffer("questions", questions.detach().clone())
         self.register_buffer("latents", latents.detach().clone())
         self.register_buffer("same", cell[:, None] == cell)  # [A, A]
         self.scaler = Standardizer(latents.detach(), "global")
-        start = 0.01 * torch.randn(questions.shape[1], size, generator=seeded(seed, "retrieval"))
-        self.map = nn.Parameter((start + torch.eye(*start.shape)).to(questions))  # begins with the first directions
+        start = 0.01 * torch.randn(heads, questions.shape[1], size, generator=seeded(seed, "retrieval"))
+        self.map = nn.Parameter((start + torch.eye(*start.shape[1:])).to(questions))  # [H, E, D], begins with the first directions
 
     def shares(
         self,
@@ -45,8 +47,8 @@ class Retrieval(nn.Module):
         leave_out: Tensor | None = None,  # [T, A] bool, which training tasks must not answer
     ) -> Tensor:                      # [T, A] rows sum to 1
         "How much each training task has to say about each question."
-        distance = torch.cdist(e @ self.map, self.questions @ self.map, compute_mode="donot_use_mm_for_euclid_dist").square()
-        return (-distance if leave_out is None else -distance.masked_fill(leave_out, torch.inf)).softmax(1)
+        distance = torch.cdist(e @ self.map, self.questions @ self.map, compute_mode="donot_use_mm_for_euclid_dist").square()  # [H, T, A]
+        return (-distance if leave_out is None else -distance.masked_fill(leave_out, torch.inf)).softmax(-1).mean(0)
 
     def forward(
         self,
@@ -62,21 +64,24 @@ class Retrieval(nn.Module):
 # %% ../nbs/09b_retrieval.ipynb #484e9400
 def train_retrieval(
     model: Retrieval,        # trained in place
-    train: TrainConfig = TrainConfig(steps=600, lr=1e-2, weight_decay=1e-2),
+    train: TrainConfig = TrainConfig(steps=300, lr=1e-2, weight_decay=1e-2),
     noise: float = 0.3,      # standard deviation of noise on the questions
+    batch: int = 128,        # B, tasks that a head guesses in a step
 ) -> fit:                    # an iterator over updates; nothing is trained until it is used up
-    "Learn the distance: guess each task's latent from the tasks of other cells."
+    "Learn the distances: guess each task's latent from the tasks of other cells."
     if noise < 0: raise ValueError(f"expected noise of 0 or more, got {noise}")
-    target = model.scaler.encode(model.latents)
+    target, heads = model.scaler.encode(model.latents), len(model.map)
 
-    def loss_fn(questions: Tensor, generator: torch.Generator) -> Tensor:
-        mapped = questions @ model.map
-        norms = mapped.square().sum(1)
-        distance = norms[:, None] + norms - 2 * mapped @ mapped.T
-        guess = (-distance.masked_fill(model.same, torch.inf)).softmax(1) @ target
-        return (guess - target).square().mean()
+    def loss_fn(drawn: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
+        asked, questions = drawn
+        mapped = questions @ model.map                                               # [H, A, D]
+        norms, head = mapped.square().sum(-1), torch.arange(heads, device=asked.device)[:, None]
+        distance = norms[head, asked][..., None] + norms[:, None] - 2 * mapped[head, asked] @ mapped.mT
+        guess = (-distance.masked_fill(model.same[asked], torch.inf)).softmax(-1) @ target
+        return (guess - target[asked]).square().mean((1, 2)).sum()  # heads learn side by side, not together
 
-    def batches(generator: torch.Generator) -> Tensor:
-        return model.questions + noise * torch.randn(model.questions.shape, generator=generator).to(model.questions)
+    def batches(generator: torch.Generator) -> tuple[Tensor, Tensor]:  # [H, B] tasks, [H, A, E] questions with noise
+        asked = torch.randint(len(target), (heads, batch), generator=generator).to(target.device)
+        return asked, model.questions + noise * torch.randn(heads, *model.questions.shape, generator=generator).to(model.questions)
 
     return fit([model.map], loss_fn, batches, train)

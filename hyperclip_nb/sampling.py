@@ -134,19 +134,20 @@ def walk(
     if generator is None and plan.noise.any():
         raise ValueError("this sampler draws fresh noise at every step: expected a torch.Generator, got None")
     table = zip(schedule.timesteps, *(column.tolist() for column in (*columns, *schedule.clean_gains)))
+    direct = clamp is None and not plan.previous.any()  # the clean latent is not needed for itself
     z = previous = noise
     yield z
     for t, a, b, c, d, keep, gain in reversed(list(table)):
-        clean = torch.add(keep * z, denoise(z, t), alpha=gain)
-        if clamp is not None:
-            clean = clean.clamp_(-clamp, clamp)
-        z = torch.add(a * z, clean, alpha=b)
-        if c:
-            z = z.add_(previous, alpha=c)
+        if direct:
+            z = torch.add((a + b * keep) * z, denoise(z, t), alpha=b * gain)
+        else:
+            clean = torch.add(keep * z, denoise(z, t), alpha=gain)
+            if clamp is not None:
+                clean = clean.clamp_(-clamp, clamp)
+            z, previous = torch.add(a * z, clean, alpha=b).add_(previous, alpha=c), clean
         if d:
             fresh = torch.randn(z.shape, generator=generator, device=generator.device, dtype=z.dtype)
             z = z.add_(fresh.to(z.device), alpha=d * temperature)
-        previous = clean
         yield z
 
 # %% ../nbs/12b_sampling.ipynb #b86f680e

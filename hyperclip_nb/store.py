@@ -63,8 +63,8 @@ class Standardizer(nn.Module):
 
     def encode(self, z: Tensor) -> Tensor:  # [..., Z]
         "Standardise latents."
-        return (z - self.mean) / self.std
+        return (z - self.mean).div_(self.std)  # in place: these may be all weights of many networks
 
     def decode(self, u: Tensor) -> Tensor:  # [..., Z]
         "From standardised latents back to the generator's."
-        return u * self.std + self.mean
+        return (u * self.std).add_(self.mean)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Item', 'step_seed', 'seeded', 'TrainConfig', 'lr_at', 'Update', 'Steps', 'with_prefix', 'without_prefix',
-           'own_randomness', 'as_list', 'fit', 'EMA', 'track_ema', 'keep_best', 'progress', 'last', 'run']
+           'own_randomness', 'as_list', 'total_norm', 'fit', 'EMA', 'track_ema', 'keep_best', 'progress', 'last', 'run']
 
 # %% ../nbs/00_training.ipynb #16c5917b
 import copy
@@ -155,6 +155,14 @@ def as_list(x: Any) -> list:
     return [x] if isinstance(x, Tensor) else list(x)
 
 
+def total_norm(
+    tensors: list[Tensor],  # of any shapes
+) -> float:
+    "The length of all of them as one vector."
+    norms = [torch.linalg.vector_norm(t) for t in tensors]
+    return torch.linalg.vector_norm(torch.stack([n.to(norms[0].device) for n in norms])).item() if norms else 0.0
+
+
 class fit(Steps):
     "Minimise a loss with Adam, one update per `next` (Kingma & Ba 2015; with weight decay Loshchilov & Hutter 2019)."
 
@@ -187,17 +195,22 @@ class fit(Steps):
         began, config = time.perf_counter(), self.config
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs):
             group["lr"] = lr * lr_at(self.step, config)
-        self.optimizer.zero_grad(set_to_none=True)
+        for p in self.params:
+            if hasattr(p, "spare"): p.spare = p.grad
+            p.grad = None
         with own_randomness(config.seed, self.step, self.params) as generator, torch.enable_grad():
             loss = self.loss_fn(self.batches(generator), generator)
             loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.params, config.clip)
-        if not math.isfinite(loss.item()) or not math.isfinite(norm.item()):
-            raise FloatingPointError(f"step {self.step + 1}: expected a finite loss and gradient, got loss {loss.item()} and gradient norm "
-                                     f"{norm.item()}; the weights are still those of step {self.step}")
+        grads = [p.grad for p in self.params if p.grad is not None]
+        loss, norm = loss.item(), total_norm(grads)
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise FloatingPointError(f"step {self.step + 1}: expected a finite loss and gradient, got loss {loss} and gradient norm "
+                                     f"{norm}; the weights are still those of step {self.step}")
+        if norm > config.clip:
+            for grad in grads: grad.mul_(config.clip / norm)
         self.optimizer.step()
         self.step += 1
-        return Update(self.step, loss.item(), norm.item(), self.optimizer.param_groups[0]["lr"], time.perf_counter() - began)
+        return Update(self.step, loss, norm, self.optimizer.param_groups[0]["lr"], time.perf_counter() - began)
 
     def state_dict(self) -> dict[str, Tensor]:
         values = self.model.state_dict() if self.model is not None else {str(i): p.detach() for i, p in enumerate(self.params)}

@@ -41,3 +41,7 @@ def ragged() -> TaskSet:
     "Five tasks of different sizes."
     tasks = toy_tasks([(9, 4, 3), (3, 2, 2), (14, 6, 5), (5, 5, 4), (8, 3, 2)])
     return TaskSet(tasks, ToyBank(tasks))
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "browser: drives JupyterLab or Voilà in Chromium; skipped where that is absent")

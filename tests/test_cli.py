@@ -33,7 +33,7 @@ def test_help_is_there(capsys, arguments):
 
 
 def test_a_run_directory_without_weights_is_refused_and_left_as_it_was(capsys, tmp_path):
-    from hyperclip_nb.experiment import Recipe
+    from hyperclip_nb.recipe import Recipe
     from hyperclip_nb.runs import Run
     run = Run.create(tmp_path / "run", {"dataset": "scenes", "world_seed": 0, "recipe": Recipe()})
     before = sorted(p.name for p in run.path.rglob("*"))

@@ -8,13 +8,14 @@ import torch
 from conftest import ToyBank, toy_tasks
 
 from hyperclip_nb.diffusion import DiffusionConfig
-from hyperclip_nb.experiment import NEEDS, PAPER, Experiment, Recipe, fields_of
+from hyperclip_nb.experiment import Experiment
 from hyperclip_nb.files import RunError
 from hyperclip_nb.hvae import HVAEConfig, HVAELoss
 from hyperclip_nb.hyperclip import ContrastConfig, HyperCLIPConfig
 from hyperclip_nb.hyperldm import DenoiserConfig, LDMConfig
 from hyperclip_nb.metatrain import Adaptation
 from hyperclip_nb.methods import ROWS, reads_questions, score, score_few_shot, score_null, score_seed, score_shuffled
+from hyperclip_nb.recipe import NEEDS, PAPER, Recipe, fields_of
 from hyperclip_nb.results import label
 from hyperclip_nb.runs import Run
 from hyperclip_nb.training import TrainConfig, seeded
@@ -23,7 +24,7 @@ short = TrainConfig(steps=4, lr=1e-3)
 TINY = Recipe(hidden=3, question="clip", multitask=short, conditional=short, conditional_hidden=(6,), mnet=short, film=short, conditional_maml=short, hnet=short,
               latent_size=5, hnet_hidden=(6,), inner=Adaptation(steps=2, lr=0.1), stored=Adaptation(steps=3, lr=0.1), views=2,
               finetuned=Adaptation(steps=2, lr=0.1), hvae=HVAEConfig(latent_size=4, hidden=(6,), components=3), hvae_training=short,
-              hvae_loss=HVAELoss(loss="task", batch=4), retrieval=short, retrieval_size=3, hyperldm=short,
+              hvae_loss=HVAELoss(loss="task", batch=4), retrieval=short, retrieval_size=3, retrieval_heads=2, hyperldm=short,
               diffusion=DiffusionConfig(timesteps=6, schedule="cosine", prediction="v"), denoiser=DenoiserConfig(hidden=8, depth=2),
               ldm=LDMConfig(batch=8, drop=0.1), hyperclip=HyperCLIPConfig(components=3, hidden=(6,), size=4, text_hidden=(6,)),
               contrast=ContrastConfig(batch=4), hyperclip_training=short, guidance_steps=(1, 3), guidance_prior=(0.0, 0.1), few_shot_steps=(1, 3))

@@ -99,7 +99,8 @@ def test_the_papers_text_encoder_stays_as_it_is():
     e = draw(9, E)
     torch.testing.assert_close(model.encode_text(e), F.normalize(e, dim=-1))
     assert not list(model.text_head.parameters())
-    torch.testing.assert_close(model.read(draw(2, LAYOUT.size)), draw(2, LAYOUT.size) * LAYOUT.size ** -0.5)
+    w = draw(2, LAYOUT.size)
+    torch.testing.assert_close(model.encode_weights(w), F.normalize(model.encoder(w * LAYOUT.size ** -0.5), dim=-1))
 
 
 @pytest.mark.parametrize("cap", [0.5, 3.0, 100.0])

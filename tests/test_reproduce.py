@@ -3,7 +3,7 @@ import pytest
 import torch
 from test_experiment import experiment
 
-from hyperclip_nb.experiment import Recipe
+from hyperclip_nb.recipe import Recipe
 from hyperclip_nb.reproduce import PRESETS, Source, audits, claims, few_shot_rows, packed, reproduce, run_folder, shortened, summarised, unpacked
 
 
@@ -36,7 +36,8 @@ def test_the_audit_and_the_curves_are_tables(tmp_path):
     x = experiment(tmp_path)
     text = audits(x, 0)
     assert all(f"{kind} + HyperLDM, {of}" in text for kind in ("HNet", "HVAE") for of in ("latents", "predictions"))
-    assert "HNet, z0" in few_shot_rows(summarised({"hnet/0": torch.rand(2, 5), "hnet/all": torch.rand(2, 5)}))
+    table = few_shot_rows(summarised({f"hnet/{shots}": torch.rand(2, 5) for shots in ("0", "10", "2", "all")}))
+    assert "HNet, z0" in table and table.index("| 2 shots") < table.index("| 10 shots") < table.index("| all shots")
 
 
 @pytest.mark.parametrize("options, said", [
