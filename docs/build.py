@@ -124,7 +124,7 @@ def write_results() -> None:
                 "[The experiment](13d_experiment.ipynb) says how its rows are trained, [evaluation](13_evaluate.ipynb) how intervals and paired "
                 "differences are made, and [controls](13b_controls.ipynb) what the other rows are there for.", ""]
     measured = [relinked((ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8"))]  # has the table of speed.json
-    shutil.copytree(ROOT / "benchmarks" / "results", SOURCE / "results")
+    shutil.copytree(ROOT / "benchmarks" / "results", SOURCE / "results", ignore=shutil.ignore_patterns("*.md"))  # their text is part of a page
     for path in sorted((SOURCE / "results").glob("*.json")):
         title = path.stem.replace("_", " ").replace("-", ", ").capitalize()
         try:
@@ -133,7 +133,9 @@ def write_results() -> None:
             if path.stem != "speed": measured += plain_tables(json.loads(path.read_text(encoding="utf-8")), title)
             continue
         save(results_figure(results), path.with_suffix(".forest.png"), dpi=100)
-        accuracy += [f"## {title}\n", f"![Accuracy of every row with its interval](results/{path.stem}.forest.png)\n", to_markdown(results)]
+        more = ROOT / "benchmarks" / "results" / f"{path.stem}.md"  # with what is claimed, few-shot curves, families
+        accuracy += [f"## {title}\n", f"![Accuracy of every row with its interval](results/{path.stem}.forest.png)\n",
+                     more.read_text(encoding="utf-8").replace("\n## ", "\n### ") if more.exists() else to_markdown(results)]
     (SOURCE / "results.md").write_text("\n".join(accuracy), encoding="utf-8")
     (SOURCE / "benchmarks.md").write_text("\n".join(measured), encoding="utf-8")
 
