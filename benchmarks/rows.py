@@ -12,6 +12,7 @@ import copy
 import os
 import statistics
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -110,6 +111,14 @@ def diffusion(device: str) -> HyperLDM:
     ldm = HyperLDM.make(E, LATENT, Standardizer(latents), denoiser=PUBLISHED_SIZE, kind=PublishedDenoiser)
     ldm.denoiser.to(device), ldm.standardizer.to(device)
     return ldm
+
+
+def score_each(hnet: HNet, latents: Tensor, parts: Sequence[list[reference.Examples]]) -> None:
+    "The plain way: one task and one of its sets at a time, weights generated for each."
+    for part in parts:
+        for z, task in zip(latents, part):
+            with torch.no_grad(): w = reference.weights(hnet, z)
+            reference.accuracy(w, task, LAYOUT)
 
 
 def score_both(hnet: HNet, latents: Tensor, tasks: TaskSet, together: int = 64) -> None:
@@ -317,11 +326,7 @@ class Contrasting(Row):
         self.optimizer.zero_grad()
         reference.contrast_gradient(self.model, self.hnet, self.latents[:self.plain_tasks], self.e[:self.plain_tasks])
         if not self.quick: self.optimizer.step()
-        if self.variant == "same":
-            for part in self.parts:
-                for z, task in zip(self.latents, part):
-                    with torch.no_grad(): w = reference.weights(self.hnet, z)
-                    reference.accuracy(w, task, LAYOUT)
+        if self.variant == "same": score_each(self.hnet, self.latents, self.parts)
 
     def compare(self):
         z, e = self.latents[:6], self.e[:6]
@@ -379,11 +384,7 @@ class Diffusing(Row):
         self.optimizer.zero_grad()
         reference.diffusion_step(self.denoiser, self.ldm.schedule, self.latents[:n], self.e[:n], index, noise)
         if not self.quick: self.optimizer.step()
-        if self.variant == "same":
-            for part in self.parts:
-                for z, task in zip(self.latents, part):
-                    with torch.no_grad(): w = reference.weights(self.hnet, z)
-                    reference.accuracy(w, task, LAYOUT)
+        if self.variant == "same": score_each(self.hnet, self.latents, self.parts)
 
     def compare(self):
         from hyperclip_nb.diffusion import diffusion_loss

@@ -119,9 +119,9 @@ class Adapt:
         from hyperclip_nb.pictures import save
         from hyperclip_nb.questions import slug
         from hyperclip_nb.report import sheet_figure
-        from hyperclip_nb.runs import data_dir
+        from hyperclip_nb.runs import run_dir
 
-        folder = self.run or data_dir(self.data) / "runs" / "demo"
+        folder = self.run or run_dir("demo", self.data)
         experiment = open_experiment(folder, self.data)
         sheet, weights = ask(experiment, self.question, self.answers.split(",") if self.answers else (), self.seed, gamma=self.gamma,
                              samples=self.samples, count=self.images)

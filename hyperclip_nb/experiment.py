@@ -29,7 +29,7 @@ from .hypernet import HNet, Whitening
 from .metatrain import Episodes, MNet, fit_meta
 from .recipe import NEEDS, Generator, Recipe, fields_of
 from .retrieval import Retrieval, train_retrieval
-from .runs import Run, checkpointed, data_dir
+from .runs import Run, checkpointed, run_dir
 from .small_clip import scenes_bank
 from .store import Standardizer, store_adaptations
 from .tasks import Splits
@@ -294,7 +294,7 @@ def scenes_experiment(
     resume: bool = True,              # False: delete the parts that are there
 ) -> Experiment:
     "The experiment on the embedded data set, with the parts that its run directory has."
-    folder = data_dir(data) / "runs" / ("demo" if world_seed == 0 else f"demo-world-{world_seed}") if out is None else Path(out)
+    folder = run_dir("demo", data, world_seed) if out is None else Path(out)
     splits, bank = scenes_bank(data, world_seed)
     if not seeds and (folder / "manifest.json").exists(): seeds = Run.open(folder).manifest.seeds
     run = Run.create(folder, {"dataset": "scenes", "world_seed": world_seed, "recipe": recipe}, seeds=seeds, resume=resume)

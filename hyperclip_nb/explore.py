@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['QUESTION_LENGTH', 'ANSWER_LENGTH', 'ANSWERS', 'LABELS', 'SHOT_STEPS', 'ALL_STEPS', 'Choice', 'Asked', 'split_answers',
-           'check_lengths', 'one_task', 'Shown', 'percent_right', 'Explorer', 'train_parts', 'adapter_file']
+           'check_lengths', 'one_task', 'Shown', 'Explorer', 'train_parts', 'adapter_file']
 
 # %% ../nbs/15_explore.ipynb #dd924b1d
 import copy
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .asking import open_experiment, read_question, task_for
+from .asking import open_experiment, percent_right, read_question, task_for
 from .basenet import WeightLayout, batch_logits
 from .batches import TaskBatch, TaskSet
 from .descent import trajectory
@@ -29,8 +29,8 @@ from .evaluate import ensemble
 from .experiment import Experiment, scenes_experiment
 from .features import BankIndex, BankManifest, FeatureBank
 from .files import RunError, save_tensors
-from .guidance import Guidance, guide
 from .metatrain import Adaptation, adaptation_path
+from .methods import hyperclip_walk
 from .questions import draw_images, slug
 from .recipe import Generator
 from .sampling import PLANS
@@ -129,11 +129,6 @@ class Shown:
     accuracy: dict[str, float] # percent of the pictures, by label; empty where the right answers are not known
 
 
-def percent_right(given: Sequence[int], truth: Sequence[int]) -> float:
-    "Share of right answers in percent."
-    return 100 * sum(g == t for g, t in zip(given, truth, strict=True)) / len(truth)
-
-
 LABELS = {"clip": "zero-shot CLIP", "multitask": "one network for all questions", "few": "generated, with {} examples",
           "words": "generated from the words alone", "target": "adapted to 50 labelled pictures"}
 
@@ -205,14 +200,12 @@ class Explorer:
     def walk(self, choice: Choice, asked: Asked) -> Tensor:  # [S, K, Z]
         "Guidance from the words alone (paper, algorithms 11 and 14)."
         x, c = self.experiment, choice
-        e = x.condition(c.kind, self.seed, {x.recipe.question: asked.embedding})
+        questions = {x.recipe.question: asked.embedding}
         if c.guidance == "hyperldm":
-            ldm = x.hyperldm(c.kind, self.seed)
+            ldm, e = x.hyperldm(c.kind, self.seed), x.condition(c.kind, self.seed, questions)
             return trajectory(ldm.trajectory(e, gamma=c.gamma, sampler=c.sampler, steps=min(c.steps, len(ldm.schedule)), samples=c.networks,
                                              clamp=x.recipe.clamp, generator=seeded(c.seed, asked.question)))[:, :, 0]
-        unit = x.latents(c.kind, self.seed).mean(0).std(0).square().mean().sqrt()  # as in the table's rows
-        return trajectory(guide(x.hyperclip(c.kind, self.seed), x.generator(c.kind, self.seed), self._mean(c.kind), e,
-                                Guidance(steps=c.steps, lr=0.1, prior=c.prior), unit=unit)).detach()
+        return trajectory(hyperclip_walk(x, c.kind, self.seed, questions, c.steps, c.prior)).detach()
 
     def show(self, choice: Choice) -> Shown:
         "Everything for a choice. Raises `ValueError` for what can't be asked, `RunError` for parts that are not there."

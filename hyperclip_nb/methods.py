@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['Questions', 'ROWS', 'FIXED', 'SHOTS', 'Method', 'pick', 'score', 'score_shuffled', 'score_null', 'shared',
-           'conditional', 'from_latents', 'best_method', 'hyperclip', 'hyperldm', 'hyperldm_with_hyperclip', 'look_up',
-           'reads_questions', 'score_seed', 'score_fixed', 'score_few_shot']
+           'conditional', 'from_latents', 'best_method', 'hyperclip_walk', 'hyperclip', 'hyperldm',
+           'hyperldm_with_hyperclip', 'look_up', 'reads_questions', 'score_seed', 'score_fixed', 'score_few_shot']
 
 # %% ../nbs/13g_methods.ipynb #fa7fa38e
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any
@@ -119,17 +119,27 @@ def best_method(
     return replace(next(method for settings, method in methods if settings == best), chosen=best)
 
 
+def hyperclip_walk(
+    x: Experiment,
+    kind: Generator,
+    seed: int,
+    questions: Questions,
+    steps: int,
+    prior: float,           # λ
+) -> Iterator[Tensor]:      # latents [T, Z], the start first
+    "HyperCLIP guidance from the mean training latent (paper, algorithm 11)."
+    latents = x.latents(kind, seed)
+    unit = latents.mean(0).std(0).square().mean().sqrt()  # the guess of a step size holds for any generator's scale
+    return guide(x.hyperclip(kind, seed), x.generator(kind, seed), latents.flatten(0, 1).mean(0), x.condition(kind, seed, questions),
+                 Guidance(steps=steps, lr=0.1, prior=prior), unit=unit)
+
+
 def hyperclip(x: Experiment, seed: int, kind: Generator) -> Method:
     "HyperCLIP guidance from the mean training latent; λ and the number of steps are chosen on validation (paper, algorithm 11)."
-    model, generate, start, r = x.hyperclip(kind, seed), x.generator(kind, seed), x.latents(kind, seed).flatten(0, 1).mean(0), x.recipe
-    unit = x.latents(kind, seed).mean(0).std(0).square().mean().sqrt()  # the guess of a step size holds for any generator's scale
     def walk(steps: int, prior: float) -> Callable:
-        def latents(questions: Questions, generator: torch.Generator) -> Tensor:
-            e = x.condition(kind, seed, questions)
-            return last(guide(model, generate, start, e, Guidance(steps=steps, lr=0.1, prior=prior), unit=unit)).detach()[None]
-        return latents
+        return lambda questions, generator: last(hyperclip_walk(x, kind, seed, questions, steps, prior)).detach()[None]
     return best_method(x, seed, (({"steps": k, "prior": λ}, from_latents(x, kind, seed, walk(k, λ)))
-                                 for λ, k in product(r.guidance_prior, r.guidance_steps)))
+                                 for λ, k in product(x.recipe.guidance_prior, x.recipe.guidance_steps)))
 
 
 def hyperldm(

@@ -19,7 +19,7 @@ from matplotlib.markers import MarkerStyle
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from .pictures import FAINT, INK, PAPER, finite, group_style
+from .pictures import INK, PAPER, finite, group_style
 
 # %% ../nbs/14g_panels.ipynb #2ca94834
 STYLE_SHEET = """<style>

@@ -25,15 +25,13 @@ from .audit import audit_latents, audit_predictions, audit_table
 from .datasets import Split, open_tasks, with_coco_tasks
 from .evaluate import Bootstrap
 from .experiment import Experiment
-from .files import fingerprint
-from .hyperldm import LDMConfig
 from .metatrain import Adaptation
 from .methods import ROWS, SHOTS, hyperldm, score_few_shot, score_fixed, score_seed
 from .pictures import few_shot_curve, save
 from .recipe import PAPER, Generator, Recipe
 from .report import results_figure
-from .results import Results, family_table, label, markdown_row, plain, tabulate, to_markdown, write_results
-from .runs import Run, data_dir
+from .results import Results, family_table, label, markdown_row, plain, tabulate, write_results
+from .runs import Run, run_dir
 from .small_clip import scenes_bank
 from .training import TrainConfig, progress, seeded
 
@@ -105,8 +103,7 @@ class Source:
 def run_folder(preset: str, source: Source, out: str | Path | None = None) -> Path:
     "Where a run goes: as told, or under the data directory."
     if out: return Path(out)
-    where = source.name if source.tasks else f"world-{source.world}" if source.world else ""
-    return data_dir(source.data) / "runs" / "-".join(filter(None, [preset, where]))
+    return run_dir("-".join(filter(None, [preset, source.name])), source.data) if source.tasks else run_dir(preset, source.data, source.world)
 
 
 def packed(scores: Mapping[str, Tensor], chosen: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -268,13 +265,12 @@ def reproduce(
     tasks = x.sets["test"]
     results = tabulate(scores, n=tasks.query_size.cpu(), dataset=dataset, world_seed=config["world_seed"], seeds=numbers, chosen=chosen,
                        tasks={split: len(part) for split, part in x.sets.items()}, wall_s=time.perf_counter() - began)
-    write_results(run, results)
     scores = {method: value.expand(len(numbers), -1) for method, value in scores.items()}
     summary, families = summarised(curves), [task.family or "all" for task in tasks.tasks]
     parts = {"What is claimed": claims(scores, curves), "Few-shot curves": few_shot_rows(summary),
              "By family": family_table({m: v for m, v in scores.items() if "+" not in m}, families)}
     if preset.audit and {"hnet_hyperldm_g1.5", "hvae_hyperldm_g1.5"} <= {m.split("@")[0] for m in preset.methods}: parts["Memorisation audit, seed 0"] = audits(x, 0)
-    run.write_text("results.md", to_markdown(results) + "".join(f"\n## {title}\n\n{text}" for title, text in parts.items()))
+    write_results(run, results, more="".join(f"\n## {title}\n\n{text}" for title, text in parts.items()))
     for name, axes in {"forest": results_figure(results), "few_shot": few_shot_figure(summary)}.items():
         save(axes.figure, folder / "figures" / f"{name}.png")
         plt.close(axes.figure)

@@ -248,12 +248,14 @@ def write_results(
     where: Run | str | Path,  # a run, or a directory
     results: Results,
     name: str = "results",    # of both files
+    more: str = "",           # Markdown below the table
 ) -> Path:                    # of the JSON file
     "Write a table as JSON and as Markdown."
+    text = to_markdown(results) + more
     if isinstance(where, Run):
-        where.write_text(f"{name}.md", to_markdown(results))
+        where.write_text(f"{name}.md", text)
         return where.write_json(f"{name}.json", results)
-    write_atomic(Path(where) / f"{name}.md", to_markdown(results).encode())
+    write_atomic(Path(where) / f"{name}.md", text.encode())
     write_json(Path(where) / f"{name}.json", results)
     return Path(where) / f"{name}.json"
 

@@ -24,7 +24,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from .maps import trajectory_plot
-from .pictures import FAINT, INK, PAPER, confusion, curves, finite, group_style, loss_curve, prepare
+from .pictures import INK, PAPER, confusion, curves, finite, group_style, loss_curve, prepare
 
 # %% ../nbs/14e_views.ipynb #05dbe7c4
 def with_palette(

@@ -23,12 +23,12 @@ import ipywidgets as W
 
 from .asking import open_experiment
 from .experiment import Experiment
-from .explore import LABELS, Choice, Explorer, Shown, adapter_file, split_answers
+from .explore import Choice, Explorer, Shown, adapter_file, split_answers
 from .files import RunError
 from .panels import STYLE_SHEET, Frame, bars, download_link, legend, map_layer, numbered, path_layer, sheet, sprite
 from .questions import draw_images, find_question
 from .report import choose_questions
-from .runs import Run, data_dir
+from .runs import Run, data_dir, run_dir
 
 # %% ../nbs/15b_widgets.ipynb #8f5a37cb
 def controls() -> dict[str, W.Widget]:
@@ -317,4 +317,4 @@ def explore(
     "The explorer, for the last line of a cell. Without a trained run it offers to train one."
     if experiment is not None:
         return ExplorerBox(experiment.run.path, str(experiment.sets["train"].bank.folder.parents[1]), seed, experiment)
-    return ExplorerBox(Path(run) if run else data_dir(data) / "runs" / "demo", str(data_dir(data)), seed)
+    return ExplorerBox(Path(run) if run else run_dir("demo", data), str(data_dir(data)), seed)

@@ -93,17 +93,11 @@ def test_one_network_for_all_stays_clearly_below(unseen, best, multitask):
     assert best - unseen.accuracy(known(torch.zeros(1, LATENT))) > 8  # nor is the mean latent enough
 
 
-def test_conditional_multitask(train, unseen, best, multitask):
-    "Algorithm 5. The truth is linear in the embedding, so a hypernetwork without hidden layers contains it."
-    model = HNet(layout, QUESTION, hidden=(), start=multitask)
-    run(fit_meta(model, train.set, TRAIN, embeddings=train.e, episodes=ALL))
-    assert unseen.accuracy(model(unseen.e)) > best - TOLERANCE
-    assert unseen.accuracy(model(shuffled(unseen))) < best - 8
-
-
-def test_film(train, unseen, best, multitask):
-    "Algorithm 6. Expressible before the ReLU, where the known generator scales and shifts; FiLM after the ReLU is not."
-    model = FiLM(layout, QUESTION, hidden=(), start=multitask)
+@pytest.mark.parametrize("network", [HNet, FiLM])
+def test_conditional_networks(network, train, unseen, best, multitask):
+    """Algorithms 5 and 6. The truth is linear in the embedding, so a hypernetwork without hidden layers contains it.
+    FiLM can express it before the ReLU, where the known generator scales and shifts; after the ReLU it can not."""
+    model = network(layout, QUESTION, hidden=(), start=multitask)
     run(fit_meta(model, train.set, TRAIN, embeddings=train.e, episodes=ALL))
     assert unseen.accuracy(model(unseen.e)) > best - TOLERANCE
     assert unseen.accuracy(model(shuffled(unseen))) < best - 8
