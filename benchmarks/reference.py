@@ -9,8 +9,25 @@ from torch import Tensor, nn
 from hyperclip_nb.basenet import WeightLayout
 from hyperclip_nb.diffusion import Schedule
 from hyperclip_nb.hyperldm import Denoiser
+from hyperclip_nb.layers import WideLinear
 
 Examples = tuple[Tensor, Tensor, Tensor]  # images [N, E], labels [N], answers [C, E] of one task
+
+
+def plain(model: nn.Module) -> nn.Module:
+    "The same network with `nn.Linear` for every wide layer; changed in place."
+    for module in list(model.modules()):
+        for name, layer in list(module.named_children()):
+            if isinstance(layer, WideLinear):
+                linear = nn.Linear(1, 1)
+                linear.weight, linear.bias = nn.Parameter(layer.weight.detach().contiguous(), layer.columns.requires_grad), layer.bias
+                setattr(module, name, linear)
+    return model
+
+
+def same_shape(mine: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
+    "A gradient of a wide layer beside that of the same `nn.Linear`."
+    return (mine if mine.shape == theirs.shape else mine.mT), theirs
 
 
 def weights(hnet: nn.Module, z: Tensor) -> Tensor:  # [P]

@@ -194,7 +194,7 @@ class MetaTraining(Row):
 
     def plain(self):
         if self.optimizer is None:
-            self.optimizer = torch.optim.Adam(self.hnet.parameters(), lr=1e-3)
+            self.optimizer = torch.optim.Adam(reference.plain(self.hnet).parameters(), lr=1e-3)
             self.pairs = list(zip(examples(self.plain_set, "support"), examples(self.plain_set, "query")))
         self.optimizer.zero_grad()
         reference.meta_gradient(self.hnet, self.pairs, self.steps)
@@ -204,11 +204,11 @@ class MetaTraining(Row):
     def compare(self):
         tasks = task_set(2 if self.quick else 6, self.device)
         pairs = list(zip(examples(tasks, "support"), examples(tasks, "query")))
-        mine, plain = self.hnet, copy.deepcopy(self.hnet)
+        mine, plain = self.hnet, reference.plain(copy.deepcopy(self.hnet))
         next(self.training(mine, tasks))
         theirs = torch.tensor(reference.meta_gradient(plain, pairs, self.steps)).view(-1, 4).mean(0)
         torch.nn.utils.clip_grad_norm_(plain.parameters(), 10.0)
-        found = [(a.grad, b.grad) for a, b in zip(mine.parameters(), plain.parameters())]
+        found = [reference.same_shape(a.grad, b.grad) for a, b in zip(mine.parameters(), plain.parameters())]
         return [*found, (torch.stack(self.metrics).mean(1).cpu(), theirs)]
 
     def limit(self):
@@ -236,7 +236,9 @@ class Storing(Row):
         store_adaptations(self.hnet, self.tasks, Adaptation(steps=2), views=1)
 
     def plain(self):
-        if self.plain_examples is None: self.plain_examples = examples(task_set(self.plain_tasks, self.device), "all")
+        if self.plain_examples is None:
+            self.plain_examples = examples(task_set(self.plain_tasks, self.device), "all")
+            reference.plain(self.hnet)
         generator = torch.Generator().manual_seed(0)
         for images, labels, answers in self.plain_examples:
             share = 2 / 3 + torch.rand((), generator=generator).item() / 3
@@ -246,7 +248,8 @@ class Storing(Row):
     def compare(self):
         tasks, how = task_set(3 if self.quick else 5, self.device), Adaptation(steps=5 if self.quick else 50, lr=0.1)
         mine = store_adaptations(self.hnet, tasks, how, views=1, fraction=(1.0, 1.0))[0]
-        return [(mine, torch.stack([reference.adapt(self.hnet, task, how.steps) for task in examples(tasks, "all")]))]
+        plain = reference.plain(self.hnet)
+        return [(mine, torch.stack([reference.adapt(plain, task, how.steps) for task in examples(tasks, "all")]))]
 
     def limit(self):
         support, query, answers = mean_sizes(self.ours_tasks)
@@ -272,7 +275,7 @@ class Autoencoding(Row):
     def ours(self): next(self.updates)
 
     def plain(self):
-        if self.optimizer is None: self.optimizer = torch.optim.Adam(self.hvae.parameters(), lr=1e-4)
+        if self.optimizer is None: self.optimizer = torch.optim.Adam(reference.plain(self.hvae).parameters(), lr=1e-4)
         noises = torch.randn(self.plain_tasks, LATENT, generator=torch.Generator().manual_seed(0)).to(self.device)
         self.optimizer.zero_grad()
         reference.hvae_gradient(self.hvae, self.weights[0, :self.plain_tasks], noises)
@@ -283,11 +286,11 @@ class Autoencoding(Row):
         with own_randomness(step.config.seed, 0, step.params) as generator:  # as `fit` draws
             drawn = step.batches(generator)
             noises = torch.randn(4, LATENT, generator=generator).to(self.device)
-        reference.hvae_gradient(self.hvae, drawn[0], noises)
-        torch.nn.utils.clip_grad_norm_(self.hvae.parameters(), 10.0)
-        plain = [p.grad.clone() for p in self.hvae.parameters()]
+        plain = reference.plain(copy.deepcopy(self.hvae))
+        reference.hvae_gradient(plain, drawn[0], noises)
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 10.0)
         next(step)
-        return [(p.grad, q) for p, q in zip(self.hvae.parameters(), plain)]
+        return [reference.same_shape(p.grad, q.grad) for p, q in zip(self.hvae.parameters(), plain.parameters())]
 
     def limit(self):
         inner = LATENT * WIDTH + 2 * WIDTH * WIDTH + 2 * LATENT * WIDTH
@@ -323,6 +326,7 @@ class Contrasting(Row):
         if self.optimizer is None:
             self.optimizer, tasks = torch.optim.Adam(self.model.parameters(), lr=3e-4), task_set(self.plain_tasks, self.device)
             self.parts = examples(tasks, "support"), examples(tasks, "query")
+            reference.plain(self.hnet)
         self.optimizer.zero_grad()
         reference.contrast_gradient(self.model, self.hnet, self.latents[:self.plain_tasks], self.e[:self.plain_tasks])
         if not self.quick: self.optimizer.step()
@@ -330,7 +334,7 @@ class Contrasting(Row):
 
     def compare(self):
         z, e = self.latents[:6], self.e[:6]
-        reference.contrast_gradient(self.model, self.hnet, z, e)  # of all six: their order doesn't matter
+        reference.contrast_gradient(self.model, reference.plain(copy.deepcopy(self.hnet)), z, e)  # of all six: their order doesn't matter
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 10.0)
         plain = [p.grad.clone() for p in self.model.parameters()]
         self.model.zero_grad()
@@ -379,6 +383,7 @@ class Diffusing(Row):
             self.optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=2.5e-4)
             tasks = task_set(self.plain_tasks, self.device)
             self.parts = examples(tasks, "support"), examples(tasks, "query")
+            if self.hnet is not None: reference.plain(self.hnet)
         n, generator = self.plain_tasks, torch.Generator().manual_seed(0)
         index, noise = torch.randint(350, (n,), generator=generator), torch.randn(n, LATENT, generator=generator).to(self.device)
         self.optimizer.zero_grad()
@@ -400,7 +405,8 @@ class Diffusing(Row):
         if self.variant == "same":
             tasks = task_set(6, self.device)
             mine = set_accuracy(lambda ids: self.hnet(self.latents[ids]), tasks, LAYOUT, "support").cpu()
-            found.append((mine, torch.tensor([reference.accuracy(reference.weights(self.hnet, z), task, LAYOUT)
+            plain = reference.plain(self.hnet)
+            found.append((mine, torch.tensor([reference.accuracy(reference.weights(plain, z), task, LAYOUT)
                                               for z, task in zip(self.latents, examples(tasks, "support"))])))
         return found
 
@@ -435,6 +441,7 @@ class Sampling(Row):
         generator = torch.Generator().manual_seed(4)
         if self.evaluate and self.plain_examples is None:
             self.plain_examples = examples(task_set(self.plain_tasks, self.device), "query")
+            reference.plain(self.hnet)
         for i, e in enumerate(self.e[:self.plain_tasks]):
             noises = torch.randn(351, LATENT, generator=generator).to(self.device)
             z = self.ldm.standardizer.decode(reference.sample(self.ldm.denoiser, self.ldm.schedule, noises, e, self.gamma))
@@ -476,7 +483,7 @@ class Latency(Row):
     def __init__(self, *args):
         super().__init__(*args)
         self.steps = int(self.id.split("_")[1])
-        self.ldm, self.hnet = diffusion(self.device), generator_network(self.device).freeze()
+        self.ldm, self.hnet = diffusion(self.device), generator_network(self.device).requires_grad_(False)
         generator = torch.Generator().manual_seed(6)
         self.e, self.images, self.answers = (torch.randn(n, E, generator=generator).to(self.device) for n in (1, 25, 5))
 
@@ -488,6 +495,7 @@ class Latency(Row):
     def ours(self): self.logits().argmax(-1).tolist()
 
     def plain_logits(self) -> Tensor:
+        reference.plain(self.hnet)
         generator, schedule, denoiser = torch.Generator().manual_seed(7), self.ldm.schedule, self.ldm.denoiser
         if self.steps == 20:
             start = torch.randn(LATENT, generator=generator).to(self.device)
@@ -499,7 +507,7 @@ class Latency(Row):
             return reference.logits(reference.weights(self.hnet, self.ldm.standardizer.decode(z)), self.images, self.answers, LAYOUT)
 
     def plain(self): self.plain_logits().argmax(-1).tolist()
-    def compare(self): return [(self.logits(), self.plain_logits())]
+    def compare(self): return [(self.logits(), self.plain_logits())]  # in this order: the second makes the generator plain
 
     def limit(self):
         return self.steps * 2 * (DENOISER + 128 * 128) + network_flops(25, 5) + last_layer_flops(1), LAST_LAYER

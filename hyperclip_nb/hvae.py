@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from .basenet import WeightLayout
 from .batches import TaskBatch, TaskSet
 from .descent import noise_like
-from .kernels import adapter_loss, large_linear, squared_distance
+from .kernels import adapter_loss
+from .layers import WideLinear, large_linear, squared_distance
 from .metatrain import Adaptation, MNet, adapt
 from .store import Standardizer
 from .training import TrainConfig, fit, progress, seeded
@@ -179,6 +180,7 @@ class HVAE(nn.Module):
         with torch.no_grad(): self.encoder[0].weight.mul_((k or layout.size) ** 0.5)  # the other half is in `posterior`
         widths = config.hidden[::-1] if config.decoder_hidden is None else config.decoder_hidden
         self.decoder = perceptron((config.latent_size, *widths, layout.size), config.activation, generator)
+        self.decoder[-1] = WideLinear(self.decoder[-1].weight, self.decoder[-1].bias)
 
     @classmethod
     def make(
@@ -284,7 +286,7 @@ def hvae_loss(
     last, hidden = model.decoder[-1], model.decoder[:-1](sample_posterior(mean, (log_var / 2).exp(), generator))
     (in_weights, in_task), root = config.weigh, model.layout.size ** 0.5
     total = config.beta * kl_to_prior(mean, log_var) / (root if config.loss == "weights" else 1)
-    if in_weights: total = total + in_weights / root * squared_distance(hidden, last.weight, last.bias, u)
+    if in_weights: total = total + in_weights / root * squared_distance(hidden, last, u)
     if in_task: total = total + in_task * adapter_loss(model.scaler.decode(last(hidden)), held_out, model.layout)
     return total.mean()
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .basenet import WeightLayout
 from .hvae import HVAE, principal_directions
 from .hypernet import HNet, WeightGenerator
-from .kernels import large_linear
+from .layers import large_linear
 from .store import Standardizer
 from .training import EMA, Steps, TrainConfig, fit, seeded, track_ema
 

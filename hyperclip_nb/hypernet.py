@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import torch.nn.functional as F
 
 from .basenet import WeightLayout, initial_weights
-from .kernels import wide_linear
+from .layers import WideLinear
 
 # %% ../nbs/07_hypernet.ipynb #ba487180
 @runtime_checkable
@@ -52,9 +52,8 @@ class HNet(nn.Module):
             nn.init.kaiming_normal_(layers[-3].weight, nonlinearity="relu", generator=generator)
             nn.init.zeros_(layers[-3].bias)
         self.body = nn.Sequential(*layers)
-        self.head = nn.Linear(widths[-1], layout.size)
-        nn.init.normal_(self.head.weight, std=output_gain * widths[-1] ** -0.5, generator=generator)
-        self.head.bias.data = initial_weights(layout, generator) if start is None else start.detach().clone()
+        weight = torch.empty(layout.size, widths[-1]).normal_(std=output_gain * widths[-1] ** -0.5, generator=generator)
+        self.head = WideLinear(weight, initial_weights(layout, generator) if start is None else start)
         self.z0 = nn.Parameter(torch.randn(latent_size, generator=generator))
 
     def forward(
@@ -64,13 +63,7 @@ class HNet(nn.Module):
         "Generate weights."
         if z.ndim != 2 or z.shape[1] != self.latent_size:
             raise ValueError(f"expected latents [T, {self.latent_size}], got {list(z.shape)}")
-        return wide_linear(self.body(z), self.head.weight, self.head.bias)
-
-    def freeze(self) -> "HNet":
-        "Done with training, ready to answer: no gradients for parameters, and a last layer that one latent reads faster. Returns itself."
-        self.requires_grad_(False)
-        self.head.weight.data = self.head.weight.data.T.contiguous().T  # the same matrix, column after column in memory
-        return self
+        return self.head(self.body(z))
 
 # %% ../nbs/07_hypernet.ipynb #850255d4
 class Whitening(nn.Module):
