@@ -180,7 +180,7 @@ class HVAE(nn.Module):
         with torch.no_grad(): self.encoder[0].weight.mul_((k or layout.size) ** 0.5)  # the other half is in `posterior`
         widths = config.hidden[::-1] if config.decoder_hidden is None else config.decoder_hidden
         self.decoder = perceptron((config.latent_size, *widths, layout.size), config.activation, generator)
-        self.decoder[-1] = WideLinear(self.decoder[-1].weight, self.decoder[-1].bias)
+        self.decoder[-1] = WideLinear(self.decoder[-1].weight, self.decoder[-1].bias, rectified=config.activation == "relu" and len(widths) > 0)
 
     @classmethod
     def make(

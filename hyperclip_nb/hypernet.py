@@ -53,7 +53,7 @@ class HNet(nn.Module):
             nn.init.zeros_(layers[-3].bias)
         self.body = nn.Sequential(*layers)
         weight = torch.empty(layout.size, widths[-1]).normal_(std=output_gain * widths[-1] ** -0.5, generator=generator)
-        self.head = WideLinear(weight, initial_weights(layout, generator) if start is None else start)
+        self.head = WideLinear(weight, initial_weights(layout, generator) if start is None else start, rectified=len(hidden) > 0)
         self.z0 = nn.Parameter(torch.randn(latent_size, generator=generator))
 
     def forward(

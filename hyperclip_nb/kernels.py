@@ -83,11 +83,10 @@ class GeneratedLoss:
         layer: WideLinear,          # w = A u + c
         batch: TaskBatch | Ragged,  # the tasks
         layout: WeightLayout,       # where each matrix lies in the weights
-        rectified: bool = False,    # the input comes out of a ReLU: an input that is 0 for all tasks needs no gradient
     ):
         self.bias, self.batch, self.layout = layer.bias.detach(), batch, layout
         everything = slice(None), layer.columns.detach()
-        self.columns = ActiveColumns(layer.columns) if rectified else lambda u: everything
+        self.columns = ActiveColumns(layer.columns) if layer.rectified else lambda u: everything
         self.buffer = self.bias.new_empty(len(batch), layout.size)
 
     def __call__(

@@ -60,7 +60,7 @@ def support_energy(
 ) -> Energy:                     # [T, Z] -> [T]
     "The loss on a task's examples as an energy of its latent: L(D, h(z))."
     if once and isinstance(generate, HNet):
-        loss = GeneratedLoss(generate.head, batch, generate.layout, rectified=len(generate.body) > 0)
+        loss = GeneratedLoss(generate.head, batch, generate.layout)
         return lambda z: loss(generate.body(z))
     loss_of = adapter_loss if once else task_loss
     return lambda z: loss_of(generate(z), batch, generate.layout)

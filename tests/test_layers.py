@@ -1,0 +1,132 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hyperclip_nb.basenet import WeightLayout
+from hyperclip_nb.files import load_tensors, save_tensors
+from hyperclip_nb.hypernet import HNet
+from hyperclip_nb.layers import ActiveColumns, WideLinear, awake, large_linear, squared_distance
+from hyperclip_nb.training import TrainConfig, fit
+
+
+def draw(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def pair(inputs, outputs, rectified=False):
+    "A wide layer and the `nn.Linear` that it stands for."
+    plain = torch.nn.Linear(inputs, outputs, dtype=torch.float64)
+    return WideLinear(plain.weight, plain.bias, rectified), plain
+
+
+def grads(layer, z, of):
+    found = torch.autograd.grad(of(layer(z.relu())), [z, *layer.parameters()])
+    return [g.mT if isinstance(layer, WideLinear) and i == 1 else g for i, g in enumerate(found)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.integers(1, 5), inputs=st.integers(1, 12), outputs=st.integers(1, 60), asleep=st.integers(0, 12), seed=st.integers(0, 99))
+@pytest.mark.parametrize("rectified", [False, True])
+def test_a_wide_layer_is_a_linear_layer(rectified, rows, inputs, outputs, asleep, seed):
+    wide, plain = pair(inputs, outputs, rectified)
+    z = draw(rows, inputs, seed=seed)
+    z[:, :asleep] = -1
+    z.requires_grad_()
+    torch.testing.assert_close(wide(z.relu()), plain(z.relu()))
+    with torch.no_grad(): torch.testing.assert_close(wide(z.relu()), plain(z.relu()))
+    for mine, theirs in zip(*(grads(layer, z, lambda out: out.pow(3).sum()) for layer in (wide, plain))): torch.testing.assert_close(mine, theirs)
+
+
+def test_a_wide_layer_has_second_derivatives():
+    wide, plain = pair(6, 40, True)
+    z, found = draw(4, 6), []
+    z[:, 2:] = -1
+    for layer in wide, plain:
+        here = z.clone().requires_grad_()
+        slopes = torch.autograd.grad(layer(here.relu()).pow(3).sum(), [here, *layer.parameters()], create_graph=True)
+        found.append([*torch.autograd.grad(sum(s.square().sum() for s in slopes), [here, *layer.parameters()])])
+    torch.testing.assert_close(found[0][1].mT, found[1][1])
+    for i in 0, 2: torch.testing.assert_close(found[0][i], found[1][i])
+
+
+def test_only_a_rectified_layer_leaves_gradients_out():
+    "Where zeros come from elsewhere, their gradient counts."
+    wide, plain = pair(8, 40)
+    u = torch.zeros(3, 8, dtype=torch.float64, requires_grad=True)
+    torch.testing.assert_close(*(torch.autograd.grad(layer(u).sum(), u)[0] for layer in (wide, plain)))
+    assert awake(u).numel() == 0 and awake(u + 1) is None
+    with pytest.raises(ValueError, match=r"inputs \[T, 8\], got \[3, 7\]"): wide(u[:, :7])
+
+
+def test_columns_are_added_when_their_units_wake_up():
+    columns, u = draw(9, 30), torch.zeros(4, 9, dtype=torch.float64)
+    active, seen = ActiveColumns(columns), set()
+    for unit in 5, 1, 5, 8, 0:
+        u[:] = 0
+        u[unit % 4, unit] = 2.0
+        units, gathered = active(u)
+        seen.add(unit)
+        assert set(units.tolist()) == seen and len(units) == len(seen)
+        assert torch.equal(gathered, columns[units])
+        torch.testing.assert_close(u[:, units] @ gathered, u @ columns)
+
+
+@pytest.mark.parametrize("rows, inputs, outputs", [(3, 7, 40), (2, 5_000, 3), (1, 2_048, 2)])
+def test_large_linear_is_linear_to_the_second_derivative(rows, inputs, outputs):
+    given = [draw(rows, inputs).requires_grad_(), draw(outputs, inputs, seed=1).requires_grad_()]
+    both = large_linear(*given), F.linear(*given)
+    torch.testing.assert_close(*both)
+    for mine, theirs in zip(*(torch.autograd.grad(out.square().sum(), given, retain_graph=True) for out in both)): torch.testing.assert_close(mine, theirs)
+    slopes = [torch.autograd.grad(out.pow(3).sum(), given, create_graph=True) for out in both]
+    for mine, theirs in zip(*(torch.autograd.grad(sum(s.square().sum() for s in slope), given) for slope in slopes)): torch.testing.assert_close(mine, theirs)
+    torch.testing.assert_close(large_linear(given[0][0], given[1]), F.linear(given[0][0], given[1]))
+
+
+@pytest.mark.parametrize("uses", [1, 2])
+@pytest.mark.parametrize("kind", ["many inputs", "many outputs"])
+def test_gradients_in_used_memory_train_the_same_network(kind, uses):
+    "Also where the layer is used twice in a step, and where somebody throws a gradient away in between."
+    if kind == "many inputs":
+        x, target, plain = draw(6, 3_000), draw(6, 4), torch.nn.Linear(3_000, 4, bias=False, dtype=torch.float64)
+        mine = torch.nn.Linear(3_000, 4, bias=False, dtype=torch.float64)
+        mine.load_state_dict(plain.state_dict())
+        weight, out = (lambda: mine.weight), lambda x: large_linear(x, mine.weight)
+    else:
+        x, target, (mine, plain) = draw(6, 4), draw(6, 3_000), pair(4, 3_000)
+        weight, out = (lambda: mine.columns), mine
+
+    def training(layer, out):
+        return fit(layer, lambda x, generator: sum((out((i + 1) * x) - target).square().mean() for i in range(uses)),
+                   lambda generator: x + torch.randn(x.shape, generator=generator, dtype=x.dtype), TrainConfig(steps=6, clip=0.5))
+
+    like = lambda tensor: tensor if kind == "many inputs" else tensor.mT
+    places = set()
+    for fast, slow in zip(training(mine, out), training(plain, plain)):
+        assert fast.loss == pytest.approx(slow.loss) and fast.grad_norm == pytest.approx(slow.grad_norm)
+        torch.testing.assert_close(like(weight().grad), plain.weight.grad)
+        places.add(weight().grad.data_ptr())
+        if fast.step == 3: weight().grad = None
+    torch.testing.assert_close(like(weight()), plain.weight)
+    if uses == 1: assert len(places) <= 2
+
+
+def test_squared_distance_is_what_it_says():
+    (wide, plain), x, target = pair(7, 50), draw(4, 7).requires_grad_(), draw(4, 50, seed=3)
+    found = []
+    for layer, value in (wide, squared_distance(x, wide, target)), (plain, (plain(x) - target).square().sum(1)):
+        found.append([value, *torch.autograd.grad(value @ torch.arange(4.0).double(), [x, *layer.parameters()])])
+    found[0][2] = found[0][2].mT
+    for mine, theirs in zip(*found): torch.testing.assert_close(mine, theirs)
+    with pytest.raises(RuntimeError): torch.autograd.grad(torch.autograd.grad(squared_distance(x, wide, target).sum(), x, create_graph=True)[0].sum(), x)
+
+
+def test_a_generator_is_saved_and_read(tmp_path):
+    layout = WeightLayout(8, 5)
+    hnet, other = HNet(layout, 6, (9,)), HNet(layout, 6, (9,), generator=torch.Generator().manual_seed(1))
+    save_tensors(tmp_path / "h.safetensors", hnet.state_dict(), {})
+    other.load_state_dict(load_tensors(tmp_path / "h.safetensors")[0])
+    z = draw(3, 6).float()
+    assert torch.equal(other(z), hnet(z)) and other.head.columns.is_contiguous() and other.head.weight.shape == (layout.size, 9)
+    with torch.no_grad():
+        for some in z, z[:1]: torch.testing.assert_close(other(some), F.linear(hnet.body(some), hnet.head.weight, hnet.head.bias))
