@@ -10,6 +10,7 @@ from hyperclip_nb.batches import TaskSet
 from hyperclip_nb.hvae import (HVAE, HVAEConfig, HVAELoss, draw_views, examples_under, finetune, hvae_latents, hvae_loss, kl_to_prior,
                                principal_directions, sample_posterior, train_hvae)
 from hyperclip_nb.hypernet import WeightGenerator
+from hyperclip_nb.layers import WideLinear
 from hyperclip_nb.metatrain import Adaptation, MNet
 from hyperclip_nb.runs import checkpointed
 from hyperclip_nb.store import Standardizer, store_adaptations
@@ -155,7 +156,7 @@ def test_it_is_a_weight_generator_that_adaptation_knows(ragged):
 
 def test_the_shape_follows_the_config():
     model = HVAE(LAYOUT, HVAEConfig(latent_size=7, hidden=(20, 10)))
-    linear = lambda net: [tuple(layer.weight.shape[::-1]) for layer in net if isinstance(layer, torch.nn.Linear)]
+    linear = lambda net: [tuple(layer.weight.shape[::-1]) for layer in net if isinstance(layer, (torch.nn.Linear, WideLinear))]
     assert linear(model.encoder) == [(P, 20), (20, 10), (10, 14)] and linear(model.decoder) == [(7, 10), (10, 20), (20, P)]
     assert linear(HVAE(LAYOUT, HVAEConfig(latent_size=7, hidden=(), decoder_hidden=(5,), components=9)).decoder) == [(7, 5), (5, P)]
     plain, shifted = (HVAE(LAYOUT, HVAEConfig(log_var_offset=offset)).encode(torch.ones(2, P)) for offset in (0.0, -1.0))
