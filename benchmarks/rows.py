@@ -9,6 +9,7 @@ weight, gradient and two moments and its writing of weight and moments (eight fl
 guided and the unguided pass and applies guidance before the last layer. What is elementwise, small or random is not counted.
 """
 import copy
+import functools
 import os
 import statistics
 import sys
@@ -59,6 +60,7 @@ def drawn_tasks(count: int = 870) -> list[Task]:
     return tasks
 
 
+@functools.cache
 def all_tasks() -> list[Task]:
     folder = os.environ.get("HYPERCLIP_META_VQA")
     if not folder: return drawn_tasks()

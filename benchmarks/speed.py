@@ -32,7 +32,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import ROWS, Row  # noqa: E402
+from rows import ROWS, Row, all_tasks  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
 README, BEGIN, END = Path(__file__).parent / "README.md", "<!-- table of speed.py -->", "<!-- end of the table -->"
@@ -42,9 +42,9 @@ def synchronize(device: str) -> None:
     if device == "cuda": torch.cuda.synchronize()
 
 
-def measure_speed(device: str) -> dict:
-    "The fastest single-precision matrix products and the bandwidth of a large copy."
-    def best(work: Callable[[], object], least: float = 0.1) -> float:
+def measure_speed(device: str, least: float = 0.1) -> dict:
+    "The fastest single-precision matrix products and the bandwidth of a large copy; each measured for `least` seconds."
+    def best(work: Callable[[], object]) -> float:
         work(), synchronize(device)
         clock = time.process_time if device == "cpu" else time.perf_counter  # one thread: what others do on the core doesn't count
         times, began = [], clock()
@@ -165,7 +165,7 @@ def measure(id: str, variant: str, before: dict, quick: bool, device: str) -> tu
     of = lambda name, key: [run[key] for run in runs[name]]
     per_task = {(name, clock): statistics.median(of(name, clock)) / row[name] for name in runs for clock in ("wall", "cpu")}
     spread = {name: (max(of(name, "wall")) - min(of(name, "wall"))) / row[name] for name in runs}
-    after = alone(measure_speed, device)
+    after = alone(measure_speed, device, 0.02 if quick else 0.1)
     speed = faster(before, after)
     limit = row["flops"] / max(speed["sgemm_gflops"].values()) / 1e9 + row["bytes"] / speed["copy_gb_per_s"] / 1e9
     return {"id": id, "variant": variant, "work": row["work"], "reference_s": per_task["plain", "wall"], "ours_s": per_task["ours", "wall"],
@@ -209,7 +209,9 @@ def bench(
         raise ValueError(f"only: expected ids out of {', '.join(ROWS)}, got {', '.join(unknown)}")
     if hasattr(os, "sched_setaffinity"): os.sched_setaffinity(0, {max(os.sched_getaffinity(0)) if core is None else core})
     torch.set_num_threads(1)
-    if quick: importlib.import_module("torch._dynamo")  # the optimiser's, 1.5 s in each of 25 processes; a full run measures memory
+    if quick:  # what each of 25 processes would load for itself, as it does where memory is measured
+        importlib.import_module("torch._dynamo")  # the optimiser's
+        all_tasks()
     speed = alone(measure_speed, device)
     others = json.loads(out.read_text())["rows"] if only and out is not None and out.exists() else []  # of an earlier run: kept
     results = {"schema": 1, "machine": {**alone(describe_machine, device), **speed}, "quick": quick, "rows": others}
