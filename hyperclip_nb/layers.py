@@ -106,6 +106,10 @@ class WideLinear(nn.Module):
         # One latent: the columns are read where they lie.
         return F.embedding_bag(units, self.columns, units.new_zeros(1), per_sample_weights=u[0, units], mode="sum").add_(self.bias)
 
+    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest) -> None:  # called by `load_state_dict` with a copy
+        if (weight := state.pop(f"{prefix}weight", None)) is not None: state[f"{prefix}columns"] = weight.mT  # of an `nn.Linear`
+        super()._load_from_state_dict(state, prefix, *rest)
+
 # %% ../nbs/06a_layers.ipynb #a7e2d0a3
 class ActiveColumns:
     "The columns of a wide layer that inputs need, gathered when an input first differs from 0."

@@ -22,40 +22,14 @@ from PIL import Image
 from .pictures import INK, PAPER, finite, group_style
 
 # %% ../nbs/14g_panels.ipynb #2ca94834
-STYLE_SHEET = """<style>
+_TEXT_RULES = """
 .hn { --right: #0072B2; --wrong: #D55E00; --soft: color-mix(in srgb, var(--jp-ui-font-color1, #333) 62%, transparent);
   --line: color-mix(in srgb, var(--jp-ui-font-color1, #333) 18%, transparent); box-sizing: border-box;
   color: var(--jp-ui-font-color1, #333); font: 13px/1.45 var(--jp-ui-font-family, system-ui, sans-serif); }
 body[data-jp-theme-light="false"] .hn { --right: #56B4E9; --wrong: #F28E3C; }
 .hn * { box-sizing: border-box; }
 .hn b.hn-head, .hn .hn-head b { display: block; font-size: 14px; margin: 0 0 4px; }
-.hn small { color: var(--soft); font-size: 12px; }
-.hn-map { position: relative; width: 100%; aspect-ratio: 440 / 340; overflow: hidden;
-  background: #FFFFFF; border: 1px solid var(--line); border-radius: 6px; }
-.hn-map > * { position: absolute; inset: 0; margin: 0 !important; height: auto !important; }
-.hn-map > * + * { pointer-events: none; }
-.hn-map svg { display: block; width: 100%; height: 100%; }
-.hn-legend { display: flex; flex-wrap: wrap; gap: 1px 12px; font-size: 12px; margin-top: 5px; color: var(--soft); }
-.hn-legend svg { width: 13px; height: 13px; padding: 1px; margin-right: 4px; vertical-align: -2px;
-  background: #FFFFFF; border-radius: 2px; }
-.hn-sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(80px, 1fr)); gap: 8px; }
-.hn-sheet figure { margin: 0; font-size: 12px; line-height: 1.3; }
-.hn-sheet i { display: block; width: 100%; aspect-ratio: 1; border: 3px solid var(--line); border-radius: 5px;
-  background-repeat: no-repeat; }
-.hn-sheet figcaption { overflow-wrap: anywhere; padding-top: 2px; }
-.hn-right { color: var(--right); } .hn-sheet .hn-right i { border-color: var(--right); }
-.hn-wrong { color: var(--wrong); } .hn-sheet .hn-wrong i { border-color: var(--wrong); }
-.hn-bars { display: grid; grid-template-columns: minmax(0, max-content) minmax(60px, 1fr) 4ch; gap: 5px 10px; align-items: center; }
-.hn-bars span { height: 13px; border-radius: 3px; background: #B8B8B8; }
-.hn-bars .hn-strong { font-weight: 600; } .hn-bars span.hn-strong { background: var(--right); }
-.hn-bars em { font-style: normal; text-align: right; font-variant-numeric: tabular-nums; }
-.hn ol { margin: 0; padding-left: 1.6em; } .hn li { padding-left: 2px; }
-.hn-link { display: inline-block; padding: 5px 14px; border-radius: 4px; background: var(--right); color: #FFFFFF !important;
-  text-decoration: none !important; font-weight: 500; margin-right: 10px; white-space: nowrap; }
-body[data-jp-theme-light="false"] .hn-link { color: #000000 !important; }
-.hn-link:focus-visible { outline: 2px solid currentColor; outline-offset: 2px; }
-@media (prefers-reduced-motion: reduce) { .hn-runner { display: none; } }
-</style>"""
+.hn small { color: var(--soft); font-size: 12px; }"""
 
 # %% ../nbs/14g_panels.ipynb #53f2142f
 @dataclass(frozen=True)
@@ -91,7 +65,7 @@ def marker_path(
     polygons = [np.asarray(polygon) * (2 * radius, -2 * radius) for polygon in polygons]
     return " ".join("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in polygon) + "Z" for polygon in polygons)
 
-
+# %% ../nbs/14g_panels.ipynb #ed4f8530
 def marked(
     index: int,          # of the group, for colour and shape
     x: float,
@@ -115,6 +89,18 @@ def svg(
     return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(label)}" '
             f'font-family="system-ui, sans-serif">{content}</svg>')
 
+# %% ../nbs/14g_panels.ipynb #00facb17
+_MAP_RULES = """
+.hn-map { position: relative; width: 100%; aspect-ratio: 440 / 340; overflow: hidden;
+  background: #FFFFFF; border: 1px solid var(--line); border-radius: 6px; }
+.hn-map > * { position: absolute; inset: 0; margin: 0 !important; height: auto !important; }
+.hn-map > * + * { pointer-events: none; }
+.hn-map svg { display: block; width: 100%; height: 100%; }
+.hn-legend { display: flex; flex-wrap: wrap; gap: 1px 12px; font-size: 12px; margin-top: 5px; color: var(--soft); }
+.hn-legend svg { width: 13px; height: 13px; padding: 1px; margin-right: 4px; vertical-align: -2px;
+  background: #FFFFFF; border-radius: 2px; }
+@media (prefers-reduced-motion: reduce) { .hn-runner { display: none; } }"""
+
 
 def map_layer(
     frame: Frame,
@@ -134,9 +120,54 @@ def legend(order: Sequence[str]) -> str:  # HTML
     icon = lambda index: f'<svg viewBox="-4 -4 8 8">{marked(index, 0, 0)}</svg>'
     return f'<div class="hn hn-legend">{"".join(f"<span>{icon(i)}{escape(name)}</span>" for i, name in enumerate(order))}</div>'
 
-# %% ../nbs/14g_panels.ipynb #ed4f8530
+# %% ../nbs/14g_panels.ipynb #c0e69eb2
 def _line(points: np.ndarray, look: str) -> str:
     return f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}" fill="none" stroke-linejoin="round" {look}/>'
+
+
+def _lines(
+    walks: np.ndarray,  # [K, S, 2] in pixels
+    more: np.ndarray,   # [K, S', 2] in pixels, from the end of each walk
+) -> list[str]:
+    "The first walk strongly, the others faintly, steps on examples dashed."
+    first = walks[0]
+    parts = [_line(walk, f'stroke="{INK}" stroke-width="0.8" opacity="0.18"') for walk in walks[1:]]
+    parts += [_line(first[k:k + 2], f'stroke="{INK}" stroke-width="1.9" opacity="{0.25 + 0.75 * k / len(first):.2f}"')
+              for k in range(len(first) - 1)]
+    return parts + [_line(walk, 'stroke="#009E73" stroke-width="1.8" stroke-dasharray="3 2"') for walk in more if len(walk) > 1]
+
+# %% ../nbs/14g_panels.ipynb #2b746791
+def _ends(
+    starts: np.ndarray,  # [K, 2] in pixels
+    ends: np.ndarray,    # [K, 2] in pixels
+    group: int,          # for colour and shape
+) -> list[str]:
+    "A ring where each walk begins and a marker where it ends."
+    rings = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{PAPER}" stroke="{INK}" opacity="{1 if k == 0 else 0.45}"/>'
+             for k, (x, y) in enumerate(starts)]
+    return rings + [marked(group, x, y, radius=7 if k == 0 else 4.5, edge="black") for k, (x, y) in reversed([*enumerate(ends)])]
+
+
+def _number(number: int, x: float, y: float) -> str:
+    "A number in a disc."
+    return (f'<g transform="translate({x:.1f} {y:.1f})"><circle r="7.5" fill="{PAPER}" stroke="black" opacity="0.92"/>'
+            f'<text text-anchor="middle" y="3.6" font-size="10" font-weight="600">{number}</text></g>')
+
+
+def _cross(x: float, y: float) -> str:
+    "A cross that shows on dots of any colour."
+    cross = f'<path d="M-6-6L6 6M-6 6L6-6" transform="translate({x:.1f} {y:.1f})" stroke-linecap="round"'
+    return f'{cross} stroke="white" stroke-width="5"/>{cross} stroke="black" stroke-width="2.4"/>'
+
+# %% ../nbs/14g_panels.ipynb #ba7c8ff2
+def _runner(
+    walk: np.ndarray,  # [S, 2] in pixels
+    color: str,
+) -> str:
+    "A dot that runs along a walk once."
+    run = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in walk)
+    return (f'<circle class="hn-runner" r="4" fill="{color}" stroke="white"><animateMotion dur="1.1s" fill="freeze" path="{run}"/>'
+            '<animate attributeName="opacity" values="1;1;0" keyTimes="0;0.9;1" dur="1.3s" fill="freeze"/></circle>')
 
 
 def path_layer(
@@ -150,28 +181,14 @@ def path_layer(
 ) -> str:                               # SVG, to lie over `map_layer`
     "Walks on the map."
     at = frame.pixels(finite("walks", walks, -1, -1, 2)).transpose(1, 0, 2)  # [K, S, 2]
-    first, color = at[0], group_style(group)["color"]
     more = at[:, -1:] if more is None else frame.pixels(finite("more", more, -1, len(at), 2)).transpose(1, 0, 2)
-    parts = [_line(walk, f'stroke="{INK}" stroke-width="0.8" opacity="0.18"') for walk in at[1:]]
-    parts += [_line(first[k:k + 2], f'stroke="{INK}" stroke-width="1.9" opacity="{0.25 + 0.75 * k / len(first):.2f}"')
-              for k in range(len(first) - 1)]
-    parts += [_line(walk, 'stroke="#009E73" stroke-width="1.8" stroke-dasharray="3 2"') for walk in more if len(walk) > 1]
-    parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{PAPER}" stroke="{INK}" opacity="{1 if k == 0 else 0.45}"/>'
-              for k, (x, y) in enumerate(at[:, 0])]
-    parts += [marked(group, x, y, radius=7 if k == 0 else 4.5, edge="black") for k, (x, y) in reversed([*enumerate(more[:, -1])])]
-    for number, (x, y) in enumerate(frame.pixels(np.empty((0, 2)) if near is None else near), 1):
-        parts.append(f'<g transform="translate({x:.1f} {y:.1f})"><circle r="7.5" fill="{PAPER}" stroke="black" opacity="0.92"/>'
-                     f'<text text-anchor="middle" y="3.6" font-size="10" font-weight="600">{number}</text></g>')
-    if target is not None:
-        x, y = frame.pixels(target)
-        cross = f'<path d="M-6-6L6 6M-6 6L6-6" transform="translate({x:.1f} {y:.1f})" stroke-linecap="round"'
-        parts += [f'{cross} stroke="white" stroke-width="5"/>{cross} stroke="black" stroke-width="2.4"/>']
-    run = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in np.concatenate([first, more[0, 1:]]))
-    parts.append(f'<circle class="hn-runner" r="4" fill="{color}" stroke="white"><animateMotion dur="1.1s" fill="freeze" path="{run}"/>'
-                 '<animate attributeName="opacity" values="1;1;0" keyTimes="0;0.9;1" dur="1.3s" fill="freeze"/></circle>')
+    parts = [*_lines(at, more), *_ends(at[:, 0], more[:, -1], group)]
+    parts += [_number(number, x, y) for number, (x, y) in enumerate(frame.pixels(np.empty((0, 2)) if near is None else near), 1)]
+    if target is not None: parts.append(_cross(*frame.pixels(target)))
+    parts.append(_runner(np.concatenate([at[0], more[0, 1:]]), group_style(group)["color"]))
     return svg("".join(parts), frame.size, "Walk of a latent from its start to the weights")
 
-# %% ../nbs/14g_panels.ipynb #ef0526f8
+# %% ../nbs/14g_panels.ipynb #8e38e737
 def data_url(content: bytes, kind: str) -> str:
     "Content as an address that needs no server."
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
@@ -190,6 +207,16 @@ def sprite(
     return (f'<style>.{name} i {{ background-image: url("{data_url(buffer.getvalue(), "image/png")}"); '
             f"background-size: {100 * len(images)}% 100%; }}\n{places}</style>")
 
+# %% ../nbs/14g_panels.ipynb #a4b2db52
+_SHEET_RULES = """
+.hn-sheet { display: grid; grid-template-columns: repeat(auto-fill, minmax(80px, 1fr)); gap: 8px; }
+.hn-sheet figure { margin: 0; font-size: 12px; line-height: 1.3; }
+.hn-sheet i { display: block; width: 100%; aspect-ratio: 1; border: 3px solid var(--line); border-radius: 5px;
+  background-repeat: no-repeat; }
+.hn-sheet figcaption { overflow-wrap: anywhere; padding-top: 2px; }
+.hn-right { color: var(--right); } .hn-sheet .hn-right i { border-color: var(--right); }
+.hn-wrong { color: var(--wrong); } .hn-sheet .hn-wrong i { border-color: var(--wrong); }"""
+
 
 def sheet(
     answers: Sequence[str],          # C
@@ -207,7 +234,14 @@ def sheet(
                 f'{"".join(f"<br><small>{escape(line)}</small>" for line in rest)}</figcaption></figure>')
     return f'<div class="hn hn-sheet {name}">{"".join(map(cell, given, before, [None] * len(given) if truth is None else truth))}</div>'
 
-# %% ../nbs/14g_panels.ipynb #2b746791
+# %% ../nbs/14g_panels.ipynb #6573d95b
+_BAR_RULES = """
+.hn-bars { display: grid; grid-template-columns: minmax(0, max-content) minmax(60px, 1fr) 4ch; gap: 5px 10px; align-items: center; }
+.hn-bars span { height: 13px; border-radius: 3px; background: #B8B8B8; }
+.hn-bars .hn-strong { font-weight: 600; } .hn-bars span.hn-strong { background: var(--right); }
+.hn-bars em { font-style: normal; text-align: right; font-variant-numeric: tabular-nums; }"""
+
+
 def bars(
     values: Mapping[str, float],  # label to percent
     strong: str,                  # the one to stand out
@@ -218,6 +252,14 @@ def bars(
         return (f'<div class="{kind}">{escape(label)}</div><span class="{kind}" style="width: {min(max(value, 0), 100):.1f}%"></span>'
                 f'<em class="{kind}">{value:.0f}%</em>')
     return f'<div class="hn hn-bars">{"".join(row(*item) for item in values.items())}</div>'
+
+# %% ../nbs/14g_panels.ipynb #3f42e999
+_LINK_RULES = """
+.hn ol { margin: 0; padding-left: 1.6em; } .hn li { padding-left: 2px; }
+.hn-link { display: inline-block; padding: 5px 14px; border-radius: 4px; background: var(--right); color: #FFFFFF !important;
+  text-decoration: none !important; font-weight: 500; margin-right: 10px; white-space: nowrap; }
+body[data-jp-theme-light="false"] .hn-link { color: #000000 !important; }
+.hn-link:focus-visible { outline: 2px solid currentColor; outline-offset: 2px; }"""
 
 
 def numbered(items: Sequence[str]) -> str:  # HTML
@@ -232,3 +274,6 @@ def download_link(
 ) -> str:             # HTML
     "A button that saves a file."
     return f'<a class="hn-link" download="{escape(file)}" href="{data_url(content, "application/octet-stream")}">{escape(text)}</a>'
+
+# %% ../nbs/14g_panels.ipynb #0a2009aa
+STYLE_SHEET = f"<style>{_TEXT_RULES}{_MAP_RULES}{_SHEET_RULES}{_BAR_RULES}{_LINK_RULES}\n</style>"

@@ -4,17 +4,21 @@
 
 # %% auto #0
 __all__ = ['AT', 'SIDES', 'FAMILIES', 'TEST', 'VALIDATION', 'Family', 'slug', 'Question', 'questions', 'find_question',
-           'prompts_for', 'image_id', 'scene_of', 'draw_images', 'split_cells', 'make_task', 'scenes_tasks',
-           'answer_entropy']
+           'prompts_for', 'image_id', 'scene_of', 'draw_images', 'split_cells', 'list_labels', 'make_task',
+           'scenes_tasks', 'kept_labels', 'answer_entropy']
 
 # %% ../nbs/03c_questions.ipynb #846b4318
 import re
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 
 import numpy as np
+import torch
 from msgspec import Struct
 
+from .files import fingerprint, load_tensors, save_tensors, sha256_of
 from .scenes import CATEGORIES, GLYPHS, NOUNS, PLACES, SIDE, THINGS, Noun, Scene, Tape, Thing, draw_scene
 from .tasks import Splits, Task
 from .worlds import ATTRIBUTES, Wish, World, company
@@ -239,18 +243,26 @@ def split_cells(
     return split
 
 # %% ../nbs/03c_questions.ipynb #35c46dd8
+def list_labels(
+    question: Question,
+    world_seed: int,
+    images: int,   # how many pictures
+) -> list[int]:    # positions in `question.answers`
+    "The right answers for the question's pictures."
+    world, number, prefix = World.of(world_seed), {answer: i for i, answer in enumerate(question.answers)}, image_id(world_seed, question, 0)[:-1]
+    return [number[question.scene(world, Tape(f"{prefix}{i}"))[1]] for i in range(images)]
+
+
 def make_task(
     question: Question,
     world_seed: int,
     support: int = 50,   # labelled images to adapt on
     query: int = 25,     # labelled images to score on
+    labels: Sequence[int] | None = None,  # if they are known already
 ) -> Task:
     "A question with its labelled images; nothing is drawn yet."
-    world, number, examples = World.of(world_seed), {answer: i for i, answer in enumerate(question.answers)}, []
-    prefix = image_id(world_seed, question, 0)[:-1]
-    for i in range(support + query):
-        _, answer = question.scene(world, Tape(f"{prefix}{i}"))
-        examples.append((f"{prefix}{i}", number[answer]))
+    labels = list_labels(question, world_seed, support + query) if labels is None else labels
+    examples = [(image_id(world_seed, question, i), label) for i, label in enumerate(labels)]
     return Task(question=question.text, answers=question.answers, prompts=tuple(map(question.prompt, question.answers)),
                 support=tuple(examples[:support]), query=tuple(examples[support:]), family=question.family, cell=question.cell)
 
@@ -259,14 +271,31 @@ def scenes_tasks(
     world_seed: int = 0,  # another seed: another world of the same shape
     support: int = 50,    # labelled images per question to adapt on
     query: int = 25,      # and to score on
+    labels: Sequence[Sequence[int]] | None = None,  # of `questions()`, if they are known already
 ) -> Splits:              # "train", "val", "test"
     "All questions of a world as tasks, split so that no cell is on two sides."
     if world_seed < 0 or support < 1 or query < 1:
         raise ValueError(f"expected a seed >= 0 and at least one image to adapt on and to score on, got {world_seed}, {support}, {query}")
     splits, cells = {"train": [], "val": [], "test": []}, split_cells(world_seed)
-    for question in questions():
-        splits[cells[question.cell]].append(make_task(question, world_seed, support, query))
+    for question, known in zip(questions(), labels or [None] * len(questions())):
+        splits[cells[question.cell]].append(make_task(question, world_seed, support, query, known))
     return splits
+
+# %% ../nbs/03c_questions.ipynb #b71b4969
+def kept_labels(
+    path: str | Path,      # a safetensors file, made if it isn't there
+    world_seed: int = 0,
+    images: int = 75,      # of each question
+) -> list[list[int]]:      # one list for each of `questions()`
+    "Labels of all pictures of a world, listed once. Raises `RunError` for a damaged file."
+    code = fingerprint([sha256_of(find_spec(f"hyperclip_nb.{module}").origin) for module in ("scenes", "worlds", "questions")])
+    made_by = {"world_seed": world_seed, "images": images, "code": code}
+    if Path(path).exists():
+        tensors, kept = load_tensors(path)
+        if kept == made_by: return tensors["labels"].tolist()
+    labels = torch.tensor([list_labels(question, world_seed, images) for question in questions()], dtype=torch.int16)
+    save_tensors(path, {"labels": labels}, made_by)
+    return labels.tolist()
 
 # %% ../nbs/03c_questions.ipynb #1c7311e8
 def answer_entropy(task: Task) -> float:  # bits

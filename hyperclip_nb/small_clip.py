@@ -30,7 +30,7 @@ from .captions import caption_batch
 from .encoders import ClipEncoder, Preprocessing, load_encoder
 from .features import FeatureBank, build_bank
 from .files import RunError, read_json, sha256_of, write_json
-from .questions import Question, draw_images, find_question, scenes_tasks
+from .questions import Question, draw_images, find_question, kept_labels, scenes_tasks
 from .runs import data_dir
 from .scenes import CATEGORY
 from .tasks import Splits, Task
@@ -289,8 +289,9 @@ def scenes_bank(
     world_seed: int = 0,
 ) -> tuple[Splits, FeatureBank]:
     "Tasks and features of the embedded data set; the first call draws and encodes 79,050 pictures, about a minute on two cores."
-    splits, encoder = scenes_tasks(world_seed), load_small_clip()
-    folder = data_dir(data) / "features" / f"scenes-{world_seed}-{encoder.fingerprint['weights'][:8]}"
+    encoder, features = load_small_clip(), data_dir(data) / "features"
+    splits = scenes_tasks(world_seed, labels=kept_labels(features / f"scenes-{world_seed}-labels.safetensors", world_seed))
+    folder = features / f"scenes-{world_seed}-{encoder.fingerprint['weights'][:8]}"
     tasks = [task for part in splits.values() for task in part]
     with torch_threads(1):
         return splits, build_bank(folder, encoder, tasks, draw_images, batch_size=256)

@@ -130,3 +130,13 @@ def test_a_generator_is_saved_and_read(tmp_path):
     assert torch.equal(other(z), hnet(z)) and other.head.columns.is_contiguous() and other.head.weight.shape == (layout.size, 9)
     with torch.no_grad():
         for some in z, z[:1]: torch.testing.assert_close(other(some), F.linear(hnet.body(some), hnet.head.weight, hnet.head.bias))
+
+
+def test_the_state_of_a_linear_layer_fits():
+    wide, plain = pair(5, 30)
+    before = {"body.weight": draw(5, 3), "head.weight": draw(30, 5, seed=1), "head.bias": draw(30, seed=2)}
+    model = torch.nn.ModuleDict({"body": torch.nn.Linear(3, 5, bias=False, dtype=torch.float64), "head": wide})
+    model.load_state_dict(before)
+    assert torch.equal(wide.columns, before["head.weight"].mT) and wide.columns.is_contiguous() and "head.weight" in before
+    with pytest.raises(RuntimeError, match="Missing"): wide.load_state_dict({"bias": plain.bias})
+    with pytest.raises(RuntimeError, match="size mismatch"): wide.load_state_dict({"weight": plain.weight.mT, "bias": plain.bias})

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.ndimage import center_of_mass, label
 
 from hyperclip_nb.captions import (CARDS, all_texts, caption, caption_batch, card_question, flat_scene, quiz_card, sign)
-from hyperclip_nb.questions import (FAMILIES, SIDES, Question, draw_images, find_question, image_id, make_task, prompts_for, questions,
+from hyperclip_nb.files import RunError
+from hyperclip_nb.questions import (FAMILIES, SIDES, Question, draw_images, find_question, image_id, kept_labels, make_task, prompts_for, questions,
                                     scene_of, scenes_tasks, split_cells)
 from hyperclip_nb.scenes import (BACKGROUNDS, BOXES, CATEGORIES, CATEGORY, COLORS, COUNTS, GLYPHS, NOUNS, PLACES, POSES, SIDE, SIZES,
                                  THINGS, Scene, Tape, Thing, color_distance, contact_sheet, draw_scene, glyph_mask, legible, spots)
@@ -267,6 +268,21 @@ def test_the_data_set_has_not_changed(splits):
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "18b8b44fb23ac624"
     mean = draw_images([t.query[0][0] for t in splits["test"]]).mean((0, 1, 2))
     assert np.abs(mean - (160.6, 156.8, 145.6)).max() < 0.5
+
+
+def test_labels_are_listed_once_and_again_when_the_code_changes(tmp_path, monkeypatch, splits):
+    path = tmp_path / "made" / "labels.safetensors"
+    labels = kept_labels(path, 0, 9)
+    assert scenes_tasks(0, 6, 3, labels) == splits and len(labels) == len(questions())
+    with monkeypatch.context() as patch:
+        patch.setattr("hyperclip_nb.questions.list_labels", lambda *a: pytest.fail("listed twice"))
+        assert kept_labels(path, 0, 9) == labels
+    assert kept_labels(path, 1, 9) != labels and kept_labels(path, 0, 9) == labels  # what is there must be what is asked for
+    monkeypatch.setattr("hyperclip_nb.questions.sha256_of", lambda path: "other code")
+    monkeypatch.setattr("hyperclip_nb.questions.list_labels", lambda *a: [0] * 9)
+    assert kept_labels(path, 0, 9) == [[0] * 9] * len(questions())
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(RunError, match="labels.safetensors.*damaged"): kept_labels(path, 0, 9)
 
 
 @pytest.mark.parametrize("bad", ["", "scenes-0/what-color-is-the-comet", "scenes-x/what-color-is-the-comet/1", "comet.png",

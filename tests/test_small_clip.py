@@ -148,7 +148,8 @@ def test_damaged_weights_are_refused(tmp_path, name):
 
 def test_scenes_bank_is_made_once(tmp_path, monkeypatch, splits, encoder):
     few = {part: tasks[:2] for part, tasks in splits.items()}
-    monkeypatch.setattr(small_clip, "scenes_tasks", lambda world_seed: few)
+    monkeypatch.setattr(small_clip, "scenes_tasks", lambda world_seed, labels: few)
+    monkeypatch.setattr(small_clip, "kept_labels", lambda path, world_seed: [])
     again, bank = scenes_bank(tmp_path)
     assert again is few and bank.folder.parent == tmp_path / "features" and bank.images.shape == (6 * 75, 128)
     monkeypatch.setattr(small_clip, "draw_images", lambda ids: pytest.fail("drawn twice"))
