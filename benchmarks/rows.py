@@ -167,6 +167,12 @@ class Row:
     def ours(self) -> None: ...
     def plain(self) -> None: ...
     def warm_up(self) -> None: self.ours()
+
+    def make_plain(self) -> None:
+        "What the plain side begins with: networks of `nn.Linear`s."
+        for model in vars(self).values():
+            if isinstance(model, torch.nn.Module): reference.plain(model)
+
     def compare(self) -> list[tuple[Tensor, Tensor]]: ...
     def limit(self) -> tuple[float, float]:  # per task
         "Necessary operations and bytes."
@@ -196,7 +202,7 @@ class MetaTraining(Row):
 
     def plain(self):
         if self.optimizer is None:
-            self.optimizer = torch.optim.Adam(reference.plain(self.hnet).parameters(), lr=1e-3)
+            self.optimizer = torch.optim.Adam(self.hnet.parameters(), lr=1e-3)
             self.pairs = list(zip(examples(self.plain_set, "support"), examples(self.plain_set, "query")))
         self.optimizer.zero_grad()
         reference.meta_gradient(self.hnet, self.pairs, self.steps)
@@ -238,9 +244,7 @@ class Storing(Row):
         store_adaptations(self.hnet, self.tasks, Adaptation(steps=2), views=1)
 
     def plain(self):
-        if self.plain_examples is None:
-            self.plain_examples = examples(task_set(self.plain_tasks, self.device), "all")
-            reference.plain(self.hnet)
+        if self.plain_examples is None: self.plain_examples = examples(task_set(self.plain_tasks, self.device), "all")
         generator = torch.Generator().manual_seed(0)
         for images, labels, answers in self.plain_examples:
             share = 2 / 3 + torch.rand((), generator=generator).item() / 3
@@ -277,7 +281,7 @@ class Autoencoding(Row):
     def ours(self): next(self.updates)
 
     def plain(self):
-        if self.optimizer is None: self.optimizer = torch.optim.Adam(reference.plain(self.hvae).parameters(), lr=1e-4)
+        if self.optimizer is None: self.optimizer = torch.optim.Adam(self.hvae.parameters(), lr=1e-4)
         noises = torch.randn(self.plain_tasks, LATENT, generator=torch.Generator().manual_seed(0)).to(self.device)
         self.optimizer.zero_grad()
         reference.hvae_gradient(self.hvae, self.weights[0, :self.plain_tasks], noises)
@@ -328,7 +332,6 @@ class Contrasting(Row):
         if self.optimizer is None:
             self.optimizer, tasks = torch.optim.Adam(self.model.parameters(), lr=3e-4), task_set(self.plain_tasks, self.device)
             self.parts = examples(tasks, "support"), examples(tasks, "query")
-            reference.plain(self.hnet)
         self.optimizer.zero_grad()
         reference.contrast_gradient(self.model, self.hnet, self.latents[:self.plain_tasks], self.e[:self.plain_tasks])
         if not self.quick: self.optimizer.step()
@@ -385,7 +388,6 @@ class Diffusing(Row):
             self.optimizer = torch.optim.Adam(self.denoiser.parameters(), lr=2.5e-4)
             tasks = task_set(self.plain_tasks, self.device)
             self.parts = examples(tasks, "support"), examples(tasks, "query")
-            if self.hnet is not None: reference.plain(self.hnet)
         n, generator = self.plain_tasks, torch.Generator().manual_seed(0)
         index, noise = torch.randint(350, (n,), generator=generator), torch.randn(n, LATENT, generator=generator).to(self.device)
         self.optimizer.zero_grad()
@@ -443,7 +445,6 @@ class Sampling(Row):
         generator = torch.Generator().manual_seed(4)
         if self.evaluate and self.plain_examples is None:
             self.plain_examples = examples(task_set(self.plain_tasks, self.device), "query")
-            reference.plain(self.hnet)
         for i, e in enumerate(self.e[:self.plain_tasks]):
             noises = torch.randn(351, LATENT, generator=generator).to(self.device)
             z = self.ldm.standardizer.decode(reference.sample(self.ldm.denoiser, self.ldm.schedule, noises, e, self.gamma))
@@ -497,7 +498,6 @@ class Latency(Row):
     def ours(self): self.logits().argmax(-1).tolist()
 
     def plain_logits(self) -> Tensor:
-        reference.plain(self.hnet)
         generator, schedule, denoiser = torch.Generator().manual_seed(7), self.ldm.schedule, self.ldm.denoiser
         if self.steps == 20:
             start = torch.randn(LATENT, generator=generator).to(self.device)
@@ -509,7 +509,11 @@ class Latency(Row):
             return reference.logits(reference.weights(self.hnet, self.ldm.standardizer.decode(z)), self.images, self.answers, LAYOUT)
 
     def plain(self): self.plain_logits().argmax(-1).tolist()
-    def compare(self): return [(self.logits(), self.plain_logits())]  # in this order: the second makes the generator plain
+
+    def compare(self):
+        mine = self.logits()
+        self.make_plain()
+        return [(mine, self.plain_logits())]
 
     def limit(self):
         return self.steps * 2 * (DENOISER + 128 * 128) + network_flops(25, 5) + last_layer_flops(1), LAST_LAYER

@@ -93,6 +93,7 @@ def cpu_name() -> str:
 def serve(arguments: tuple, side: str, pipe: Connection) -> None:
     "The process of one side: a request in, a measurement out."
     row = ROWS[arguments[0]](*arguments)
+    if side == "plain": row.make_plain()
     if side == "compare": return pipe.send(compare(row))
     if side == "describe": return pipe.send(describe(row, 0.0))
     while (request := pipe.recv()) is not None:

@@ -243,14 +243,20 @@ def split_cells(
     return split
 
 # %% ../nbs/03c_questions.ipynb #35c46dd8
+def _names(question: Question, world_seed: int, images: int) -> list[str]:
+    "The image ids of a question's first pictures."
+    prefix = image_id(world_seed, question, 0)[:-1]
+    return [f"{prefix}{i}" for i in range(images)]
+
+
 def list_labels(
     question: Question,
     world_seed: int,
     images: int,   # how many pictures
 ) -> list[int]:    # positions in `question.answers`
     "The right answers for the question's pictures."
-    world, number, prefix = World.of(world_seed), {answer: i for i, answer in enumerate(question.answers)}, image_id(world_seed, question, 0)[:-1]
-    return [number[question.scene(world, Tape(f"{prefix}{i}"))[1]] for i in range(images)]
+    world, number = World.of(world_seed), {answer: i for i, answer in enumerate(question.answers)}
+    return [number[question.scene(world, Tape(name))[1]] for name in _names(question, world_seed, images)]
 
 
 def make_task(
@@ -262,7 +268,7 @@ def make_task(
 ) -> Task:
     "A question with its labelled images; nothing is drawn yet."
     labels = list_labels(question, world_seed, support + query) if labels is None else labels
-    examples = [(image_id(world_seed, question, i), label) for i, label in enumerate(labels)]
+    examples = list(zip(_names(question, world_seed, len(labels)), labels))
     return Task(question=question.text, answers=question.answers, prompts=tuple(map(question.prompt, question.answers)),
                 support=tuple(examples[:support]), query=tuple(examples[support:]), family=question.family, cell=question.cell)
 
