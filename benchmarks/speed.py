@@ -27,7 +27,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch, for both sides alike
-os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+import numpy as np  # noqa: E402
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
@@ -62,6 +63,7 @@ def measure_speed(device: str, least: float = 0.1) -> dict:
             kernels["oneDNN"] = lambda: F.conv2d(x.view(1, m, 1, k).permute(0, 3, 1, 2), w.view(n, k, 1, 1))
             dense, packed = x.to_mkldnn(), w.to_mkldnn()
             kernels["oneDNN packed"] = lambda: F.linear(dense, packed)
+        if device == "cpu": kernels["numpy"] = lambda: np.matmul(x.numpy(), w.numpy().T)
         for name, kernel in kernels.items():
             speeds[name] = max(speeds.get(name, 0), 2e-9 * m * k * n / best(kernel))
     source = torch.randn(50_000_000, device=device)

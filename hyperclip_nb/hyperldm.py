@@ -98,7 +98,7 @@ class Denoiser(nn.Module):
 
     def matrices(self) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
         "The parameters of the body. Looking them up takes longer than using them on one question, so it is done once per sample."
-        return self.from_latent.weight, [(norm.weight, norm.bias, *layer.parameters()) for norm, layer in zip(self.norms, self.layers)]
+        return self.from_latent.weight.mT, [(norm.weight, norm.bias, layer.weight.mT) for norm, layer in zip(self.norms, self.layers)]
 
     def body(
         self,
@@ -109,9 +109,9 @@ class Denoiser(nn.Module):
         "All but the last layer."
         inward, blocks = matrices
         first, *rest = shift.chunk(len(blocks) + 1, -1)
-        h = F.linear(z_t, inward) + first
+        h = z_t @ inward + first
         for (gain, bias, weight), shift in zip(blocks, rest):
-            update = F.silu(F.linear(F.layer_norm(h, gain.shape, gain, bias), weight) + shift)
+            update = F.silu(torch.layer_norm(h, gain.shape, gain, bias) @ weight + shift)
             h = h + F.dropout(update, self.config.dropout) if self.training else h + update
         return h
 
@@ -135,18 +135,22 @@ class Denoiser(nn.Module):
             times = self.time_features(schedule.timesteps)
             shift = self.condition(None if gamma == 0 else e)
             if gamma not in (0, 1):
-                shift = torch.stack([self.condition(None).expand_as(shift), shift], -2)  # [T, 2, F]: without, with
+                shift = torch.stack([self.condition(None).expand_as(shift), shift], -2).squeeze(0)  # [T, 2, F], or [2, F]: without, with
             if len(times) * shift.numel() <= 1_000_000:  # few questions: their shifts at every step, at once
                 times, shift = times.view(-1, *[1] * (shift.ndim - 1), times.shape[-1]) + shift, None
 
-        times, matrices, outward = dict(zip(schedule.timesteps.tolist(), times)), self.matrices(), (self.head.weight, self.head.bias)
+        times, matrices = dict(zip(schedule.timesteps.tolist(), times)), self.matrices()
+        outward, bias, mix = self.head.weight.mT, self.head.bias, torch.tensor([[1 - gamma, gamma]]).to(e)
 
         def denoise(z_t: Tensor, t: Tensor) -> Tensor:
             shifts = times[int(t)] if shift is None else shift + times[int(t)]
             if gamma in (0, 1):
-                return F.linear(self.body(z_t, shifts, matrices), *outward)
-            without, given = self.body(z_t.unsqueeze(-2), shifts, matrices).unbind(-2)
-            return F.linear(torch.lerp(without, given, gamma), *outward)
+                h = self.body(z_t, shifts, matrices)
+            elif z_t.numel() == self.latent_size:  # one latent: two rows, and guidance is a product with them
+                h = mix @ self.body(z_t.view(1, -1), shifts, matrices)
+            else:
+                h = torch.lerp(*self.body(z_t.unsqueeze(-2), shifts, matrices).unbind(-2), gamma)
+            return (h @ outward).add_(bias).view_as(z_t)
         return denoise
 
 # %% ../nbs/12c_hyperldm.ipynb #45eca874
@@ -165,15 +169,15 @@ class PublishedDenoiser(Denoiser):
         self.head = nn.Linear(hidden, latent_size)
 
     def matrices(self) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
-        layers = [(), *(layer.parameters() for layer in self.layers)]
-        return self.from_latent.weight, [(norm.weight, norm.bias, *layer) for norm, layer in zip(self.norms, layers)]
+        layers = [(), *((layer.weight.mT, layer.bias) for layer in self.layers)]
+        return self.from_latent.weight.mT, [(norm.weight, norm.bias, *layer) for norm, layer in zip(self.norms, layers)]
 
     def body(self, z_t: Tensor, shift: Tensor, matrices: tuple) -> Tensor:
         inward, blocks = matrices
-        h = F.linear(z_t, inward) + shift
-        for gain, bias, *layer in blocks:
-            h = F.linear(h, *layer) if layer else h
-            h = F.layer_norm(h, gain.shape, gain, bias).relu_()
+        h = z_t @ inward + shift
+        for gain, offset, *layer in blocks:
+            if layer: h = (h @ layer[0]).add_(layer[1])
+            h = torch.layer_norm(h, gain.shape, gain, offset).relu_()
         return h
 
 

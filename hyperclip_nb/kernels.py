@@ -13,7 +13,7 @@ from torch.autograd import Function
 
 from .basenet import WeightLayout
 from .batches import Ragged, TaskBatch
-from .layers import ActiveColumns, WideLinear
+from .layers import ActiveColumns, WideLinear, product, with_one
 
 # %% ../nbs/06b_kernels.ipynb #0bd624fc
 def adapter_gradient(
@@ -84,10 +84,8 @@ class GeneratedLoss:
         batch: TaskBatch | Ragged,  # the tasks
         layout: WeightLayout,       # where each matrix lies in the weights
     ):
-        self.bias, self.batch, self.layout = layer.bias.detach(), batch, layout
-        everything = slice(None), layer.columns.detach()
-        self.columns = ActiveColumns(layer.columns) if layer.rectified else lambda u: everything
-        self.buffer = self.bias.new_empty(len(batch), layout.size)
+        self.batch, self.layout, self.columns = batch, layout, ActiveColumns(layer.columns, layer.bias, layer.rectified)
+        self.buffer = layer.bias.new_empty(len(batch), layout.size)
 
     def __call__(
         self,
@@ -101,11 +99,11 @@ class _GeneratedLoss(Function):
     def forward(ctx, u: Tensor, loss: GeneratedLoss) -> Tensor:
         units, columns = loss.columns(u)
         alike = torch.equal(u, u[:1].expand_as(u))  # where an adaptation starts, all tasks have one network
-        w = torch.addmm(loss.bias, u[:1, units] if alike else u[:, units], columns, out=None if alike else loss.buffer)
+        w = product(with_one(u[:1, units] if alike else u[:, units]), columns, out=None if alike else loss.buffer)
         parts = zip(loss.batch.with_rows(w), loss.batch.with_rows(loss.buffer))
         losses = torch.cat([adapter_gradient(rows, part, loss.layout, out) for (rows, part), (out, _) in parts])
         ctx.gradient = torch.zeros_like(u)
-        ctx.gradient[:, units] = (columns @ loss.buffer.mT).mT  # in this order a number of columns that isn't round costs nothing
+        ctx.gradient[:, units] = (columns[1:] @ loss.buffer.mT).mT  # in this order a number of columns that isn't round costs nothing
         return losses
 
     @staticmethod

@@ -120,6 +120,21 @@ PLANS = {"ddpm": ddpm_plan, "ddim": ddim_plan, "dpm": dpm_plan}
 Denoise = Callable[[Tensor, Tensor], Tensor]  # (z_t [B, Z], t scalar) -> prediction [B, Z]
 
 
+def _fresh_noise(
+    like: Tensor,            # [..., Z]
+    factors: list[float],    # one for each step
+    generator: torch.Generator | None,
+    numbers: int = 50_000,   # made together
+) -> Iterator[Tensor]:       # [..., Z] each
+    "Normal noise times a factor, step after step."
+    together = max(1, numbers // like.numel())
+    for i in range(0, len(factors), together):
+        scale = torch.tensor(factors[i:i + together], dtype=like.dtype).view(-1, *[1] * like.ndim)
+        drawn = torch.empty(len(scale), *like.shape, device=generator.device, dtype=like.dtype)
+        for noise in drawn: noise.normal_(generator=generator)  # one by one: the same numbers, however many are made together
+        yield from drawn.to(like.device).mul_(scale.to(like.device))
+
+
 @torch.no_grad()
 def walk(
     denoise: Denoise,                          # any guidance already wrapped around it
@@ -133,21 +148,23 @@ def walk(
     schedule, *columns = plan
     if generator is None and plan.noise.any():
         raise ValueError("this sampler draws fresh noise at every step: expected a torch.Generator, got None")
-    table = zip(schedule.timesteps, *(column.tolist() for column in (*columns, *schedule.clean_gains)))
+    table = reversed([*zip(schedule.timesteps, *(column.tolist() for column in (*columns, *schedule.clean_gains)))])
+    fresh = _fresh_noise(noise, [d * temperature for d in reversed(plan.noise.tolist()) if d], generator)
     direct = clamp is None and not plan.previous.any()  # the clean latent is not needed for itself
     z = previous = noise
     yield z
-    for t, a, b, c, d, keep, gain in reversed(list(table)):
+    for t, a, b, c, d, keep, gain in table:
+        update = denoise(z, t)
         if direct:
-            z = torch.add((a + b * keep) * z, denoise(z, t), alpha=b * gain)
+            a, b = a + b * keep, b * gain
         else:
-            clean = torch.add(keep * z, denoise(z, t), alpha=gain)
+            update = torch.add(keep * z, update, alpha=gain)  # the clean latent
             if clamp is not None:
-                clean = clean.clamp_(-clamp, clamp)
-            z, previous = torch.add(a * z, clean, alpha=b).add_(previous, alpha=c), clean
-        if d:
-            fresh = torch.randn(z.shape, generator=generator, device=generator.device, dtype=z.dtype)
-            z = z.add_(fresh.to(z.device), alpha=d * temperature)
+                update = update.clamp_(-clamp, clamp)
+        z = (next(fresh).add_(z, alpha=a) if d else a * z).add_(update, alpha=b)
+        if c:
+            z = z.add_(previous, alpha=c)
+        previous = update
         yield z
 
 # %% ../nbs/12b_sampling.ipynb #b86f680e

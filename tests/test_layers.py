@@ -1,13 +1,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from threadpoolctl import ThreadpoolController
 
 from hyperclip_nb.basenet import WeightLayout
 from hyperclip_nb.files import load_tensors, save_tensors
 from hyperclip_nb.hypernet import HNet
-from hyperclip_nb.layers import ActiveColumns, WideLinear, awake, large_linear, squared_distance
+from hyperclip_nb.layers import ActiveColumns, WideLinear, large_linear, product, squared_distance, with_one
 from hyperclip_nb.training import TrainConfig, fit
 
 
@@ -50,26 +51,55 @@ def test_a_wide_layer_has_second_derivatives():
     for i in 0, 2: torch.testing.assert_close(found[0][i], found[1][i])
 
 
-def test_only_a_rectified_layer_leaves_gradients_out():
-    "Where zeros come from elsewhere, their gradient counts."
+def test_zeros_that_are_no_relus_have_gradients():
     wide, plain = pair(8, 40)
     u = torch.zeros(3, 8, dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(*(torch.autograd.grad(layer(u).sum(), u)[0] for layer in (wide, plain)))
-    assert awake(u).numel() == 0 and awake(u + 1) is None
     with pytest.raises(ValueError, match=r"inputs \[T, 8\], got \[3, 7\]"): wide(u[:, :7])
 
 
 def test_columns_are_added_when_their_units_wake_up():
-    columns, u = draw(9, 30), torch.zeros(4, 9, dtype=torch.float64)
-    active, seen = ActiveColumns(columns), set()
+    columns, bias, u = draw(9, 30), draw(30, seed=1), torch.zeros(4, 9, dtype=torch.float64)
+    active, seen = ActiveColumns(columns, bias), set()
     for unit in 5, 1, 5, 8, 0:
         u[:] = 0
         u[unit % 4, unit] = 2.0
         units, gathered = active(u)
         seen.add(unit)
         assert set(units.tolist()) == seen and len(units) == len(seen)
-        assert torch.equal(gathered, columns[units])
-        torch.testing.assert_close(u[:, units] @ gathered, u @ columns)
+        assert torch.equal(gathered, torch.cat([bias[None], columns[units]]))
+        torch.testing.assert_close(with_one(u[:, units]) @ gathered, u @ columns + bias)
+    units, gathered = ActiveColumns(columns, bias, rectified=False)(u)  # every column has a gradient to hand on
+    assert units.tolist() == [*range(9)] and torch.equal(gathered, torch.cat([bias[None], columns]))
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rows=st.integers(1, 9), inner=st.integers(1, 9), columns=st.integers(1, 300), seed=st.integers(0, 99),
+       dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
+def test_a_wide_product_is_a_product(threads, rows, inner, columns, seed, dtype):
+    "By either library, of transposed and cut matrices, into given memory, and without a trace for autograd."
+    left, right = draw(rows, inner, seed=seed).to(dtype), draw(inner + 1, columns + 3, seed=seed + 1).to(dtype)[1:, 3:]
+    out = torch.full((rows, columns + 5), torch.nan, dtype=dtype)
+    found = product(left.requires_grad_(), right, out[:, 5:])
+    torch.testing.assert_close(found, (left @ right).detach())
+    assert found.data_ptr() == out[:, 5:].data_ptr() and out[:, :5].isnan().all() and not found.requires_grad
+    torch.testing.assert_close(product(left.mT.contiguous().mT, right), found)
+    assert torch.get_num_threads() == threads
+
+
+def test_a_wide_product_leaves_the_threads_of_numpy_alone():
+    blas = lambda: [library.num_threads for library in ThreadpoolController().select(user_api="blas").lib_controllers]
+    before = blas()
+    product(torch.ones(2, 3), torch.ones(3, 4))
+    assert blas() == before
 
 
 @pytest.mark.parametrize("rows, inputs, outputs", [(3, 7, 40), (2, 5_000, 3), (1, 2_048, 2)])
