@@ -6,6 +6,8 @@
 __all__ = ['adapter_gradient', 'adapter_loss', 'GeneratedLoss']
 
 # %% ../nbs/06b_kernels.ipynb #e5194bd0
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,7 +15,7 @@ from torch.autograd import Function
 
 from .basenet import WeightLayout
 from .batches import Ragged, TaskBatch
-from .layers import ActiveColumns, WideLinear, product, with_one
+from .layers import ActiveColumns, WideLinear, product, weight_gradient, with_one
 
 # %% ../nbs/06b_kernels.ipynb #0bd624fc
 def adapter_gradient(
@@ -32,7 +34,7 @@ def adapter_gradient(
     logits = torch.bmm(y, answers.mT).mul_(scale * inverse)
 
     log_p = logits.masked_fill(~batch.answer_mask[:, None], -torch.inf).log_softmax(-1)
-    share, right = batch.mask / batch.mask.sum(1, keepdim=True).clamp(min=1), batch.labels[..., None]
+    share, right = batch.mask.to(x) / batch.mask.sum(1, keepdim=True).clamp(min=1), batch.labels[..., None]
     loss = -(log_p.gather(-1, right)[..., 0] * share).sum(1)
     g = log_p.exp_().scatter_add_(-1, right, -torch.ones_like(inverse)).mul_(share[..., None])
 
@@ -77,35 +79,47 @@ def adapter_loss(
 
 # %% ../nbs/06b_kernels.ipynb #fbbd2f39
 class GeneratedLoss:
-    "The loss of networks whose weights a wide layer makes, as a function of that layer's input. The layer gets no gradient."
+    "The loss of networks whose weights a wide layer makes, as a function of that layer's input."
     def __init__(
         self,
         layer: WideLinear,          # w = A u + c
         batch: TaskBatch | Ragged,  # the tasks
         layout: WeightLayout,       # where each matrix lies in the weights
+        trains: bool = False,       # the layer gets a gradient, too
     ):
+        self.trained = (layer.columns, layer.bias) if trains else (None, None)
         self.batch, self.layout, self.columns = batch, layout, ActiveColumns(layer.columns, layer.bias, layer.rectified)
         self.buffer = layer.bias.new_empty(len(batch), layout.size)
 
     def __call__(
         self,
         u: Tensor,  # [T, F] the layer's input
+        seen: Callable[[Tensor], None] | None = None,  # called with the weights [T, P], or [1, P] where all rows of `u` are alike
     ) -> Tensor:    # [T] nats; can be differentiated once
-        return _GeneratedLoss.apply(u, self)
+        return _GeneratedLoss.apply(u, *self.trained, self, seen)
 
 
 class _GeneratedLoss(Function):
     @staticmethod
-    def forward(ctx, u: Tensor, loss: GeneratedLoss) -> Tensor:
+    def forward(ctx, u: Tensor, weight: Tensor | None, bias: Tensor | None, loss: GeneratedLoss, seen: Callable | None) -> Tensor:
         units, columns = loss.columns(u)
         alike = torch.equal(u, u[:1].expand_as(u))  # where an adaptation starts, all tasks have one network
         w = product(with_one(u[:1, units] if alike else u[:, units]), columns, out=None if alike else loss.buffer)
+        if seen is not None: seen(w)
         parts = zip(loss.batch.with_rows(w), loss.batch.with_rows(loss.buffer))
         losses = torch.cat([adapter_gradient(rows, part, loss.layout, out) for (rows, part), (out, _) in parts])
         ctx.gradient = torch.zeros_like(u)
         ctx.gradient[:, units] = (columns[1:] @ loss.buffer.mT).mT  # in this order a number of columns that isn't round costs nothing
+        if weight is not None:
+            ctx.save_for_backward(u, weight)
+            ctx.buffer, ctx.version = loss.buffer, loss.buffer._version
         return losses
 
     @staticmethod
     def backward(ctx, outer: Tensor):
-        return _only_once(outer, ctx.gradient), None
+        to_u, to_layer = _only_once(outer, ctx.gradient), (None, None)
+        if ctx.saved_tensors:
+            u, weight = ctx.saved_tensors
+            if ctx.buffer._version != ctx.version: raise RuntimeError("expected to be differentiated before the loss is called again, which overwrites the gradient")
+            to_layer = weight_gradient(weight, outer[:, None] * u, ctx.buffer), outer @ ctx.buffer
+        return to_u, *to_layer, None, None

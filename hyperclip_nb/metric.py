@@ -40,7 +40,7 @@ def loss_gauss_newton(
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         logits = batch_logits(generate(z), batch, generate.layout)
-        share = logits.detach().softmax(-1) * (mask / mask.sum(1, keepdim=True).clamp(min=1))[..., None]  # [T, N, C]
+        share = logits.detach().softmax(-1) * (mask.to(logits) / mask.sum(1, keepdim=True).clamp(min=1))[..., None]  # [T, N, C]
         # The gradient of Σ v·logits is linear in v, and its derivative with respect to v is how the logits change along z.
         v = torch.ones_like(share).requires_grad_()
         real = logits.masked_fill(~batch.answer_mask[:, None], 0)

@@ -23,7 +23,7 @@ from .pictures import INK, PAPER, finite, group_style
 
 # %% ../nbs/14g_panels.ipynb #2ca94834
 _TEXT_RULES = """
-.hn { --right: #0072B2; --wrong: #D55E00; --soft: color-mix(in srgb, var(--jp-ui-font-color1, #333) 62%, transparent);
+.hn { --right: #0072B2; --wrong: #BF5200; --soft: color-mix(in srgb, var(--jp-ui-font-color1, #333) 62%, transparent);
   --line: color-mix(in srgb, var(--jp-ui-font-color1, #333) 18%, transparent); box-sizing: border-box;
   color: var(--jp-ui-font-color1, #333); font: 13px/1.45 var(--jp-ui-font-family, system-ui, sans-serif); }
 body[data-jp-theme-light="false"] .hn { --right: #56B4E9; --wrong: #F28E3C; }

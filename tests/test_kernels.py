@@ -9,7 +9,7 @@ from hyperclip_nb.basenet import WeightLayout, set_accuracy, task_accuracy, task
 from hyperclip_nb.batches import Ragged, TaskSet, stretches
 from hyperclip_nb.hypernet import HNet
 from hyperclip_nb.kernels import GeneratedLoss, adapter_gradient, adapter_loss
-from hyperclip_nb.metatrain import Adaptation, Episodes, adapt, fit_meta, support_energy
+from hyperclip_nb.metatrain import Adaptation, Episodes, MNet, adapt, fit_meta, support_energy, trained_loss
 from hyperclip_nb.training import TrainConfig, fit
 
 layout = WeightLayout(EMBED, 5)
@@ -60,6 +60,34 @@ def test_loss_of_generated_weights_is_that_of_the_plain_way(ragged, hidden):
         torch.testing.assert_close(fast(z), plain(z))
         torch.testing.assert_close(*(torch.autograd.grad(energy(z).sum(), z)[0] for energy in (fast, plain)))
     assert isinstance(GeneratedLoss(hnet.head, batch, layout).buffer, torch.Tensor)
+
+
+@pytest.mark.parametrize("model", ["hnet", "linear hnet", "mnet"])
+def test_an_outer_loss_trains_the_generator(ragged, model):
+    "All gradients are those of the plain loss, and the weights are shown before they are overwritten."
+    tasks, make = double(ragged), {"hnet": lambda: HNet(layout, 6, (9,)), "linear hnet": lambda: HNet(layout, 6, ()), "mnet": lambda: MNet(layout)}[model]
+    batch, weight, nets = tasks.ragged(tasks.all_ids), draw(len(tasks), seed=5), [make().double() for _ in range(2)]
+    for start in draw(1, nets[0].latent_size).expand(len(tasks), -1), draw(len(tasks), nets[0].latent_size, seed=1):
+        found, seen = [], []
+        for net, loss_of in zip(nets, (lambda net, z: trained_loss(net, z, batch, lambda w: seen.append(w.clone())),
+                                       lambda net, z: task_loss(net(z), batch, layout))):
+            net.zero_grad()
+            z = start.clone().requires_grad_()
+            loss = loss_of(net, z)
+            (loss @ weight).backward()
+            found.append([loss.detach(), z.grad, *(p.grad for p in net.parameters() if p.grad is not None)])
+        for mine, plain in zip(*found, strict=True): torch.testing.assert_close(mine, plain)
+        with torch.no_grad(): torch.testing.assert_close(seen[0].expand(len(tasks), -1), nets[1](start))
+        assert not seen[0].requires_grad
+
+
+def test_an_overwritten_gradient_is_not_used(ragged):
+    batch = double(ragged).ragged(ragged.all_ids)
+    hnet = HNet(layout, 6, (9,)).double()
+    kernel, u = GeneratedLoss(hnet.head, batch, layout, trains=True), draw(len(ragged), 9).relu()
+    first = kernel(u)
+    kernel(u + 1).sum().backward()
+    with pytest.raises(RuntimeError, match="before the loss is called again"): first.sum().backward()
 
 
 def test_gradients_of_one_network_for_all_tasks(ragged):
