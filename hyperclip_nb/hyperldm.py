@@ -50,6 +50,11 @@ class DenoiserConfig:
             raise ValueError(f"expected an even time_size, 0 <= dropout < 1 and null 'zero' or 'learned', got {self}")
 
 # %% ../nbs/12c_hyperldm.ipynb #531e1af4
+def _times(x: Tensor, matrix: Tensor) -> Tensor:
+    "`x @ matrix`; for one latent the checks of `@` take as long as the product."
+    return torch.mm(x, matrix) if x.ndim == 2 else x @ matrix
+
+
 class Denoiser(nn.Module):
     "A residual perceptron $\\epsilon_ψ(z_t, t, e)$; question and timestep shift every layer."
     def __init__(
@@ -109,9 +114,9 @@ class Denoiser(nn.Module):
         "All but the last layer."
         inward, blocks = matrices
         first, *rest = shift.chunk(len(blocks) + 1, -1)
-        h = z_t @ inward + first
+        h = _times(z_t, inward) + first
         for (gain, bias, weight), shift in zip(blocks, rest):
-            update = F.silu(torch.layer_norm(h, gain.shape, gain, bias) @ weight + shift)
+            update = F.silu(_times(torch.layer_norm(h, gain.shape, gain, bias), weight) + shift)
             h = h + F.dropout(update, self.config.dropout) if self.training else h + update
         return h
 
@@ -147,10 +152,10 @@ class Denoiser(nn.Module):
             if gamma in (0, 1):
                 h = self.body(z_t, shifts, matrices)
             elif z_t.numel() == self.latent_size:  # one latent: two rows, and guidance is a product with them
-                h = mix @ self.body(z_t.view(1, -1), shifts, matrices)
+                h = _times(mix, self.body(z_t.view(1, -1), shifts, matrices))
             else:
                 h = torch.lerp(*self.body(z_t.unsqueeze(-2), shifts, matrices).unbind(-2), gamma)
-            return (h @ outward).add_(bias).view_as(z_t)
+            return _times(h, outward).add_(bias).view_as(z_t)
         return denoise
 
 # %% ../nbs/12c_hyperldm.ipynb #45eca874
@@ -174,9 +179,9 @@ class PublishedDenoiser(Denoiser):
 
     def body(self, z_t: Tensor, shift: Tensor, matrices: tuple) -> Tensor:
         inward, blocks = matrices
-        h = z_t @ inward + shift
+        h = _times(z_t, inward) + shift
         for gain, offset, *layer in blocks:
-            if layer: h = (h @ layer[0]).add_(layer[1])
+            if layer: h = _times(h, layer[0]).add_(layer[1])
             h = torch.layer_norm(h, gain.shape, gain, offset).relu_()
         return h
 

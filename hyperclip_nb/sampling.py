@@ -9,6 +9,7 @@ __all__ = ['Spacing', 'Variance', 'PLANS', 'Denoise', 'SAMPLERS', 'EnergyRule', 
 
 # %% ../nbs/12b_sampling.ipynb #718c3027
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
 import torch
@@ -35,7 +36,7 @@ def truncated(
     "Only the part near the data: where to begin from a latent that is already good."
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction: expected more than 0 and at most 1, got {fraction}")
-    return select_steps(schedule, torch.arange(max(1, round(fraction * len(schedule)))))
+    return schedule if fraction == 1 else select_steps(schedule, torch.arange(max(1, round(fraction * len(schedule)))))
 
 
 Spacing = Literal["uniform", "quadratic"]
@@ -67,6 +68,7 @@ class Plan(NamedTuple):
     noise: Tensor       # [n] d: of fresh noise
 
 
+@lru_cache(32)
 def ddim_plan(
     schedule: Schedule,              # the whole, or a part of it
     steps: int | None = None,        # how many to walk; None: all
@@ -84,6 +86,7 @@ def ddim_plan(
 Variance = Literal["beta", "posterior"]
 
 
+@lru_cache(32)
 def ddpm_plan(
     schedule: Schedule,            # the whole, or a part of it
     steps: int | None = None,      # how many to walk; None: all
@@ -99,6 +102,7 @@ def ddpm_plan(
     return plan._replace(noise=torch.where(plan.noise > 0, plan.schedule.betas.sqrt(), 0))
 
 # %% ../nbs/12b_sampling.ipynb #1d673ba7
+@lru_cache(32)
 def dpm_plan(
     schedule: Schedule,              # the whole, or a part of it
     steps: int | None = None,        # how many to walk; None: all
