@@ -2,13 +2,14 @@
 
     python benchmarks/speed.py [--quick] [--only a,b,sample_g1] [--core 0] [--device cpu|cuda] [--out FILE]
 
-Each row runs in two processes that live as long as the row, one for either side, driven in turn (A B A B) on one core with one
-thread: a warm-up, then the repetitions. Before that a third process compares the numbers of both sides; a row that differs by more than
-1e-4 of the numbers' scale ends the run. All processes are forks of this one, which does nothing itself, so a peak of memory is that of
-the interpreter, the libraries and one side of one row. Large tensors lie on huge pages where the system has them (a switch of torch's).
-The speed of the core itself is measured again between rows, and a row's limit is counted with the faster one of the measurements before
-and after it: on a shared machine it changes from minute to minute. Task sizes are Meta-VQA's where HYPERCLIP_META_VQA names the folder of its files, else drawn like them; features are random, which no
-kernel can tell.
+Each row runs in two processes that live as long as the row, one for either side, driven in turn (A B A B) on one core with one thread:
+a warm-up, then the repetitions, five of them or as many as fit into five seconds. Before that a third process compares the numbers of
+both sides; a row that differs by more than 1e-4 of the numbers' scale ends the run. All processes are forks of this one, which does
+nothing itself, so a peak of memory is that of the interpreter, the libraries and one side of one row. Large tensors lie on huge pages
+where the system has them (a switch of torch's). The speed of the core itself is measured again between rows, and a row's limit is
+counted with the faster one of the measurements before and after it: on a shared machine it changes from minute to minute. Task sizes
+are Meta-VQA's where HYPERCLIP_META_VQA names the folder of its files, else drawn like them; features are random, which no kernel can
+tell.
 
 The rows, and how their limits are counted, are in `rows.py`.
 """
@@ -27,12 +28,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # read by torch, for both sides alike
-os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
-import numpy as np  # noqa: E402
+os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = "1"
 import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
+from hyperclip_nb.layers import product  # noqa: E402
 from rows import ROWS, Row, all_tasks  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"
@@ -63,7 +64,7 @@ def measure_speed(device: str, least: float = 0.1) -> dict:
             kernels["oneDNN"] = lambda: F.conv2d(x.view(1, m, 1, k).permute(0, 3, 1, 2), w.view(n, k, 1, 1))
             dense, packed = x.to_mkldnn(), w.to_mkldnn()
             kernels["oneDNN packed"] = lambda: F.linear(dense, packed)
-        if device == "cpu": kernels["numpy"] = lambda: np.matmul(x.numpy(), w.numpy().T)
+        if device == "cpu": kernels["numpy"] = lambda: product(x, w.mT)
         for name, kernel in kernels.items():
             speeds[name] = max(speeds.get(name, 0), 2e-9 * m * k * n / best(kernel))
     source = torch.randn(50_000_000, device=device)
@@ -161,7 +162,8 @@ def measure(id: str, variant: str, before: dict, quick: bool, device: str) -> tu
     for name, side in sides.items():
         if not (quick and name == "plain"): side.ask("warm up")
     began = time.perf_counter()
-    while len(runs["ours"]) < (3 if quick else 5) and not (quick and time.perf_counter() - began > 2):
+    spent = lambda: time.perf_counter() - began
+    while len(runs["ours"]) < 3 and spent() < 2 if quick else len(runs["ours"]) < 5 or spent() < 5:  # more of what is short
         for name, side in sides.items():
             if not (quick and name == "plain" and runs["plain"]): runs[name].append(side.ask("run"))
     for side in sides.values(): side.close()
@@ -230,7 +232,7 @@ def bench(
                 out.parent.mkdir(parents=True, exist_ok=True)
                 out.write_text(json.dumps(results, indent=1) + "\n")
     print("\n" + table(results))
-    if out == RESULTS:
+    if out is not None and out.resolve() == RESULTS.resolve():
         before, after = README.read_text().split(BEGIN)[0], README.read_text().split(END)[1]
         README.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{after}")
     return results

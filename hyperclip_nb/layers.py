@@ -17,6 +17,9 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 # %% ../nbs/06a_layers.ipynb #0444f341
+_LARGE = 500_000  # numbers
+
+
 @cache
 def _numpy_threads() -> ThreadpoolController: return ThreadpoolController().select(user_api="blas")
 
@@ -29,8 +32,8 @@ def product(
     "`torch.mm`, by numpy's library where that is faster; autograd doesn't see it."
     left, right = left.detach(), right.detach()
     out = left.new_empty(len(left), right.shape[1]) if out is None else out
-    if left.device.type != "cpu" or left.dtype not in (torch.float32, torch.float64) or torch.get_num_threads() > 1:
-        return torch.mm(left, right, out=out)
+    numpys = out.numel() > _LARGE and left.device.type == "cpu" and left.dtype in (torch.float32, torch.float64) and torch.get_num_threads() == 1
+    if not numpys: return torch.mm(left, right, out=out)
     with _numpy_threads().limit(limits=1): np.matmul(left.numpy(), right.numpy(), out=out.numpy())
     return out
 

@@ -118,7 +118,7 @@ def best_method(
     best = best_on((settings, score(x, method, seed, "val")) for settings, method in methods)
     return replace(next(method for settings, method in methods if settings == best), chosen=best)
 
-
+# %% ../nbs/13g_methods.ipynb #07f94fa4
 def hyperclip_walk(
     x: Experiment,
     kind: Generator,
@@ -141,7 +141,7 @@ def hyperclip(x: Experiment, seed: int, kind: Generator) -> Method:
     return best_method(x, seed, (({"steps": k, "prior": λ}, from_latents(x, kind, seed, walk(k, λ)))
                                  for λ, k in product(x.recipe.guidance_prior, x.recipe.guidance_steps)))
 
-
+# %% ../nbs/13g_methods.ipynb #f3d0c17a
 def hyperldm(
     x: Experiment,
     seed: int,

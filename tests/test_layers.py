@@ -3,8 +3,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from threadpoolctl import ThreadpoolController
 
+from hyperclip_nb import layers
 from hyperclip_nb.basenet import WeightLayout
 from hyperclip_nb.files import load_tensors, save_tensors
 from hyperclip_nb.hypernet import HNet
@@ -84,8 +84,9 @@ def threads(request):
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.integers(1, 9), inner=st.integers(1, 9), columns=st.integers(1, 300), seed=st.integers(0, 99),
        dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
-def test_a_wide_product_is_a_product(threads, rows, inner, columns, seed, dtype):
+def test_a_wide_product_is_a_product(threads, monkeypatch, rows, inner, columns, seed, dtype):
     "By either library, of transposed and cut matrices, into given memory, and without a trace for autograd."
+    monkeypatch.setattr(layers, "_LARGE", seed % 2 * 1_000)
     left, right = draw(rows, inner, seed=seed).to(dtype), draw(inner + 1, columns + 3, seed=seed + 1).to(dtype)[1:, 3:]
     out = torch.full((rows, columns + 5), torch.nan, dtype=dtype)
     found = product(left.requires_grad_(), right, out[:, 5:])
@@ -95,11 +96,15 @@ def test_a_wide_product_is_a_product(threads, rows, inner, columns, seed, dtype)
     assert torch.get_num_threads() == threads
 
 
-def test_a_wide_product_leaves_the_threads_of_numpy_alone():
-    blas = lambda: [library.num_threads for library in ThreadpoolController().select(user_api="blas").lib_controllers]
-    before = blas()
+def test_a_wide_product_takes_one_thread_of_numpys_and_gives_it_back(monkeypatch):
+    blas = lambda: [library.num_threads for library in layers._numpy_threads().lib_controllers]
+    seen, before, matmul, threads = [], blas(), layers.np.matmul, torch.get_num_threads()
+    monkeypatch.setattr(layers, "_LARGE", 0)
+    monkeypatch.setattr(layers.np, "matmul", lambda *given, **options: seen.append(blas()) or matmul(*given, **options))
+    torch.set_num_threads(1)
     product(torch.ones(2, 3), torch.ones(3, 4))
-    assert blas() == before
+    torch.set_num_threads(threads)
+    assert blas() == before and seen == [[1] * len(before)]
 
 
 @pytest.mark.parametrize("rows, inputs, outputs", [(3, 7, 40), (2, 5_000, 3), (1, 2_048, 2)])
