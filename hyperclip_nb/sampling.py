@@ -131,7 +131,7 @@ def _fresh_noise(
     numbers: int = 50_000,   # made together
 ) -> Iterator[Tensor]:       # [..., Z] each
     "Normal noise times a factor, step after step."
-    together = max(1, numbers // like.numel())
+    together = max(1, numbers // max(1, like.numel()))
     for i in range(0, len(factors), together):
         scale = torch.tensor(factors[i:i + together], dtype=like.dtype).view(-1, *[1] * like.ndim)
         drawn = torch.empty(len(scale), *like.shape, device=generator.device, dtype=like.dtype)

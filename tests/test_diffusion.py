@@ -531,6 +531,7 @@ def test_generate_is_the_plain_sampler_decoded():
         with torch.no_grad():
             plain = last(SAMPLERS[name](with_cfg(ldm.denoiser, e.repeat(2, 1), gamma), noise, ldm.schedule, generator=g, **options))
         assert_close(out, ldm.standardizer.decode(plain).view(2, 5, 2), rtol=1e-3, atol=1e-3)
+    assert ldm.generate(e[:0], generator=seeded(7), steps=6).shape == (1, 0, 2)
     path = [*ldm.trajectory(e, generator=seeded(7), steps=6)]
     assert len(path) == 7 and path[0].shape == (1, 5, 2)
     assert_close(path[-1], ldm.generate(e, generator=seeded(7), steps=6))
