@@ -162,8 +162,13 @@ def measure(id: str, variant: str, before: dict, quick: bool, device: str) -> tu
     for name, side in sides.items():
         if not (quick and name == "plain"): side.ask("warm up")
     began = time.perf_counter()
-    spent = lambda: time.perf_counter() - began
-    while len(runs["ours"]) < 3 and spent() < 2 if quick else len(runs["ours"]) < 5 or spent() < 5:  # more of what is short
+
+    def enough() -> bool:
+        "Quick: three repetitions or two seconds; else five repetitions and five seconds, which is more of what is short."
+        done, seconds = len(runs["ours"]), time.perf_counter() - began
+        return done >= 3 or seconds >= 2 if quick else done >= 5 and seconds >= 5
+
+    while not enough():
         for name, side in sides.items():
             if not (quick and name == "plain" and runs["plain"]): runs[name].append(side.ask("run"))
     for side in sides.values(): side.close()
