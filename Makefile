@@ -25,7 +25,7 @@ demo: setup         ## the main job on the embedded data set
 test: nbtest unit   ## every notebook and every test
 
 nbtest: setup       ## features and trained parts that the notebooks share are made first, once
-	printf 'hnet\nhvae\n' | xargs -P 2 -I{} python -c "from hyperclip_nb.experiment import scenes_experiment as open_; x = open_(); x.hyperldm('{}', 0), x.hyperclip('{}', 0), x.conditional(0, given='clip' if '{}' == 'hvae' else None)"
+	printf 'hnet\nhvae\n' | xargs -P 2 -I{} python -c "from hyperclip_nb.evaluation.experiment import scenes_experiment as open_; x = open_(); x.hyperldm('{}', 0), x.hyperclip('{}', 0), x.conditional(0, given='clip' if '{}' == 'hvae' else None)"
 	nbdev_test --n_workers 2 --timing
 
 unit: setup
@@ -40,8 +40,8 @@ app: setup          ## the explorer as a page in the browser
 sync: setup         ## clean the notebooks, export the library, rewrite README.md
 	nbdev_clean && nbdev_export && python .ci/readme.py
 
-execute: setup      ## run notebooks in place, outputs saved: make execute NB="nbs/12_diffusion.ipynb"
-	python .ci/execute.py $(or $(NB),$(wildcard nbs/*.ipynb)) && nbdev_clean
+execute: setup      ## run notebooks in place, outputs saved: make execute NB="nbs/5_diffusion/01_schedule.ipynb"
+	python .ci/execute.py $(or $(NB),$(sort $(wildcard nbs/*.ipynb nbs/*/*.ipynb nbs/*/*/*.ipynb))) && nbdev_clean
 
 docs: $(VENV)/.docs  ## documentation site in _docs/html, built offline, links checked
 	python docs/build.py

@@ -23,7 +23,7 @@ for cell in notebook.cells:
 notebook.cells = kept
 body, _ = MarkdownExporter().from_notebook_node(notebook)
 body = body.replace("](images/", "](nbs/images/").replace('src="images/', 'src="nbs/images/')
-body = re.sub(r"\]\((\d\d[a-z]?_\w+\.ipynb)", r"](nbs/\1", body)
+body = re.sub(r"\]\((\d+_[\w/]+\.ipynb)", r"](nbs/\1", body)
 body = re.sub(r"[ \t]+$", "", body, flags=re.M)
 body = re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
 (ROOT / "README.md").write_text("<!-- Made from nbs/index.ipynb by .ci/readme.py: edit that. -->\n" + body, encoding="utf-8")

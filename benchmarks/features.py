@@ -23,9 +23,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from hyperclip_nb.encoders import ClipEncoder, ImageFolder, Preprocessing
-from hyperclip_nb.features import FeatureBank, build_bank
-from hyperclip_nb.tasks import Task
+from hyperclip_nb.dataset.encoders import ClipEncoder, ImageFolder, Preprocessing
+from hyperclip_nb.dataset.features import FeatureBank, build_bank
+from hyperclip_nb.dataset.tasks import Task
 
 
 def tasks_of(images: list[str], tasks: int = 1, answers: int = 2) -> list[Task]:

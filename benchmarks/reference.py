@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperclip_nb.basenet import WeightLayout
-from hyperclip_nb.diffusion import Schedule
-from hyperclip_nb.hyperldm import Denoiser
-from hyperclip_nb.layers import WideLinear
+from hyperclip_nb.basenet.adapter import WeightLayout
+from hyperclip_nb.diffusion.schedule import Schedule
+from hyperclip_nb.diffusion.hyperldm import Denoiser
+from hyperclip_nb.basenet.fast.layers import WideLinear
 
 Examples = tuple[Tensor, Tensor, Tensor]  # images [N, E], labels [N], answers [C, E] of one task
 

@@ -21,18 +21,21 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 import reference  # noqa: E402
-from hyperclip_nb.basenet import WeightLayout, adapter_logits, set_accuracy, task_accuracy  # noqa: E402
-from hyperclip_nb.batches import TaskSet  # noqa: E402
-from hyperclip_nb.hvae import HVAE, HVAELoss, draw_views, train_hvae  # noqa: E402
-from hyperclip_nb.hyperclip import ContrastConfig, HyperCLIP, train_hyperclip  # noqa: E402
-from hyperclip_nb.hyperldm import PUBLISHED_SIZE, HyperLDM, LDMConfig, PublishedDenoiser, train_hyperldm  # noqa: E402
-from hyperclip_nb.hypernet import HNet  # noqa: E402
-from hyperclip_nb.meta_vqa import load_meta_vqa  # noqa: E402
-from hyperclip_nb.metatrain import Adaptation, Episodes, fit_meta  # noqa: E402
-from hyperclip_nb.sampling import respaced  # noqa: E402
-from hyperclip_nb.store import Standardizer, store_adaptations  # noqa: E402
-from hyperclip_nb.tasks import Task  # noqa: E402
-from hyperclip_nb.training import TrainConfig, own_randomness  # noqa: E402
+from hyperclip_nb.basenet.adapter import WeightLayout, adapter_logits, set_accuracy, task_accuracy
+from hyperclip_nb.dataset.batches import TaskSet
+from hyperclip_nb.hypernet.finetune import draw_views
+from hyperclip_nb.hypernet.hvae import HVAE, HVAELoss, train_hvae
+from hyperclip_nb.guidance.hyperclip import ContrastConfig, HyperCLIP, train_hyperclip
+from hyperclip_nb.diffusion.hyperldm import PUBLISHED_SIZE, HyperLDM, LDMConfig, PublishedDenoiser, train_hyperldm
+from hyperclip_nb.hypernet.hypernetworks import HNet
+from hyperclip_nb.dataset.meta_vqa import load_meta_vqa
+from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, fit_meta
+from hyperclip_nb.diffusion.sampling import respaced
+from hyperclip_nb.core.blocks import Standardizer
+from hyperclip_nb.hypernet.store import store_adaptations
+from hyperclip_nb.dataset.tasks import Task
+from hyperclip_nb.core.seeds import own_randomness
+from hyperclip_nb.core.training import TrainConfig
 
 LAYOUT, LATENT, WIDTH = WeightLayout(768, 256), 128, 128  # the paper's scale: P = 394,240
 E, H, P = LAYOUT.embed, LAYOUT.hidden, LAYOUT.size
@@ -396,7 +399,7 @@ class Diffusing(Row):
         if self.variant == "same": score_each(self.hnet, self.latents, self.parts)
 
     def compare(self):
-        from hyperclip_nb.diffusion import diffusion_loss
+        from hyperclip_nb.diffusion.schedule import diffusion_loss
         denoiser = PublishedDenoiser(LATENT, E, PUBLISHED_SIZE).to(self.device)
         z, e, schedule = self.latents[:16], self.e[:16], self.ldm.schedule
         draw = torch.Generator().manual_seed(5)

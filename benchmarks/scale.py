@@ -19,13 +19,15 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from rows import E, LATENT, LAYOUT, Latency, RandomBank, alike, all_tasks, generator_network
-from hyperclip_nb.batches import TaskSet
-from hyperclip_nb.basenet import set_accuracy
-from hyperclip_nb.hyperldm import PUBLISHED_SIZE, HyperLDM, LDMConfig, PublishedDenoiser, train_hyperldm
-from hyperclip_nb.metatrain import Adaptation, Episodes, adapt, fit_meta
-from hyperclip_nb.store import Standardizer, store_adaptations
-from hyperclip_nb.tasks import Task
-from hyperclip_nb.training import TrainConfig, run, seeded
+from hyperclip_nb.dataset.batches import TaskSet
+from hyperclip_nb.basenet.adapter import set_accuracy
+from hyperclip_nb.diffusion.hyperldm import PUBLISHED_SIZE, HyperLDM, LDMConfig, PublishedDenoiser, train_hyperldm
+from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, adapt, fit_meta
+from hyperclip_nb.core.blocks import Standardizer
+from hyperclip_nb.hypernet.store import store_adaptations
+from hyperclip_nb.dataset.tasks import Task
+from hyperclip_nb.core.seeds import seeded
+from hyperclip_nb.core.training import TrainConfig, run
 
 FOLDER = Path(__file__).parent / "results"
 
@@ -141,7 +143,7 @@ def memory() -> dict:
 
 def samplers(draws: int = 5) -> dict:
     "Networks for the validation questions from a HyperLDM with 350 timesteps."
-    from hyperclip_nb.experiment import scenes_experiment
+    from hyperclip_nb.evaluation.experiment import scenes_experiment
 
     x = scenes_experiment()
     r, latents, hnet, val = x.recipe, x.latents("hnet", 0), x.hnet(0), x.sets["val"]

@@ -33,7 +33,7 @@ import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
 
 sys.path.insert(0, str(Path(__file__).parent))
-from hyperclip_nb.layers import product  # noqa: E402
+from hyperclip_nb.basenet.fast.layers import product
 from rows import ROWS, Row, all_tasks  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "speed.json"

@@ -17,7 +17,7 @@ import time
 from itertools import accumulate
 from pathlib import Path
 
-from hyperclip_nb.meta_vqa import ANNOTATIONS, QUESTIONS, build_meta_vqa, read_vqa
+from hyperclip_nb.dataset.meta_vqa import ANNOTATIONS, QUESTIONS, build_meta_vqa, read_vqa
 
 SIZES = {"train": (443_757, 82_783), "val": (214_354, 40_504)}  # questions, images
 THINGS = ("bowl hat train dog door vase kite sofa tie tree bus cat cup bag bed box car clock coat cow desk fan fence flag floor "

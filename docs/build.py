@@ -13,26 +13,32 @@ import nbformat
 from sphinx.cmd.build import main as sphinx
 
 from hyperclip_nb import __version__
-from hyperclip_nb.files import RunError
-from hyperclip_nb.pictures import save
-from hyperclip_nb.report import results_figure
-from hyperclip_nb.results import markdown_row, read_results, to_markdown
+from hyperclip_nb.core.files import RunError
+from hyperclip_nb.plots.pictures import save
+from hyperclip_nb.evaluation.report import results_figure
+from hyperclip_nb.evaluation.results import markdown_row, read_results, to_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE, HTML = ROOT / "_docs" / "source", ROOT / "_docs" / "html"
 REPOSITORY = "hyperclip-nb/hyperclip_nb"
-CHAPTERS = {"Foundations": range(0, 2), "Tasks and scenes": range(2, 4), "CLIP": range(4, 5), "Networks that make weights": range(5, 10),
-            "Guidance": range(10, 13), "What counts as better": range(13, 14), "Look and ask": range(14, 99)}
+NOTEBOOKS = ROOT / "nbs"
+CHAPTERS = {"0_core": "Core", "1_dataset": "Data set", "2_basenet": "Base network", "3_hypernet": "Hypernetworks", "4_guidance": "Guidance",
+            "5_diffusion": "Diffusion", "6_plots": "Plots", "7_evaluation": "Evaluation", "8_explorer": "Explorer", "9_cli": "Command line"}
 
 
 def notebooks() -> list[Path]:
-    "In reading order."
-    return sorted((ROOT / "nbs").glob("[0-9]*.ipynb"))
+    "In reading order: what lies in `nbs/` itself, then one folder after the other, its appendix last."
+    return sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) + sorted(NOTEBOOKS.glob("[0-9]*/**/*.ipynb"))
+
+
+def page_of(path: Path) -> str:
+    "Where a notebook lies on the site, as `5_diffusion/01_schedule`: as in `nbs/`, so links between notebooks hold."
+    return path.relative_to(NOTEBOOKS).with_suffix("").as_posix()
 
 
 def module_of(path: Path) -> str | None:
     "What a notebook exports; None where it only shows."
-    found = re.search(r"#\| default_exp (\w+)", path.read_text(encoding="utf-8"))
+    found = re.search(r"#\| default_exp ([\w.]+)", path.read_text(encoding="utf-8"))
     return found and found[1]
 
 
@@ -40,10 +46,14 @@ def toctree(caption: str, pages: list[str]) -> str:
     return "\n".join(["```{toctree}", ":hidden:", f":caption: {caption}", "", *pages, "```", ""])
 
 
-def relinked(text: str) -> str:
+def relinked(
+    text: str,
+    page: str = "index",  # where it will lie on the site
+) -> str:
     "Links to other parts of the repository, as links on this site where they are on it."
-    text = text.replace("](../benchmarks/README.md", "](benchmarks.md").replace("](../nbs/", "](")
-    return re.sub(r"\]\(\.\./", f"](https://github.com/{REPOSITORY}/blob/main/", text)
+    up = "../" * page.count("/")
+    text = text.replace(f"]({up}../benchmarks/README.md", f"]({up}benchmarks.md").replace(f"]({up}../nbs/", f"]({up}")
+    return text.replace(f"]({up}../", f"](https://github.com/{REPOSITORY}/blob/main/")
 
 
 def article(path: Path) -> nbformat.NotebookNode:
@@ -59,7 +69,7 @@ def article(path: Path) -> nbformat.NotebookNode:
             for output in cell.outputs: output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)  # a page has no kernel
             cell.metadata = {"tags": [tag for directive, tag in tags.items() if directive in directives]}
         else:
-            cell.source = relinked(cell.source)
+            cell.source = relinked(cell.source, page_of(path))
         if cell.source: cells.append(cell)
     notebook.cells = cells
     notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
@@ -70,13 +80,17 @@ def article(path: Path) -> nbformat.NotebookNode:
 def write_articles() -> None:
     for path in notebooks():
         notebook, name = article(path), module_of(path)
-        where = f"{REPOSITORY}/blob/main/nbs/{path.name}"
-        reference = f"Reference: [`hyperclip_nb.{name}`](api/{name}.md). " if name else ""
+        page = page_of(path)
+        where = f"{REPOSITORY}/blob/main/nbs/{page}.ipynb"
+        reference = f"Reference: [`hyperclip_nb.{name}`]({'../' * page.count('/')}api/{name}.md). " if name else ""
         run = f"Run it: [notebook](https://github.com/{where}), [Colab](https://colab.research.google.com/github/{where})."
         notebook.cells[0].source += f"\n\n{reference}{run}"
-        nbformat.write(notebook, SOURCE / path.name)
+        (SOURCE / page).parent.mkdir(parents=True, exist_ok=True)
+        nbformat.write(notebook, SOURCE / f"{page}.ipynb")
     front = article(ROOT / "nbs" / "index.ipynb")
-    trees = [toctree(caption, [p.stem for p in notebooks() if int(p.stem[:2]) in numbers]) for caption, numbers in CHAPTERS.items()]
+    pages = [page_of(path) for path in notebooks()]
+    trees = [toctree("Start", [page for page in pages if "/" not in page])]
+    trees += [toctree(caption, [page for page in pages if page.startswith(f"{folder}/")]) for folder, caption in CHAPTERS.items()]
     trees.append(toctree("Reference", ["results", "benchmarks", "api/index", "paper", "cite"]))
     front.cells.append(nbformat.v4.new_markdown_cell("\n".join(trees)))
     nbformat.write(front, SOURCE / "index.ipynb")
@@ -89,7 +103,7 @@ def write_reference() -> None:
     for path in notebooks():
         if (name := module_of(path)) is None: continue
         title, subtitle = re.match(r"# (.+)\s+> (.+)", nbformat.read(path, 4).cells[0].source).groups()
-        text = [f"# `{name}`", "", f"Made in the notebook [{title}](../{path.name}).", "", "```{eval-rst}",
+        text = [f"# `{name}`", "", f"Made in the notebook [{title}](../{page_of(path)}.ipynb).", "", "```{eval-rst}",
                 f".. automodule:: hyperclip_nb.{name}", "   :members:", "```", ""]
         (SOURCE / "api" / f"{name}.md").write_text("\n".join(text), encoding="utf-8")
         lines.append(f"- [`{name}`]({name}.md): {subtitle}")
@@ -121,8 +135,8 @@ def plain_tables(
 def write_results() -> None:
     "The committed tables, each with its picture, and what the benchmarks measured."
     accuracy = ["# Results", "Each table is a file under `benchmarks/results/`, written by a command of this project and drawn here without a change. "
-                "[The experiment](13d_experiment.ipynb) says how its rows are trained, [evaluation](13_evaluate.ipynb) how intervals and paired "
-                "differences are made, and [controls](13b_controls.ipynb) what the other rows are there for.", ""]
+                "[The experiment](7_evaluation/04_experiment.ipynb) says how its rows are trained, [statistics](7_evaluation/01_statistics.ipynb) how intervals and paired "
+                "differences are made, and [controls](7_evaluation/02_controls.ipynb) what the other rows are there for.", ""]
     measured = [relinked((ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8"))]  # has the table of speed.json
     shutil.copytree(ROOT / "benchmarks" / "results", SOURCE / "results", ignore=shutil.ignore_patterns("*.md"))  # their text is part of a page
     for path in sorted((SOURCE / "results").glob("*.json")):

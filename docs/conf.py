@@ -39,7 +39,7 @@ add_module_names = False
 toc_object_entries_show_parents = "hide"
 nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!hyperclip_nb\.).*"),         # other libraries' documentation lies on other hosts
-                        ("py:class", r"hyperclip_nb\.\w+\.(T|V|Item|Annotated)")]  # type variables, imported names
+                        ("py:class", r"hyperclip_nb\.[\w.]+\.(T|V|Item|Annotated)")]  # type variables, imported names
 suppress_warnings = ["misc.highlighting_failure"]  # excerpts of JSON with … in them
 
 pygments_dark_style = "github-dark"
@@ -49,7 +49,8 @@ html_theme_options = {"light_css_variables": {"color-brand-primary": "#0072B2", 
                       "dark_css_variables": {"color-brand-primary": "#56B4E9", "color-brand-content": "#56B4E9"}}
 
 # Every exported class and function, so that `HNet` in a docstring becomes a link.
-modules = [importlib.import_module(f"hyperclip_nb.{path.stem}") for path in sorted((ROOT / "hyperclip_nb").glob("[a-z]*.py"))]
+names = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted((ROOT / "hyperclip_nb").rglob("[a-z]*.py"))]
+modules = [importlib.import_module(name) for name in names]
 exported = {name: f"{module.__name__}.{name}" for module in modules for name in module.__all__
             if inspect.isclass(obj := getattr(module, name)) or inspect.isfunction(obj)}
 

@@ -2,8 +2,8 @@
 import pytest
 import torch
 
-from hyperclip_nb.batches import TaskSet
-from hyperclip_nb.tasks import Task
+from hyperclip_nb.dataset.batches import TaskSet
+from hyperclip_nb.dataset.tasks import Task
 
 EMBED = 12
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from hyperclip_nb.coco_tasks import INSTANCES
-from hyperclip_nb.meta_vqa import ANNOTATIONS, QUESTIONS
-from hyperclip_nb.questions import FAMILIES, Question, image_id, scene_of
-from hyperclip_nb.scenes import BOXES, SIDE, SIZES, Scene, draw_scene
+from hyperclip_nb.dataset.coco_tasks import INSTANCES
+from hyperclip_nb.dataset.meta_vqa import ANNOTATIONS, QUESTIONS
+from hyperclip_nb.dataset.questions import FAMILIES, Question, image_id, scene_of
+from hyperclip_nb.dataset.scenes import BOXES, SIDE, SIZES, Scene, draw_scene
 
 WIDTH, HEIGHT = 640, 480
 FAMILIES_ASKED = ("color", "size", "pattern", "background", "place")

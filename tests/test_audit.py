@@ -5,12 +5,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hyperclip_nb.audit import (Audit, audit_latents, audit_predictions, audit_table, prediction_distances, rank_share, same_group,
-                                two_nearest)
-from hyperclip_nb.basenet import WeightLayout, batch_logits
-from hyperclip_nb.batches import TaskSet
-from hyperclip_nb.hypernet import HNet
-from hyperclip_nb.training import seeded
+from hyperclip_nb.evaluation.audit import (
+    Audit, audit_latents, audit_predictions, audit_table, prediction_distances, rank_share, same_group, two_nearest,
+)
+from hyperclip_nb.basenet.adapter import WeightLayout, batch_logits
+from hyperclip_nb.dataset.batches import TaskSet
+from hyperclip_nb.hypernet.hypernetworks import HNet
+from hyperclip_nb.core.seeds import seeded
 
 layout = WeightLayout(EMBED, 5)
 

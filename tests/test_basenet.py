@@ -3,8 +3,7 @@ import torch
 import torch.nn.functional as F
 from conftest import EMBED
 
-from hyperclip_nb.basenet import (WeightLayout, adapter_logits, batch_logits, initial_weights, set_accuracy, task_accuracy,
-                                  task_loss)
+from hyperclip_nb.basenet.adapter import WeightLayout, adapter_logits, batch_logits, initial_weights, set_accuracy, task_accuracy, task_loss
 
 layout = WeightLayout(EMBED, 5)
 

@@ -3,7 +3,7 @@ import torch
 from conftest import ToyBank, toy_tasks
 from hypothesis import given, settings, strategies as st
 
-from hyperclip_nb.batches import TaskSet, scale_features
+from hyperclip_nb.dataset.batches import TaskSet, scale_features
 
 sizes = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 9), st.integers(2, 6)), min_size=1, max_size=6)
 

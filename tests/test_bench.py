@@ -1,7 +1,7 @@
 import pytest
 from test_cli import call
 
-from hyperclip_nb import bench
+from hyperclip_nb.cli import bench
 
 
 def test_outside_of_a_checkout_it_says_so(capsys, tmp_path, monkeypatch):

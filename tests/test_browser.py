@@ -12,7 +12,7 @@ from urllib.parse import urlparse
 
 import pytest
 
-from hyperclip_nb.files import load_tensors
+from hyperclip_nb.core.files import load_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
 CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
@@ -178,7 +178,7 @@ def test_in_jupyterlab(browser, tmp_path):
 
 def test_in_voila(browser, tmp_path):
     pytest.importorskip("voila", reason="needs Voilà: pip install voila")
-    port, code = free_port(), "from hyperclip_nb.cli import main; main()"
+    port, code = free_port(), "from hyperclip_nb.cli.commands import main; main()"
     server = serve([sys.executable, "-c", code, "app", "--no-browser", "--port", str(port)], f"http://127.0.0.1:{port}/voila/static/voila.js", tmp_path)
     try:
         visit = Visit(browser, width=800)

@@ -1,6 +1,6 @@
 import pytest
 
-from hyperclip_nb.cli import main
+from hyperclip_nb.cli.commands import main
 
 
 def call(capsys, *arguments):
@@ -33,8 +33,8 @@ def test_help_is_there(capsys, arguments):
 
 
 def test_a_run_directory_without_weights_is_refused_and_left_as_it_was(capsys, tmp_path):
-    from hyperclip_nb.recipe import Recipe
-    from hyperclip_nb.runs import Run
+    from hyperclip_nb.evaluation.recipe import Recipe
+    from hyperclip_nb.core.runs import Run
     run = Run.create(tmp_path / "run", {"dataset": "scenes", "world_seed": 0, "recipe": Recipe()})
     before = sorted(p.name for p in run.path.rglob("*"))
     code, text = call(capsys, "adapt", "What color is the cat?", "--run", str(run.path))
@@ -43,7 +43,7 @@ def test_a_run_directory_without_weights_is_refused_and_left_as_it_was(capsys, t
 
 
 def test_a_run_directory_of_something_else_is_refused(capsys, tmp_path):
-    from hyperclip_nb.runs import Run
+    from hyperclip_nb.core.runs import Run
     Run.create(tmp_path / "run", {"dataset": "other"})
     code, text = call(capsys, "adapt", "What color is the cat?", "--run", str(tmp_path / "run"))
     assert code == 2 and "manifest.json" in text and "recipe" in text
@@ -51,7 +51,7 @@ def test_a_run_directory_of_something_else_is_refused(capsys, tmp_path):
 
 def test_warnings_are_sentences(capsys, monkeypatch):
     import warnings
-    from hyperclip_nb import cli
+    from hyperclip_nb.cli import commands as cli
     monkeypatch.setattr(cli.Demo, "__call__", lambda self: warnings.warn("these words are unknown: zebra"))
     main(["demo"])
     assert capsys.readouterr().err == "hyperclip_nb: these words are unknown: zebra\n"

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperclip_nb.coco_tasks import INSTANCES, draw_coco_tasks, draw_distinct, draw_places, group_objects, read_objects
-from hyperclip_nb.files import RunError
-from hyperclip_nb.tasks import check_task
+from hyperclip_nb.dataset.coco_tasks import INSTANCES, draw_coco_tasks, draw_distinct, draw_places, group_objects, read_objects
+from hyperclip_nb.core.files import RunError
+from hyperclip_nb.dataset.tasks import check_task
 
 
 @st.composite

@@ -3,8 +3,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hyperclip_nb.controls import (KernelRegression, chance, derangement, majority, mean_latent, nearest_latent, nearest_question,
-                                   null_questions)
+from hyperclip_nb.evaluation.controls import chance, derangement, majority, mean_latent, nearest_latent, nearest_question, null_questions
+from hyperclip_nb.guidance.question_regression import KernelRegression
 
 
 @given(st.lists(st.integers(0, 6), min_size=2, max_size=40), st.integers(0, 1000))

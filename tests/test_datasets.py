@@ -8,12 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperclip_nb.coco_tasks import draw_coco_tasks, group_objects
-from hyperclip_nb.datasets import COCO_TEMPLATE, MixedEpisodes, coco_pool, open_tasks, read_tasks
-from hyperclip_nb.features import BankIndex, build_bank
-from hyperclip_nb.files import RunError
-from hyperclip_nb.metatrain import Episodes
-from hyperclip_nb.tasks import Task, save_tasks
+from hyperclip_nb.dataset.coco_tasks import draw_coco_tasks, group_objects
+from hyperclip_nb.dataset.sources import COCO_TEMPLATE, MixedEpisodes, coco_pool, open_tasks, read_tasks
+from hyperclip_nb.dataset.features import BankIndex, build_bank
+from hyperclip_nb.core.files import RunError
+from hyperclip_nb.hypernet.metatrain import Episodes
+from hyperclip_nb.dataset.tasks import Task, save_tasks
 from toy_bank import Toy, load
 
 

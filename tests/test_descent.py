@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hyperclip_nb.descent import descend, energy_and_grad, gradient_noise, noise_like, prior_energy, stop_at, sum_energies, trajectory
-from hyperclip_nb.training import last, seeded
+from hyperclip_nb.core.energy import descend, energy_and_grad, gradient_noise, prior_energy, stop_at, sum_energies, trajectory
+from hyperclip_nb.core.seeds import noise_like
+from hyperclip_nb.core.seeds import seeded
+from hyperclip_nb.core.training import last
 
 
 def rough(centre):

@@ -7,13 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from hyperclip_nb.diffusion import (DiffusionConfig, MixtureDenoiser, Schedule, add_noise, diffusion_loss, drop_condition, make_betas,
-                                    predicted_clean, prediction_target, weighted_square)
-from hyperclip_nb.hyperldm import (PUBLISHED_SIZE, Denoiser, DenoiserConfig, HyperLDM, LDMConfig, PublishedDenoiser, timestep_embedding,
-                                   train_hyperldm)
-from hyperclip_nb.sampling import (SAMPLERS, ddim_plan, ddpm_plan, dpm_plan, respaced, sample_ddim, sample_ddpm, sample_dpm, select_steps,
-                                   truncated, walk, with_cfg, with_energy)
-from hyperclip_nb.training import TrainConfig, last, run
+from hyperclip_nb.diffusion.schedule import (
+    DiffusionConfig, MixtureDenoiser, Schedule, add_noise, diffusion_loss, drop_condition, make_betas, predicted_clean,
+    prediction_target, weighted_square,
+)
+from hyperclip_nb.diffusion.hyperldm import (
+    PUBLISHED_SIZE, Denoiser, DenoiserConfig, HyperLDM, LDMConfig, PublishedDenoiser, timestep_embedding,
+    train_hyperldm,
+)
+from hyperclip_nb.diffusion.sampling import (
+    SAMPLERS, ddim_plan, ddpm_plan, dpm_plan, respaced, sample_ddim, sample_ddpm, sample_dpm, select_steps, truncated,
+    walk, with_cfg, with_energy,
+)
+from hyperclip_nb.core.training import TrainConfig, last, run
 
 PREDICTIONS = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}  # ours -> diffusers'
 

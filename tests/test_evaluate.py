@@ -6,7 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hyperclip_nb.evaluate import Bootstrap, best_on, by_group, ensemble, percent, resample_weights, sample_pooled, task_averaged
+from hyperclip_nb.evaluation.statistics import (
+    Bootstrap, best_on, by_group, ensemble, percent, resample_weights, sample_pooled, task_averaged,
+)
 
 
 def table(seeds, tasks, seed):

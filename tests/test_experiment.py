@@ -7,18 +7,19 @@ import pytest
 import torch
 from conftest import ToyBank, toy_tasks
 
-from hyperclip_nb.diffusion import DiffusionConfig
-from hyperclip_nb.experiment import Experiment
-from hyperclip_nb.files import RunError
-from hyperclip_nb.hvae import HVAEConfig, HVAELoss
-from hyperclip_nb.hyperclip import ContrastConfig, HyperCLIPConfig
-from hyperclip_nb.hyperldm import DenoiserConfig, LDMConfig
-from hyperclip_nb.metatrain import Adaptation
-from hyperclip_nb.methods import ROWS, reads_questions, score, score_few_shot, score_null, score_seed, score_shuffled
-from hyperclip_nb.recipe import NEEDS, PAPER, Recipe, fields_of
-from hyperclip_nb.results import label
-from hyperclip_nb.runs import Run
-from hyperclip_nb.training import TrainConfig, seeded
+from hyperclip_nb.diffusion.schedule import DiffusionConfig
+from hyperclip_nb.evaluation.experiment import Experiment
+from hyperclip_nb.core.files import RunError
+from hyperclip_nb.hypernet.hvae import HVAEConfig, HVAELoss
+from hyperclip_nb.guidance.hyperclip import ContrastConfig, HyperCLIPConfig
+from hyperclip_nb.diffusion.hyperldm import DenoiserConfig, LDMConfig
+from hyperclip_nb.hypernet.metatrain import Adaptation
+from hyperclip_nb.evaluation.methods import ROWS, reads_questions, score, score_few_shot, score_null, score_seed, score_shuffled
+from hyperclip_nb.evaluation.recipe import NEEDS, PAPER, Recipe, fields_of
+from hyperclip_nb.evaluation.results import label
+from hyperclip_nb.core.runs import Run
+from hyperclip_nb.core.seeds import seeded
+from hyperclip_nb.core.training import TrainConfig
 
 short = TrainConfig(steps=4, lr=1e-3)
 TINY = Recipe(hidden=3, question="clip", multitask=short, conditional=short, conditional_hidden=(6,), mnet=short, film=short, conditional_maml=short, hnet=short,
@@ -53,7 +54,7 @@ def test_every_row_is_made_and_a_second_run_gives_the_same_numbers(tmp_path):
 def test_a_run_that_dies_between_parts_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
     whole = experiment(tmp_path / "whole").hyperldm("hnet", 0).denoiser.state_dict()
     broken = experiment(tmp_path / "broken")
-    monkeypatch.setattr("hyperclip_nb.experiment.store_adaptations", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("hyperclip_nb.evaluation.experiment.store_adaptations", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt): broken.hyperldm("hnet", 0)
     monkeypatch.undo()
     assert {p.name for p in (tmp_path / "broken").glob("*.safetensors")} == {"multitask-0.safetensors", "hnet-0.safetensors"}
@@ -126,8 +127,8 @@ def test_few_shot_curves_start_at_the_zero_shot_score(tmp_path):
 
 
 def test_more_tasks_reach_the_unconditional_networks_only(tmp_path):
-    from hyperclip_nb.batches import TaskSet
-    from hyperclip_nb.datasets import MixedEpisodes
+    from hyperclip_nb.dataset.batches import TaskSet
+    from hyperclip_nb.dataset.sources import MixedEpisodes
     x = experiment(tmp_path / "own")
     own, extra = x.sets["train"].tasks, [replace_question(t, i) for i, t in enumerate(x.sets["train"].tasks)]
     mixed = TaskSet([*own, *extra], ToyBank([*own, *extra])), MixedEpisodes(own=len(own), tasks=6, support=3, query=3)

@@ -9,17 +9,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hyperclip_nb.app import page
-from hyperclip_nb.asking import task_for, weights_for_question
-from hyperclip_nb.basenet import set_accuracy
-from hyperclip_nb.cli import main
-from hyperclip_nb.experiment import scenes_experiment
-from hyperclip_nb.explore import ALL_STEPS, LABELS, SHOT_STEPS, Choice, Explorer, adapter_file, split_answers
-from hyperclip_nb.fewshot import few_shot_scores
-from hyperclip_nb.files import RunError, load_tensors
-from hyperclip_nb.metatrain import Adaptation
-from hyperclip_nb.panels import Frame, bars, path_layer, sheet, sprite
-from hyperclip_nb.widgets import ExplorerBox, explore
+from hyperclip_nb.cli.app import page
+from hyperclip_nb.evaluation.asking import task_for, weights_for_question
+from hyperclip_nb.basenet.adapter import set_accuracy
+from hyperclip_nb.cli.commands import main
+from hyperclip_nb.evaluation.experiment import scenes_experiment
+from hyperclip_nb.explorer.explore import ALL_STEPS, LABELS, SHOT_STEPS, Choice, Explorer, adapter_file, split_answers
+from hyperclip_nb.evaluation.fewshot import few_shot_scores
+from hyperclip_nb.core.files import RunError, load_tensors
+from hyperclip_nb.hypernet.metatrain import Adaptation
+from hyperclip_nb.explorer.panels import Frame, bars, path_layer, sheet, sprite
+from hyperclip_nb.explorer.widgets import ExplorerBox, explore
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ from open_clip.transform import image_transform
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from hyperclip_nb.encoders import ClipEncoder, ImageFolder, Preprocessing, load_encoder, read_image
-from hyperclip_nb.features import BankIndex, FeatureBank, build_bank
-from hyperclip_nb.files import RunError
-from hyperclip_nb.tasks import Task, leave_out
+from hyperclip_nb.dataset.encoders import ClipEncoder, ImageFolder, Preprocessing, load_encoder, read_image
+from hyperclip_nb.dataset.features import BankIndex, FeatureBank, build_bank
+from hyperclip_nb.core.files import RunError
+from hyperclip_nb.dataset.tasks import Task, leave_out
 from toy_bank import TASKS, Toy, load, task
 
 FILES = "manifest.json", "index.json", "images.safetensors", "texts.safetensors"
@@ -81,7 +81,7 @@ _SLOW = """
 import sys, time
 sys.path.insert(0, {here!r})
 from toy_bank import TASKS, Toy, load
-from hyperclip_nb.features import build_bank
+from hyperclip_nb.dataset.features import build_bank
 def slow(ids):
     time.sleep(0.02)
     return load(ids)

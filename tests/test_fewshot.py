@@ -4,16 +4,17 @@ from conftest import EMBED, ToyBank, toy_tasks
 from msgspec.structs import replace
 from torch import Tensor
 
-from hyperclip_nb.basenet import WeightLayout, batch_logits, set_accuracy, task_accuracy
-from hyperclip_nb.batches import TaskSet
-from hyperclip_nb.diffusion import DiffusionConfig
-from hyperclip_nb.fewshot import (choose_steps, ensemble_latents, few_shot_guidance, few_shot_scores, few_shot_table, score_learner,
-                                  support_draws)
-from hyperclip_nb.hypernet import HNet
-from hyperclip_nb.hyperldm import DenoiserConfig, HyperLDM
-from hyperclip_nb.metatrain import Adaptation, adapt, support_energy
-from hyperclip_nb.store import Standardizer
-from hyperclip_nb.training import seeded
+from hyperclip_nb.basenet.adapter import WeightLayout, batch_logits, set_accuracy, task_accuracy
+from hyperclip_nb.dataset.batches import TaskSet
+from hyperclip_nb.diffusion.schedule import DiffusionConfig
+from hyperclip_nb.evaluation.fewshot import (
+    choose_steps, ensemble_latents, few_shot_guidance, few_shot_scores, few_shot_table, score_learner, support_draws,
+)
+from hyperclip_nb.hypernet.hypernetworks import HNet
+from hyperclip_nb.diffusion.hyperldm import DenoiserConfig, HyperLDM
+from hyperclip_nb.hypernet.metatrain import Adaptation, adapt, support_energy
+from hyperclip_nb.core.blocks import Standardizer
+from hyperclip_nb.core.seeds import seeded
 
 layout, HOW = WeightLayout(EMBED, 5), Adaptation(steps=3, lr=0.3)
 

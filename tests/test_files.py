@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
-from hyperclip_nb import files
-from hyperclip_nb.files import RunError, fingerprint, load_tensors, read_json, save_tensors, sha256_of, to_plain, write_atomic, write_json
+from hyperclip_nb.core import files
+from hyperclip_nb.core.files import (
+    RunError, fingerprint, load_tensors, read_json, save_tensors, sha256_of, to_plain, write_atomic, write_json,
+)
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool]
 json_values = st.recursive(
@@ -127,7 +129,7 @@ def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path, 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"hyperclip_nb.files.{broken}", stop)
+        patch.setattr(f"hyperclip_nb.core.files.{broken}", stop)
         with pytest.raises(KeyboardInterrupt):
             save_tensors(path, {"other": torch.ones(3)})
     assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]

@@ -6,11 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hyperclip_nb.basenet import WeightLayout, adapter_logits, task_loss
-from hyperclip_nb.film import FiLM, FiLMLayout, modulate
-from hyperclip_nb.hypernet import HNet, WeightGenerator
-from hyperclip_nb.metatrain import Episodes, MNet, fit_meta
-from hyperclip_nb.training import TrainConfig, run
+from hyperclip_nb.basenet.adapter import WeightLayout, adapter_logits, task_loss
+from hyperclip_nb.hypernet.film import FiLM, FiLMLayout, modulate
+from hyperclip_nb.hypernet.hypernetworks import HNet, WeightGenerator
+from hyperclip_nb.hypernet.hypernetworks import MNet
+from hyperclip_nb.hypernet.metatrain import Episodes, fit_meta
+from hyperclip_nb.core.training import TrainConfig, run
 
 layout = WeightLayout(EMBED, 5)
 PLACES = ("pre_activation", "post_activation")

@@ -5,10 +5,11 @@ import torch.nn.functional as F
 from test_hyperclip import GENERATORS, LAYOUT, SMALL, Affine, E, Z, draw, family
 from test_synthetic import LATENT, QUESTION, TOLERANCE, best, known as truth, shuffled, train, unseen  # noqa: F401 (fixtures)
 
-from hyperclip_nb.descent import energy_and_grad
-from hyperclip_nb.guidance import Guidance, guide, hyperclip_energy, latent_encoder, latent_unit
-from hyperclip_nb.hyperclip import ContrastConfig, HyperCLIP, HyperCLIPConfig, train_hyperclip
-from hyperclip_nb.training import TrainConfig, last, run, seeded
+from hyperclip_nb.core.energy import energy_and_grad
+from hyperclip_nb.guidance.guide import Guidance, guide, hyperclip_energy, latent_encoder, latent_unit
+from hyperclip_nb.guidance.hyperclip import ContrastConfig, HyperCLIP, HyperCLIPConfig, train_hyperclip
+from hyperclip_nb.core.seeds import seeded
+from hyperclip_nb.core.training import TrainConfig, last, run
 
 
 def trained(generate, z, e, noise, steps=400):

@@ -5,16 +5,19 @@ from conftest import EMBED, ToyBank, toy_tasks
 from hypothesis import given, settings, strategies as st
 from torch.distributions import Independent, Normal, kl_divergence
 
-from hyperclip_nb.basenet import WeightLayout, adapter_logits, task_loss
-from hyperclip_nb.batches import TaskSet
-from hyperclip_nb.hvae import (HVAE, HVAEConfig, HVAELoss, draw_views, examples_under, finetune, hvae_latents, hvae_loss, kl_to_prior,
-                               principal_directions, sample_posterior, train_hvae)
-from hyperclip_nb.hypernet import WeightGenerator
-from hyperclip_nb.layers import WideLinear
-from hyperclip_nb.metatrain import Adaptation, MNet
-from hyperclip_nb.runs import checkpointed
-from hyperclip_nb.store import Standardizer, store_adaptations
-from hyperclip_nb.training import TrainConfig, run
+from hyperclip_nb.basenet.adapter import WeightLayout, adapter_logits, task_loss
+from hyperclip_nb.dataset.batches import TaskSet
+from hyperclip_nb.core.blocks import principal_directions
+from hyperclip_nb.hypernet.finetune import draw_views, examples_under, finetune
+from hyperclip_nb.hypernet.hvae import HVAE, HVAEConfig, HVAELoss, hvae_latents, hvae_loss, kl_to_prior, sample_posterior, train_hvae
+from hyperclip_nb.hypernet.hypernetworks import WeightGenerator
+from hyperclip_nb.basenet.fast.layers import WideLinear
+from hyperclip_nb.hypernet.hypernetworks import MNet
+from hyperclip_nb.hypernet.metatrain import Adaptation
+from hyperclip_nb.core.runs import checkpointed
+from hyperclip_nb.core.blocks import Standardizer
+from hyperclip_nb.hypernet.store import store_adaptations
+from hyperclip_nb.core.training import TrainConfig, run
 
 LAYOUT = WeightLayout(EMBED, 5)
 P = LAYOUT.size

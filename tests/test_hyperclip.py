@@ -11,12 +11,15 @@ from hypothesis import strategies as st
 from open_clip.loss import ClipLoss
 from torch import nn
 
-from hyperclip_nb.basenet import WeightLayout
-from hyperclip_nb.hvae import HVAE, HVAEConfig
-from hyperclip_nb.hyperclip import (ContrastConfig, HyperCLIP, HyperCLIPConfig, TaskClassification, classify_tasks, contrastive_loss,
-                                    last_layer, linear_readout, train_hyperclip)
-from hyperclip_nb.hypernet import HNet
-from hyperclip_nb.training import TrainConfig, run, seeded
+from hyperclip_nb.basenet.adapter import WeightLayout
+from hyperclip_nb.hypernet.hvae import HVAE, HVAEConfig
+from hyperclip_nb.guidance.hyperclip import (
+    ContrastConfig, HyperCLIP, HyperCLIPConfig, TaskClassification, classify_tasks, contrastive_loss, last_layer,
+    linear_readout, train_hyperclip,
+)
+from hyperclip_nb.hypernet.hypernetworks import HNet
+from hyperclip_nb.core.seeds import seeded
+from hyperclip_nb.core.training import TrainConfig, run
 
 LAYOUT, Z, E = WeightLayout(6, 3), 4, 5
 SMALL = HyperCLIPConfig(components=Z, size=8, hidden=(32,), text_hidden=(32,), max_scale=30.0)

@@ -5,12 +5,13 @@ from conftest import EMBED, ToyBank, toy_tasks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperclip_nb.basenet import WeightLayout, set_accuracy, task_accuracy, task_loss
-from hyperclip_nb.batches import Ragged, TaskSet, stretches
-from hyperclip_nb.hypernet import HNet
-from hyperclip_nb.kernels import GeneratedLoss, adapter_gradient, adapter_loss
-from hyperclip_nb.metatrain import Adaptation, Episodes, MNet, adapt, fit_meta, support_energy, trained_loss
-from hyperclip_nb.training import TrainConfig, fit
+from hyperclip_nb.basenet.adapter import WeightLayout, set_accuracy, task_accuracy, task_loss
+from hyperclip_nb.dataset.batches import Ragged, TaskSet, stretches
+from hyperclip_nb.hypernet.hypernetworks import HNet
+from hyperclip_nb.basenet.fast.kernels import GeneratedLoss, adapter_gradient, adapter_loss
+from hyperclip_nb.hypernet.hypernetworks import MNet
+from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, adapt, fit_meta, support_energy, trained_loss
+from hyperclip_nb.core.training import TrainConfig, fit
 
 layout = WeightLayout(EMBED, 5)
 

@@ -4,12 +4,12 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hyperclip_nb import layers
-from hyperclip_nb.basenet import WeightLayout
-from hyperclip_nb.files import load_tensors, save_tensors
-from hyperclip_nb.hypernet import HNet
-from hyperclip_nb.layers import ActiveColumns, WideLinear, large_linear, product, squared_distance, with_one
-from hyperclip_nb.training import TrainConfig, fit
+from hyperclip_nb.basenet.fast import layers
+from hyperclip_nb.basenet.adapter import WeightLayout
+from hyperclip_nb.core.files import load_tensors, save_tensors
+from hyperclip_nb.hypernet.hypernetworks import HNet
+from hyperclip_nb.basenet.fast.layers import ActiveColumns, WideLinear, large_linear, product, squared_distance, with_one
+from hyperclip_nb.core.training import TrainConfig, fit
 
 
 def draw(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

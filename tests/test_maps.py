@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hyperclip_nb.maps import knn_purity, pool, project_pca, project_tsne, trajectory_grid, trajectory_plot, tsne_map, unpool
+from hyperclip_nb.plots.maps import knn_purity, pool, project_pca, project_tsne, trajectory_grid, trajectory_plot, tsne_map, unpool
 from matplotlib.collections import LineCollection
 
 

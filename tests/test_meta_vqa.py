@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperclip_nb.files import RunError
-from hyperclip_nb.meta_vqa import ANNOTATIONS, FILES, QUESTIONS, build_meta_vqa, load_meta_vqa
-from hyperclip_nb.meta_vqa_check import check_meta_vqa
-from hyperclip_nb.prompts import question_to_prompt
-from hyperclip_nb.tasks import image_disjoint
+from hyperclip_nb.core.files import RunError
+from hyperclip_nb.dataset.meta_vqa import ANNOTATIONS, FILES, QUESTIONS, build_meta_vqa, load_meta_vqa
+from hyperclip_nb.dataset.meta_vqa_check import check_meta_vqa
+from hyperclip_nb.dataset.prompts import question_to_prompt
+from hyperclip_nb.dataset.tasks import image_disjoint
 
 PUBLISHED = os.environ.get("HYPERCLIP_META_VQA")
 needs_published = pytest.mark.skipif(not PUBLISHED, reason="HYPERCLIP_META_VQA is not set")

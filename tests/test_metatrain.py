@@ -2,12 +2,14 @@ import pytest
 import torch
 from conftest import EMBED, ToyBank, toy_tasks
 
-from hyperclip_nb.basenet import WeightLayout, task_loss
-from hyperclip_nb.batches import TaskSet
-from hyperclip_nb.hypernet import HNet
-from hyperclip_nb.metatrain import Adaptation, Episodes, MNet, adapt, fit_meta
-from hyperclip_nb.store import Standardizer, store_adaptations
-from hyperclip_nb.training import TrainConfig, run
+from hyperclip_nb.basenet.adapter import WeightLayout, task_loss
+from hyperclip_nb.dataset.batches import TaskSet
+from hyperclip_nb.hypernet.hypernetworks import HNet
+from hyperclip_nb.hypernet.hypernetworks import MNet
+from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, adapt, fit_meta
+from hyperclip_nb.core.blocks import Standardizer
+from hyperclip_nb.hypernet.store import store_adaptations
+from hyperclip_nb.core.training import TrainConfig, run
 
 layout = WeightLayout(EMBED, 5)
 

@@ -3,12 +3,13 @@ import torch
 from conftest import EMBED
 from torch import Tensor
 
-from hyperclip_nb.basenet import WeightLayout, batch_logits, task_loss
-from hyperclip_nb.batches import TaskSet
-from hyperclip_nb.diffusion import weighted_square
-from hyperclip_nb.hypernet import HNet
-from hyperclip_nb.metatrain import Adaptation, MNet, adapt
-from hyperclip_nb.metric import latent_metric, lift
+from hyperclip_nb.basenet.adapter import WeightLayout, batch_logits, task_loss
+from hyperclip_nb.dataset.batches import TaskSet
+from hyperclip_nb.diffusion.schedule import weighted_square
+from hyperclip_nb.hypernet.hypernetworks import HNet
+from hyperclip_nb.hypernet.hypernetworks import MNet
+from hyperclip_nb.hypernet.metatrain import Adaptation, adapt
+from hyperclip_nb.hypernet.curvature import latent_metric, lift
 
 layout = WeightLayout(EMBED, 3)
 

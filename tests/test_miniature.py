@@ -7,16 +7,18 @@ import torch
 from PIL import Image
 
 import miniature
-from hyperclip_nb.basenet import WeightLayout
-from hyperclip_nb.cli import main
-from hyperclip_nb.coco_tasks import read_objects
-from hyperclip_nb.datasets import open_tasks, read_tasks, with_coco_tasks
-from hyperclip_nb.encoders import ImageFolder
-from hyperclip_nb.features import FeatureBank
-from hyperclip_nb.files import RunError
-from hyperclip_nb.metatrain import Adaptation, MNet, fit_meta
-from hyperclip_nb.small_clip import load_small_clip, save_small_clip
-from hyperclip_nb.training import TrainConfig, run
+from hyperclip_nb.basenet.adapter import WeightLayout
+from hyperclip_nb.cli.commands import main
+from hyperclip_nb.dataset.coco_tasks import read_objects
+from hyperclip_nb.dataset.sources import open_tasks, read_tasks, with_coco_tasks
+from hyperclip_nb.dataset.encoders import ImageFolder
+from hyperclip_nb.dataset.features import FeatureBank
+from hyperclip_nb.core.files import RunError
+from hyperclip_nb.hypernet.hypernetworks import MNet
+from hyperclip_nb.hypernet.metatrain import Adaptation, fit_meta
+from hyperclip_nb.dataset.small_clip import load_small_clip
+from hyperclip_nb.dataset.small_clip_training import save_small_clip
+from hyperclip_nb.core.training import TrainConfig, run
 
 
 def features(home: Path, *options, tasks="meta_vqa", out="features") -> None:
@@ -48,7 +50,8 @@ def test_the_files_have_the_real_shape(home):
 
 
 def test_to_a_results_table(home, tmp_path):
-    from hyperclip_nb.reproduce import Preset, Source, reproduce
+    from hyperclip_nb.evaluation.presets import Preset, Source
+    from hyperclip_nb.evaluation.reproduce import reproduce
     from test_experiment import TINY
 
     methods = "clip_zero_shot", "multitask", "cond_multitask", "hnet_hyperldm_g1.5"

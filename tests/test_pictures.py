@@ -7,8 +7,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from hyperclip_nb.pictures import (COLORS, MARKERS, PAPER, before_after, confusion, curves, difference_plot, few_shot_curve, forest_plot,
-                                   gallery, group_style, heatmap, loss_curve, save)
+from hyperclip_nb.plots.pictures import (
+    COLORS, MARKERS, PAPER, before_after, confusion, curves, difference_plot, few_shot_curve, forest_plot, gallery,
+    group_style, heatmap, loss_curve, save,
+)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperclip_nb.prompts import TAGS, WORDS, parse, question_to_prompt, split_words, tag_word
+from hyperclip_nb.dataset.prompts import TAGS, WORDS, parse, question_to_prompt, split_words, tag_word
 
 PUBLISHED = os.environ.get("HYPERCLIP_META_VQA")
 VOCABULARY = [word for words in WORDS.values() for word in words.split()] + "what who zebra zebras cat kitchen orange ? , 's {} { }".split()

@@ -3,8 +3,10 @@ import pytest
 import torch
 from test_experiment import experiment
 
-from hyperclip_nb.recipe import Recipe
-from hyperclip_nb.reproduce import PRESETS, Source, audits, claims, few_shot_rows, packed, reproduce, run_folder, shortened, summarised, unpacked
+from hyperclip_nb.evaluation.recipe import Recipe
+from hyperclip_nb.evaluation.claims import claims, few_shot_rows, summarised
+from hyperclip_nb.evaluation.presets import PRESETS, Source, run_folder, shortened
+from hyperclip_nb.evaluation.reproduce import audits, packed, reproduce, unpacked
 
 
 def test_scores_and_settings_survive_the_packing():
@@ -14,7 +16,7 @@ def test_scores_and_settings_survive_the_packing():
 
 
 def test_every_preset_names_rows_that_exist_and_shortening_touches_steps_only():
-    from hyperclip_nb.methods import ROWS
+    from hyperclip_nb.evaluation.methods import ROWS
     for preset in PRESETS.values(): assert set(preset.methods) | set(preset.paper_methods) <= set(ROWS)
     short = shortened(Recipe(), 0.1)
     assert short.hnet.steps == Recipe().hnet.steps // 10 and short.hnet.lr == Recipe().hnet.lr and short.stored == Recipe().stored

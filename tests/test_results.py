@@ -5,9 +5,9 @@ import re
 import msgspec
 import pytest
 import torch
-from hyperclip_nb.files import RunError
-from hyperclip_nb.results import METHODS, Results, family_table, label, place, read_results, tabulate, to_markdown, write_results
-from hyperclip_nb.runs import Run
+from hyperclip_nb.core.files import RunError
+from hyperclip_nb.evaluation.results import METHODS, Results, family_table, label, place, read_results, tabulate, to_markdown, write_results
+from hyperclip_nb.core.runs import Run
 
 
 @pytest.fixture(scope="module")

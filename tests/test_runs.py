@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 import hyperclip_nb
-from hyperclip_nb import runs
-from hyperclip_nb.files import RunError, load_tensors, read_json, write_json
-from hyperclip_nb.runs import Run, checkpointed, data_dir, read_manifest
-from hyperclip_nb.training import EMA, TrainConfig, fit, keep_best, track_ema
+from hyperclip_nb.core import runs
+from hyperclip_nb.core.files import RunError, load_tensors, read_json, write_json
+from hyperclip_nb.core.runs import Run, checkpointed, data_dir, read_manifest
+from hyperclip_nb.core.training import EMA, TrainConfig, fit, keep_best, track_ema
 
 
 def ones(n=3):
@@ -207,7 +207,7 @@ def dies_at(monkeypatch, count):
             raise Killed
         replace(*args)
 
-    monkeypatch.setattr("hyperclip_nb.files.os.replace", dying)
+    monkeypatch.setattr("hyperclip_nb.core.files.os.replace", dying)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4])
@@ -364,7 +364,7 @@ def test_the_first_of_two_builders_wins(run):
 def test_a_run_that_cannot_be_written_can_be_read(run, monkeypatch):
     run.part("x", {}, ones())
     shutil.copytree(run.path, run.path.parent / "shipped", ignore=shutil.ignore_patterns(".lock"))
-    monkeypatch.setattr("hyperclip_nb.runs.os.access", lambda path, mode: False)
+    monkeypatch.setattr("hyperclip_nb.core.runs.os.access", lambda path, mode: False)
     shipped = Run.open(run.path.parent / "shipped")
     assert torch.equal(shipped.load("x")["x"], torch.ones(3)) and shipped.has("x", {})
     assert not (shipped.path / ".lock").exists()

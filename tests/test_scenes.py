@@ -10,14 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import center_of_mass, label
 
-from hyperclip_nb.captions import (CARDS, all_texts, caption, caption_batch, card_question, flat_scene, quiz_card, sign)
-from hyperclip_nb.files import RunError
-from hyperclip_nb.questions import (FAMILIES, SIDES, Question, draw_images, find_question, image_id, kept_labels, make_task, prompts_for, questions,
-                                    scene_of, scenes_tasks, split_cells)
-from hyperclip_nb.scenes import (BACKGROUNDS, BOXES, CATEGORIES, CATEGORY, COLORS, COUNTS, GLYPHS, NOUNS, PLACES, POSES, SIDE, SIZES,
-                                 THINGS, Scene, Tape, Thing, color_distance, contact_sheet, draw_scene, glyph_mask, legible, spots)
-from hyperclip_nb.tasks import check_task
-from hyperclip_nb.worlds import ATTRIBUTES, Wish, World, company, draw_priors, favorites_table
+from hyperclip_nb.dataset.captions import CARDS, all_texts, caption, caption_batch, card_question, flat_scene, quiz_card, sign
+from hyperclip_nb.core.files import RunError
+from hyperclip_nb.dataset.questions import (
+    FAMILIES, SIDES, Question, draw_images, find_question, image_id, kept_labels, make_task, prompts_for, questions,
+    scene_of, scenes_tasks, split_cells,
+)
+from hyperclip_nb.dataset.scenes import (
+    BACKGROUNDS, BOXES, CATEGORIES, CATEGORY, COLORS, COUNTS, GLYPHS, NOUNS, PLACES, POSES, SIDE, SIZES, THINGS, Scene,
+    Tape, Thing, color_distance, contact_sheet, draw_scene, glyph_mask, legible, spots,
+)
+from hyperclip_nb.dataset.tasks import check_task
+from hyperclip_nb.dataset.worlds import ATTRIBUTES, Wish, World, company, draw_priors, favorites_table
 
 seeds = st.integers(0, 10**6)
 things = st.sampled_from(THINGS)
@@ -114,7 +118,7 @@ def test_contact_sheet_checks_its_labels():
 # ---- the tape
 
 def test_tape_is_the_same_in_another_process_with_another_hash_seed():
-    code = ("from hyperclip_nb.questions import *; import hashlib; t = make_task(questions()[100], 3, 4, 2);"
+    code = ("from hyperclip_nb.dataset.questions import *; import hashlib; t = make_task(questions()[100], 3, 4, 2);"
             "print(hashlib.sha256(repr(t).encode() + draw_images(t.images).tobytes()).hexdigest())")
     run = lambda seed: subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, check=True,
                                       capture_output=True, text=True).stdout.strip()
@@ -275,11 +279,11 @@ def test_labels_are_listed_once_and_again_when_the_code_changes(tmp_path, monkey
     labels = kept_labels(path, 0, 9)
     assert scenes_tasks(0, 6, 3, labels) == splits and len(labels) == len(questions())
     with monkeypatch.context() as patch:
-        patch.setattr("hyperclip_nb.questions.list_labels", lambda *a: pytest.fail("listed twice"))
+        patch.setattr("hyperclip_nb.dataset.questions.list_labels", lambda *a: pytest.fail("listed twice"))
         assert kept_labels(path, 0, 9) == labels
     assert kept_labels(path, 1, 9) != labels and kept_labels(path, 0, 9) == labels  # what is there must be what is asked for
-    monkeypatch.setattr("hyperclip_nb.questions.sha256_of", lambda path: "other code")
-    monkeypatch.setattr("hyperclip_nb.questions.list_labels", lambda *a: [0] * 9)
+    monkeypatch.setattr("hyperclip_nb.dataset.questions.sha256_of", lambda path: "other code")
+    monkeypatch.setattr("hyperclip_nb.dataset.questions.list_labels", lambda *a: [0] * 9)
     assert kept_labels(path, 0, 9) == [[0] * 9] * len(questions())
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(RunError, match="labels.safetensors.*damaged"): kept_labels(path, 0, 9)

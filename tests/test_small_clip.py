@@ -9,13 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
-from hyperclip_nb import small_clip
-from hyperclip_nb.files import RunError
-from hyperclip_nb.questions import find_question, questions, scenes_tasks
-from hyperclip_nb.scenes import CATEGORY
-from hyperclip_nb.small_clip import (ASSETS, PADDING, RECIPE, UNKNOWN, WEIGHTS, Pairs, SmallTokenizer, generalise, load_small_clip,
-                                     nearest_questions, pairs_hash, retrieval_accuracy, scenes_bank, small_clip_record,
-                                     train_small_clip, zero_shot_accuracy)
+from hyperclip_nb.dataset import small_clip_training, sources
+from hyperclip_nb.core.files import RunError
+from hyperclip_nb.dataset.questions import find_question, questions, scenes_tasks
+from hyperclip_nb.dataset.scenes import CATEGORY
+from hyperclip_nb.dataset.small_clip import ASSETS, PADDING, UNKNOWN, WEIGHTS, SmallTokenizer, load_small_clip, small_clip_record
+from hyperclip_nb.dataset.small_clip_training import (
+    RECIPE, Pairs, generalise, nearest_questions, pairs_hash, retrieval_accuracy, train_small_clip, zero_shot_accuracy,
+)
+from hyperclip_nb.dataset.sources import scenes_bank
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +111,7 @@ def test_the_recipe_begins_as_recorded(encoder, monkeypatch):
     record = small_clip_record()
     assert record["pairs"] == pairs_hash(encoder.tokenizer)
     assert record["recipe"] == RECIPE.__dict__ and len(record["loss"]) == RECIPE.steps
-    monkeypatch.setattr(small_clip, "progress", lambda updates: itertools.islice(updates, 3))
+    monkeypatch.setattr(small_clip_training, "progress", lambda updates: itertools.islice(updates, 3))
     _, updates = train_small_clip(encoder.tokenizer, RECIPE, workers=0)
     assert [u.loss for u in updates] == pytest.approx(record["loss"][:3], abs=0.05)
 
@@ -148,11 +150,11 @@ def test_damaged_weights_are_refused(tmp_path, name):
 
 def test_scenes_bank_is_made_once(tmp_path, monkeypatch, splits, encoder):
     few = {part: tasks[:2] for part, tasks in splits.items()}
-    monkeypatch.setattr(small_clip, "scenes_tasks", lambda world_seed, labels: few)
-    monkeypatch.setattr(small_clip, "kept_labels", lambda path, world_seed: [])
+    monkeypatch.setattr(sources, "scenes_tasks", lambda world_seed, labels: few)
+    monkeypatch.setattr(sources, "kept_labels", lambda path, world_seed: [])
     again, bank = scenes_bank(tmp_path)
     assert again is few and bank.folder.parent == tmp_path / "features" and bank.images.shape == (6 * 75, 128)
-    monkeypatch.setattr(small_clip, "draw_images", lambda ids: pytest.fail("drawn twice"))
+    monkeypatch.setattr(sources, "draw_images", lambda ids: pytest.fail("drawn twice"))
     monkeypatch.setattr(type(encoder), "encode_images", lambda *args: pytest.fail("encoded twice"))
     _, second = scenes_bank(tmp_path)
     assert torch.equal(bank.images, second.images)

@@ -12,17 +12,19 @@ import torch
 from conftest import EMBED, ToyBank
 from torch import Tensor, nn
 
-from hyperclip_nb.basenet import WeightLayout, batch_logits, set_accuracy
-from hyperclip_nb.batches import TaskSet
-from hyperclip_nb.controls import KernelRegression
-from hyperclip_nb.diffusion import DiffusionConfig
-from hyperclip_nb.film import FiLM, modulate
-from hyperclip_nb.hypernet import HNet
-from hyperclip_nb.hyperldm import DenoiserConfig, HyperLDM, LDMConfig, train_hyperldm
-from hyperclip_nb.metatrain import Adaptation, Episodes, MNet, adapt, fit_meta
-from hyperclip_nb.store import Standardizer
-from hyperclip_nb.tasks import Task
-from hyperclip_nb.training import TrainConfig, run, seeded
+from hyperclip_nb.basenet.adapter import WeightLayout, batch_logits, set_accuracy
+from hyperclip_nb.dataset.batches import TaskSet
+from hyperclip_nb.guidance.question_regression import KernelRegression
+from hyperclip_nb.diffusion.schedule import DiffusionConfig
+from hyperclip_nb.hypernet.film import FiLM, modulate
+from hyperclip_nb.hypernet.hypernetworks import HNet
+from hyperclip_nb.diffusion.hyperldm import DenoiserConfig, HyperLDM, LDMConfig, train_hyperldm
+from hyperclip_nb.hypernet.hypernetworks import MNet
+from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, adapt, fit_meta
+from hyperclip_nb.core.blocks import Standardizer
+from hyperclip_nb.dataset.tasks import Task
+from hyperclip_nb.core.seeds import seeded
+from hyperclip_nb.core.training import TrainConfig, run
 
 layout, LATENT, QUESTION, TOLERANCE = WeightLayout(EMBED, 4), 4, 5, 2.0
 TRAIN = TrainConfig(steps=500, lr=0.05, schedule="linear")

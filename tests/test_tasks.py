@@ -6,9 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperclip_nb.files import RunError
-from hyperclip_nb.tasks import (Task, check_task, fill_template, image_disjoint, leave_out, load_tasks, save_tasks, split_validation,
-                                task_from_labels, task_problems)
+from hyperclip_nb.core.files import RunError
+from hyperclip_nb.dataset.tasks import (
+    Task, check_task, fill_template, image_disjoint, leave_out, load_tasks, save_tasks, split_validation,
+    task_from_labels, task_problems,
+)
 
 NAMES = st.text(min_size=1, max_size=8).filter(str.strip)  # any script, braces and all
 

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hyperclip_nb.training import EMA, TrainConfig, Update, fit, keep_best, last, lr_at, progress, run, seeded, step_seed, track_ema
+from hyperclip_nb.core.seeds import seeded, step_seed
+from hyperclip_nb.core.training import EMA, TrainConfig, Update, fit, keep_best, last, lr_at, progress, run, track_ema
 
 
 def net(seed=0, dropout=0.2):

@@ -2,7 +2,7 @@
 import numpy as np
 import torch
 
-from hyperclip_nb.tasks import Task
+from hyperclip_nb.dataset.tasks import Task
 
 
 def task(i: int, n: int = 10) -> Task:
