@@ -1,4 +1,5 @@
 "Run notebooks in place and save their outputs, honouring nbdev's directives: python .ci/execute.py [--flags 'slow data'] nbs/*.ipynb"
+
 import argparse
 import re
 import sys
@@ -25,7 +26,9 @@ class Runner(NotebookClient):
             return cell  # keeps the outputs that the cell already has
         cell = await super().async_execute_cell(cell, cell_index, **kwargs)
         if cell.cell_type == "code":  # a stored view of a widget is an error message wherever its kernel is gone
-            cell.outputs = [o for o in cell.outputs if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})]
+            cell.outputs = [
+                o for o in cell.outputs if "application/vnd.jupyter.widget-view+json" not in o.get("data", {})
+            ]
         return cell
 
 
@@ -39,8 +42,13 @@ def main() -> int:
     for path in args.notebooks:
         start = time.time()
         notebook = nbformat.read(path, 4)
-        runner = Runner(notebook, timeout=None, kernel_name="python3", store_widget_state=False,
-                        resources={"metadata": {"path": str(path.parent)}})
+        runner = Runner(
+            notebook,
+            timeout=None,
+            kernel_name="python3",
+            store_widget_state=False,
+            resources={"metadata": {"path": str(path.parent)}},
+        )
         try:
             runner.execute()
         except CellExecutionError as error:

@@ -3,6 +3,7 @@
 The order is written, with its reasons, in CONTRIBUTING.md under "Where things are". Inside a package reading order is free, but a
 circle of modules is an error here too. Only exported cells count: a demonstration may use anything.
 """
+
 import ast
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -31,7 +32,11 @@ def imported(path: Path) -> list[tuple[int, str, bool]]:
         if isinstance(node, ast.Import):
             found += [(node.lineno, a.name, False) for a in node.names if a.name.split(".")[0] == "hyperclip_nb"]
         elif isinstance(node, ast.ImportFrom):
-            base = ".".join((*here[: len(here) - node.level], *filter(None, [node.module]))) if node.level else node.module or ""
+            base = (
+                ".".join((*here[: len(here) - node.level], *filter(None, [node.module])))
+                if node.level
+                else node.module or ""
+            )
             if base.split(".")[0] != "hyperclip_nb":
                 continue
             for alias in node.names:

@@ -1,4 +1,5 @@
 "README.md is nbs/index.ipynb in Markdown, pictures linked from nbs/: python .ci/readme.py"
+
 import re
 from pathlib import Path
 
@@ -26,4 +27,6 @@ body = body.replace("](images/", "](nbs/images/").replace('src="images/', 'src="
 body = re.sub(r"\]\((\d+_[\w/]+\.ipynb)", r"](nbs/\1", body)
 body = re.sub(r"[ \t]+$", "", body, flags=re.M)
 body = re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
-(ROOT / "README.md").write_text("<!-- Made from nbs/index.ipynb by .ci/readme.py: edit that. -->\n" + body, encoding="utf-8")
+(ROOT / "README.md").write_text(
+    "<!-- Made from nbs/index.ipynb by .ci/readme.py: edit that. -->\n" + body, encoding="utf-8"
+)

@@ -9,6 +9,7 @@ on batches that lie ready in memory, then everything: decoding, resizing, encodi
 process, one after the other, so that a busy machine slows both; the ratio is what counts. Processor time, workers
 included, is reported beside wall time, because other processes don't count in it.
 """
+
 import argparse
 import json
 import resource
@@ -30,9 +31,16 @@ from hyperclip_nb.dataset.tasks import Task
 
 def tasks_of(images: list[str], tasks: int = 1, answers: int = 2) -> list[Task]:
     "Tasks over these images that ask for `tasks * answers` prompts."
-    return [Task(question=f"What color is bowl {t}?", answers=tuple(f"a{c}" for c in range(answers)),
-                 prompts=tuple(f"bowl {t} is a{c}" for c in range(answers)), support=tuple((image, 0) for image in images[t::tasks]),
-                 query=()) for t in range(tasks)]
+    return [
+        Task(
+            question=f"What color is bowl {t}?",
+            answers=tuple(f"a{c}" for c in range(answers)),
+            prompts=tuple(f"bowl {t} is a{c}" for c in range(answers)),
+            support=tuple((image, 0) for image in images[t::tasks]),
+            query=(),
+        )
+        for t in range(tasks)
+    ]
 
 
 def write_jpegs(folder: Path, count: int) -> list[str]:
@@ -44,7 +52,9 @@ def write_jpegs(folder: Path, count: int) -> list[str]:
         if i >= 32:
             path.hardlink_to(folder / "train2014" / f"{names[i % 32]}.jpg")
             continue
-        smooth = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize((640, 480), Image.Resampling.BICUBIC)
+        smooth = Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).resize(
+            (640, 480), Image.Resampling.BICUBIC
+        )
         noisy = np.asarray(smooth, np.int16) + rng.integers(-15, 16, (480, 640, 3), dtype=np.int16)
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=92)
     return names
@@ -52,9 +62,11 @@ def write_jpegs(folder: Path, count: int) -> list[str]:
 
 def timed(action: Callable) -> tuple[float, float]:
     "(wall, processor) seconds; the processor's with those of finished worker processes."
+
     def processor() -> float:
         mine, theirs = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
         return sum(use.ru_utime + use.ru_stime for use in (mine, theirs))
+
     wall, used = time.perf_counter(), processor()
     action()
     return time.perf_counter() - wall, processor() - used
@@ -62,12 +74,15 @@ def timed(action: Callable) -> tuple[float, float]:
 
 class NoTexts(ClipEncoder):
     "The pictures are what is measured here."
-    def encode_texts(self, texts, pooling="clip", batch_size=256): return torch.zeros(len(texts), 512)
+
+    def encode_texts(self, texts, pooling="clip", batch_size=256):
+        return torch.zeros(len(texts), 512)
 
 
 def speed(images: int, rounds: int, workers: int, batch: int) -> dict:
     "Images per second of both, and their ratio."
     import open_clip
+
     torch.manual_seed(0)
     model = open_clip.CLIP(**open_clip.get_model_config("ViT-B-32")).eval()
     pictures = Preprocessing(224, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
@@ -82,29 +97,47 @@ def speed(images: int, rounds: int, workers: int, batch: int) -> dict:
         def bare():
             with torch.no_grad():
                 for start in range(0, images, batch):
-                    model.encode_image(ready[:images - start])
+                    model.encode_image(ready[: images - start])
 
         rows = {"bare": [], "bank": []}
         with torch.no_grad():
             model.encode_image(ready[:8])  # warm
         for done in range(rounds):
             rows["bare"].append(timed(bare))
-            rows["bank"].append(timed(lambda: build_bank(folder / f"bank{done}", encoder, tasks, load, batch_size=batch, workers=workers)))
+            rows["bank"].append(
+                timed(
+                    lambda: build_bank(folder / f"bank{done}", encoder, tasks, load, batch_size=batch, workers=workers)
+                )
+            )
     total = {name: np.sum(values, axis=0) for name, values in rows.items()}
     ratio = np.array(rows["bare"]) / np.array(rows["bank"])
-    return {"images": images, "rounds": rounds, "workers": workers, "batch": batch, "threads": torch.get_num_threads(),
-            **{f"{name} images/s": round(images * rounds / seconds[0], 2) for name, seconds in total.items()},
-            **{f"{name} processor ms per image": round(1e3 * seconds[1] / images / rounds, 1) for name, seconds in total.items()},
-            "share of bare images/s, wall": round(float(total["bare"][0] / total["bank"][0]), 3),
-            "share, processor time": round(float(total["bare"][1] / total["bank"][1]), 3),
-            "rounds' shares (wall, processor)": ratio.round(3).tolist()}
+    return {
+        "images": images,
+        "rounds": rounds,
+        "workers": workers,
+        "batch": batch,
+        "threads": torch.get_num_threads(),
+        **{f"{name} images/s": round(images * rounds / seconds[0], 2) for name, seconds in total.items()},
+        **{
+            f"{name} processor ms per image": round(1e3 * seconds[1] / images / rounds, 1)
+            for name, seconds in total.items()
+        },
+        "share of bare images/s, wall": round(float(total["bare"][0] / total["bank"][0]), 3),
+        "share, processor time": round(float(total["bare"][1] / total["bank"][1]), 3),
+        "rounds' shares (wall, processor)": ratio.round(3).tolist(),
+    }
 
 
 class Wide:
     "Features of the paper's size at no cost."
+
     fingerprint = {"model": "random rows"}
-    def encode_images(self, images): return torch.rand(len(images), 768)
-    def encode_texts(self, texts, pooling): return torch.rand(len(texts), 768)
+
+    def encode_images(self, images):
+        return torch.rand(len(images), 768)
+
+    def encode_texts(self, texts, pooling):
+        return torch.rand(len(texts), 768)
 
 
 def blank(ids) -> np.ndarray:
@@ -122,24 +155,44 @@ def memory(images: int) -> dict:
     "Peak of this process while it builds."
     with tempfile.TemporaryDirectory() as folder:
         build_wide(Path(folder) / "bank", images, workers=1)
-    return {"images": images, "matrix_mb": images * 768 * 2 // 10**6, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000}
+    return {
+        "images": images,
+        "matrix_mb": images * 768 * 2 // 10**6,
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1000,
+    }
 
 
 def open_bank(folder: Path) -> dict:
     "Seconds to open, and how much of the image matrix is in memory then."
+
     def resident_kb() -> int:
         lines = iter(Path("/proc/self/smaps").read_text().splitlines())
-        return sum(int(next(row for row in lines if row.startswith("Rss:")).split()[1]) for line in lines if "images.safetensors" in line)
+        return sum(
+            int(next(row for row in lines if row.startswith("Rss:")).split()[1])
+            for line in lines
+            if "images.safetensors" in line
+        )
+
     banks = []
     wall, used = timed(lambda: banks.append(FeatureBank.open(folder)))
     bank = banks[0]
-    return {"open_s": round(wall, 3), "processor_s": round(used, 3), "image_data_in_memory_kb": resident_kb(),
-            "matrix_kb": bank.images.nbytes // 1000, "images": len(bank.images), "prompts": len(bank.prompts)}
+    return {
+        "open_s": round(wall, 3),
+        "processor_s": round(used, 3),
+        "image_data_in_memory_kb": resident_kb(),
+        "matrix_kb": bank.images.nbytes // 1000,
+        "images": len(bank.images),
+        "prompts": len(bank.prompts),
+    }
 
 
 def alone(*arguments) -> dict:
     "This script in a process of its own."
-    return json.loads(subprocess.run([sys.executable, __file__, *map(str, arguments)], check=True, capture_output=True, text=True).stdout)
+    return json.loads(
+        subprocess.run(
+            [sys.executable, __file__, *map(str, arguments)], check=True, capture_output=True, text=True
+        ).stdout
+    )
 
 
 def main() -> None:

@@ -2,14 +2,15 @@
 
 Nothing here is imported by the package. The networks (their parameters) are the product's; how they are used is not.
 """
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hyperclip_nb.basenet.adapter import WeightLayout
-from hyperclip_nb.diffusion.schedule import Schedule
-from hyperclip_nb.diffusion.hyperldm import Denoiser
 from hyperclip_nb.basenet.fast.layers import WideLinear
+from hyperclip_nb.diffusion.hyperldm import Denoiser
+from hyperclip_nb.diffusion.schedule import Schedule
 
 Examples = tuple[Tensor, Tensor, Tensor]  # images [N, E], labels [N], answers [C, E] of one task
 
@@ -20,7 +21,10 @@ def plain(model: nn.Module) -> nn.Module:
         for name, layer in list(module.named_children()):
             if isinstance(layer, WideLinear):
                 linear = nn.Linear(1, 1)
-                linear.weight, linear.bias = nn.Parameter(layer.weight.detach().contiguous(), layer.columns.requires_grad), layer.bias
+                linear.weight, linear.bias = (
+                    nn.Parameter(layer.weight.detach().contiguous(), layer.columns.requires_grad),
+                    layer.bias,
+                )
                 setattr(module, name, linear)
     return model
 
@@ -64,7 +68,9 @@ def adapt(generate: nn.Module, task: Examples, steps: int, lr: float = 0.1) -> T
     return z
 
 
-def meta_gradient(generate: nn.Module, tasks: list[tuple[Examples, Examples]], steps: int, lr: float = 0.1) -> list[float]:
+def meta_gradient(
+    generate: nn.Module, tasks: list[tuple[Examples, Examples]], steps: int, lr: float = 0.1
+) -> list[float]:
     "First-order HNet-MAML: the gradient of the query losses is left in `.grad`; returns the authors' four accuracies of every task."
     metrics, layout = [], generate.layout
     for support, query in tasks:
@@ -109,7 +115,9 @@ def sample_ddim(denoiser: Denoiser, schedule: Schedule, z: Tensor, e: Tensor, ga
     return z
 
 
-def diffusion_step(denoiser: Denoiser, schedule: Schedule, latents: Tensor, embeddings: Tensor, index: Tensor, noise: Tensor) -> None:
+def diffusion_step(
+    denoiser: Denoiser, schedule: Schedule, latents: Tensor, embeddings: Tensor, index: Tensor, noise: Tensor
+) -> None:
     "Gradient of the ε-loss over a batch, one latent after the other; left in `.grad`."
     for z, e, i, fresh in zip(latents, embeddings, index, noise):
         noisy = schedule.alpha_bars[i].item() ** 0.5 * z + (1 - schedule.alpha_bars[i].item()) ** 0.5 * fresh

@@ -8,6 +8,7 @@ trained. Bytes: the last layer read once per batch and step; in training, of eve
 weight, gradient and two moments and its writing of weight and moments (eight floats). Sampling shares the first product between the
 guided and the unguided pass and applies guidance before the last layer. What is elementwise, small or random is not counted.
 """
+
 import copy
 import functools
 import os
@@ -21,27 +22,29 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
 import reference  # noqa: E402
+
 from hyperclip_nb.basenet.adapter import WeightLayout, adapter_logits, set_accuracy, task_accuracy
-from hyperclip_nb.dataset.batches import TaskSet
-from hyperclip_nb.hypernet.finetune import draw_views
-from hyperclip_nb.hypernet.hvae import HVAE, HVAELoss, train_hvae
-from hyperclip_nb.guidance.hyperclip import ContrastConfig, HyperCLIP, train_hyperclip
-from hyperclip_nb.diffusion.hyperldm import PUBLISHED_SIZE, HyperLDM, LDMConfig, PublishedDenoiser, train_hyperldm
-from hyperclip_nb.hypernet.hypernetworks import HNet
-from hyperclip_nb.dataset.meta_vqa import load_meta_vqa
-from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, fit_meta
-from hyperclip_nb.diffusion.sampling import respaced
 from hyperclip_nb.core.blocks import Standardizer
-from hyperclip_nb.hypernet.store import store_adaptations
-from hyperclip_nb.dataset.tasks import Task
 from hyperclip_nb.core.seeds import own_randomness
 from hyperclip_nb.core.training import TrainConfig
+from hyperclip_nb.dataset.batches import TaskSet
+from hyperclip_nb.dataset.meta_vqa import load_meta_vqa
+from hyperclip_nb.dataset.tasks import Task
+from hyperclip_nb.diffusion.hyperldm import PUBLISHED_SIZE, HyperLDM, LDMConfig, PublishedDenoiser, train_hyperldm
+from hyperclip_nb.diffusion.sampling import respaced
+from hyperclip_nb.guidance.hyperclip import ContrastConfig, HyperCLIP, train_hyperclip
+from hyperclip_nb.hypernet.finetune import draw_views
+from hyperclip_nb.hypernet.hvae import HVAE, HVAELoss, train_hvae
+from hyperclip_nb.hypernet.hypernetworks import HNet
+from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, fit_meta
+from hyperclip_nb.hypernet.store import store_adaptations
 
 LAYOUT, LATENT, WIDTH = WeightLayout(768, 256), 128, 128  # the paper's scale: P = 394,240
 E, H, P = LAYOUT.embed, LAYOUT.hidden, LAYOUT.size
 
 
 # ---- data: real sizes, random features ------------------------------------------------------------------------------------------------
+
 
 def drawn_tasks(count: int = 870) -> list[Task]:
     "Tasks whose sizes follow Meta-VQA's quantiles, for machines without its files."
@@ -58,15 +61,23 @@ def drawn_tasks(count: int = 870) -> list[Task]:
         n, c = quantile(support, u), quantile(answers, v)
         c = min(c, n // 2)
         example = lambda i: (f"{t}-{i}", i % c)
-        tasks.append(Task(question=f"task {t}", answers=tuple(map(str, range(c))), prompts=tuple(f"{t} is {i}" for i in range(c)),
-                          support=tuple(map(example, range(n))), query=tuple(map(example, range(n, n + max(c, round(0.45 * n)))))))
+        tasks.append(
+            Task(
+                question=f"task {t}",
+                answers=tuple(map(str, range(c))),
+                prompts=tuple(f"{t} is {i}" for i in range(c)),
+                support=tuple(map(example, range(n))),
+                query=tuple(map(example, range(n, n + max(c, round(0.45 * n))))),
+            )
+        )
     return tasks
 
 
 @functools.cache
 def all_tasks() -> list[Task]:
     folder = os.environ.get("HYPERCLIP_META_VQA")
-    if not folder: return drawn_tasks()
+    if not folder:
+        return drawn_tasks()
     return load_meta_vqa(folder)["train"] if (Path(folder) / "meta_train.json").exists() else drawn_tasks()
 
 
@@ -75,23 +86,36 @@ def alike(tasks: list[Task], count: int) -> list[Task]:
     size = lambda task: len(task.support) + len(task.query)
     tasks, mean, step = sorted(tasks, key=size), statistics.mean(map(size, tasks)), len(tasks) / count
     choice = lambda first: [tasks[int(first + i * step)] for i in range(count)]
-    return choice(min(range(max(1, int(step))), key=lambda first: abs(statistics.mean(map(size, choice(first))) - mean)))
+    return choice(
+        min(range(max(1, int(step))), key=lambda first: abs(statistics.mean(map(size, choice(first))) - mean))
+    )
 
 
 class RandomBank:
     "As much of a FeatureBank as a TaskSet uses, with random features; images in half precision, as on disk."
+
     def __init__(self, tasks: list[Task]):
-        keys = {"image": [i for t in tasks for i in t.images], "prompt": [p for t in tasks for p in t.prompts],
-                "question": [t.question for t in tasks]}
+        keys = {
+            "image": [i for t in tasks for i in t.images],
+            "prompt": [p for t in tasks for p in t.prompts],
+            "question": [t.question for t in tasks],
+        }
         self._rows = {kind: {key: row for row, key in enumerate(dict.fromkeys(found))} for kind, found in keys.items()}
         generator = torch.Generator().manual_seed(0)
         draw = lambda kind: torch.randn(len(self._rows[kind]), E, generator=generator)
         self.images, self.prompts, self.questions = draw("image").half(), draw("prompt"), {"clip": draw("question")}
 
-    def _find(self, kind: str, keys: list[str]) -> Tensor: return torch.tensor([self._rows[kind][key] for key in keys])
-    def image_rows(self, ids: list[str]) -> Tensor: return self._find("image", ids)
-    def prompt_rows(self, texts: list[str]) -> Tensor: return self._find("prompt", texts)
-    def question_rows(self, texts: list[str]) -> Tensor: return self._find("question", texts)
+    def _find(self, kind: str, keys: list[str]) -> Tensor:
+        return torch.tensor([self._rows[kind][key] for key in keys])
+
+    def image_rows(self, ids: list[str]) -> Tensor:
+        return self._find("image", ids)
+
+    def prompt_rows(self, texts: list[str]) -> Tensor:
+        return self._find("prompt", texts)
+
+    def question_rows(self, texts: list[str]) -> Tensor:
+        return self._find("question", texts)
 
 
 def task_set(count: int, device: str) -> TaskSet:
@@ -122,18 +146,22 @@ def score_each(hnet: HNet, latents: Tensor, parts: Sequence[list[reference.Examp
     "The plain way: one task and one of its sets at a time, weights generated for each."
     for part in parts:
         for z, task in zip(latents, part):
-            with torch.no_grad(): w = reference.weights(hnet, z)
+            with torch.no_grad():
+                w = reference.weights(hnet, z)
             reference.accuracy(w, task, LAYOUT)
 
 
 def score_both(hnet: HNet, latents: Tensor, tasks: TaskSet, together: int = 64) -> None:
     "Accuracy on the support and the query set of every task, from one set of generated weights."
     for ids in tasks.sizes("all").argsort(descending=True).split(together):
-        with torch.no_grad(): w = hnet(latents[ids])
-        for part in "support", "query": task_accuracy(w, tasks.ragged(ids, part, sort=False), LAYOUT).tolist()
+        with torch.no_grad():
+            w = hnet(latents[ids])
+        for part in "support", "query":
+            task_accuracy(w, tasks.ragged(ids, part, sort=False), LAYOUT).tolist()
 
 
 # ---- what must be done ------------------------------------------------------------------------------------------------------------------
+
 
 def network_flops(examples: float, answers: float, backward: bool = False) -> float:
     "Of one base network on some examples, with its gradient with respect to the weights if asked for."
@@ -146,21 +174,25 @@ def last_layer_flops(products: int) -> float:
 
 def mean_sizes(count: int) -> tuple[float, float, float]:  # support, query, answers (weighted with examples)
     "Of so many tasks of `task_set`."
-    support, query, answers = torch.tensor([(len(t.support), len(t.query), len(t.answers)) for t in alike(all_tasks(), count)]).double().T
+    support, query, answers = (
+        torch.tensor([(len(t.support), len(t.query), len(t.answers)) for t in alike(all_tasks(), count)]).double().T
+    )
     return support.mean().item(), query.mean().item(), ((support * answers).sum() / support.sum()).item()
 
 
 LAST_LAYER, ADAM = 4 * WIDTH * P, 8 * 4 * WIDTH * P  # bytes
-DENOISER = 2 * LATENT * 128 + 128 * 128              # products of one guided-or-not step, per latent
+DENOISER = 2 * LATENT * 128 + 128 * 128  # products of one guided-or-not step, per latent
 
 
 # ---- rows -------------------------------------------------------------------------------------------------------------------------------
+
 
 class Row:
     """One kind of work. `ours` and `plain` do it once; `compare` returns pairs of tensors that must agree.
 
     A quick run does few tasks the plain way, and without the optimiser's step, which would count for too much among so few.
     """
+
     variants, work = ("same",), ""
     ours_tasks = plain_tasks = 1
 
@@ -169,12 +201,14 @@ class Row:
 
     def ours(self) -> None: ...
     def plain(self) -> None: ...
-    def warm_up(self) -> None: self.ours()
+    def warm_up(self) -> None:
+        self.ours()
 
     def make_plain(self) -> None:
         "What the plain side begins with: networks of `nn.Linear`s."
         for model in vars(self).values():
-            if isinstance(model, torch.nn.Module): reference.plain(model)
+            if isinstance(model, torch.nn.Module):
+                reference.plain(model)
 
     def compare(self) -> list[tuple[Tensor, Tensor]]: ...
     def limit(self) -> tuple[float, float]:  # per task
@@ -198,10 +232,18 @@ class MetaTraining(Row):
         def watch(support, query, before, after):
             self.metrics = [task_accuracy(w, part, LAYOUT) for w in (before, after) for part in (support, query)]
 
-        return fit_meta(hnet, tasks, TrainConfig(steps=10**6, lr=1e-3), adaptation=Adaptation(steps=self.steps, lr=0.1), order="first",
-                        episodes=Episodes(tasks=self.ours_tasks, support=None, query=None), watch=watch)
+        return fit_meta(
+            hnet,
+            tasks,
+            TrainConfig(steps=10**6, lr=1e-3),
+            adaptation=Adaptation(steps=self.steps, lr=0.1),
+            order="first",
+            episodes=Episodes(tasks=self.ours_tasks, support=None, query=None),
+            watch=watch,
+        )
 
-    def ours(self): next(self.updates)
+    def ours(self):
+        next(self.updates)
 
     def plain(self):
         if self.optimizer is None:
@@ -210,7 +252,8 @@ class MetaTraining(Row):
         self.optimizer.zero_grad()
         reference.meta_gradient(self.hnet, self.pairs, self.steps)
         torch.nn.utils.clip_grad_norm_(self.hnet.parameters(), 10.0)
-        if not self.quick: self.optimizer.step()
+        if not self.quick:
+            self.optimizer.step()
 
     def compare(self):
         tasks = task_set(2 if self.quick else 6, self.device)
@@ -224,7 +267,9 @@ class MetaTraining(Row):
 
     def limit(self):
         support, query, answers = mean_sizes(self.ours_tasks)
-        flops = self.steps * (network_flops(support, answers, True) + last_layer_flops(2)) + network_flops(query, answers, True)
+        flops = self.steps * (network_flops(support, answers, True) + last_layer_flops(2)) + network_flops(
+            query, answers, True
+        )
         flops += last_layer_flops(3) + network_flops(2 * support + query, answers)
         return flops, ((self.steps + 1) * LAST_LAYER + ADAM) / self.ours_tasks
 
@@ -239,19 +284,22 @@ class Storing(Row):
         self.tasks, self.plain_examples = None, None
 
     def ours(self):
-        if self.tasks is None: self.tasks = task_set(self.ours_tasks, self.device)
+        if self.tasks is None:
+            self.tasks = task_set(self.ours_tasks, self.device)
         store_adaptations(self.hnet, self.tasks, self.how, views=1)
 
     def warm_up(self):
-        if self.tasks is None: self.tasks = task_set(self.ours_tasks, self.device)
+        if self.tasks is None:
+            self.tasks = task_set(self.ours_tasks, self.device)
         store_adaptations(self.hnet, self.tasks, Adaptation(steps=2), views=1)
 
     def plain(self):
-        if self.plain_examples is None: self.plain_examples = examples(task_set(self.plain_tasks, self.device), "all")
+        if self.plain_examples is None:
+            self.plain_examples = examples(task_set(self.plain_tasks, self.device), "all")
         generator = torch.Generator().manual_seed(0)
         for images, labels, answers in self.plain_examples:
             share = 2 / 3 + torch.rand((), generator=generator).item() / 3
-            some = torch.randperm(len(labels), generator=generator)[:round(share * len(labels))].to(images.device)
+            some = torch.randperm(len(labels), generator=generator)[: round(share * len(labels))].to(images.device)
             reference.adapt(self.hnet, (images[some], labels[some], answers), self.how.steps)
 
     def compare(self):
@@ -262,7 +310,9 @@ class Storing(Row):
 
     def limit(self):
         support, query, answers = mean_sizes(self.ours_tasks)
-        return 50 * (network_flops(5 / 6 * (support + query), answers, True) + last_layer_flops(2)), 50 * LAST_LAYER / self.ours_tasks
+        return 50 * (
+            network_flops(5 / 6 * (support + query), answers, True) + last_layer_flops(2)
+        ), 50 * LAST_LAYER / self.ours_tasks
 
 
 class Autoencoding(Row):
@@ -279,16 +329,21 @@ class Autoencoding(Row):
 
     def training(self, batch: int, tasks: TaskSet):
         seen = draw_views(tasks, 1)
-        return train_hvae(self.hvae, self.weights, tasks, seen, TrainConfig(lr=1e-4, steps=10**6), HVAELoss(batch=batch))
+        return train_hvae(
+            self.hvae, self.weights, tasks, seen, TrainConfig(lr=1e-4, steps=10**6), HVAELoss(batch=batch)
+        )
 
-    def ours(self): next(self.updates)
+    def ours(self):
+        next(self.updates)
 
     def plain(self):
-        if self.optimizer is None: self.optimizer = torch.optim.Adam(self.hvae.parameters(), lr=1e-4)
+        if self.optimizer is None:
+            self.optimizer = torch.optim.Adam(self.hvae.parameters(), lr=1e-4)
         noises = torch.randn(self.plain_tasks, LATENT, generator=torch.Generator().manual_seed(0)).to(self.device)
         self.optimizer.zero_grad()
-        reference.hvae_gradient(self.hvae, self.weights[0, :self.plain_tasks], noises)
-        if not self.quick: self.optimizer.step()
+        reference.hvae_gradient(self.hvae, self.weights[0, : self.plain_tasks], noises)
+        if not self.quick:
+            self.optimizer.step()
 
     def compare(self):
         step = self.training(4, task_set(48, self.device))
@@ -324,25 +379,36 @@ class Contrasting(Row):
         return train_hyperclip(self.model, self.hnet, latents, e, TrainConfig(lr=3e-4, steps=10**6), config)
 
     def ours(self):
-        if self.updates is None: self.updates = self.training(64, self.latents, self.e)
-        for _ in range(self.ours_tasks // 64): next(self.updates)
+        if self.updates is None:
+            self.updates = self.training(64, self.latents, self.e)
+        for _ in range(self.ours_tasks // 64):
+            next(self.updates)
         if self.variant == "same":
-            if self.tasks is None: self.tasks = task_set(self.ours_tasks, self.device)
-            for p in self.updates.params: p.grad = None  # their memory for the scoring
+            if self.tasks is None:
+                self.tasks = task_set(self.ours_tasks, self.device)
+            for p in self.updates.params:
+                p.grad = None  # their memory for the scoring
             score_both(self.hnet, self.latents, self.tasks)
 
     def plain(self):
         if self.optimizer is None:
-            self.optimizer, tasks = torch.optim.Adam(self.model.parameters(), lr=3e-4), task_set(self.plain_tasks, self.device)
+            self.optimizer, tasks = (
+                torch.optim.Adam(self.model.parameters(), lr=3e-4),
+                task_set(self.plain_tasks, self.device),
+            )
             self.parts = examples(tasks, "support"), examples(tasks, "query")
         self.optimizer.zero_grad()
-        reference.contrast_gradient(self.model, self.hnet, self.latents[:self.plain_tasks], self.e[:self.plain_tasks])
-        if not self.quick: self.optimizer.step()
-        if self.variant == "same": score_each(self.hnet, self.latents, self.parts)
+        reference.contrast_gradient(self.model, self.hnet, self.latents[: self.plain_tasks], self.e[: self.plain_tasks])
+        if not self.quick:
+            self.optimizer.step()
+        if self.variant == "same":
+            score_each(self.hnet, self.latents, self.parts)
 
     def compare(self):
         z, e = self.latents[:6], self.e[:6]
-        reference.contrast_gradient(self.model, reference.plain(copy.deepcopy(self.hnet)), z, e)  # of all six: their order doesn't matter
+        reference.contrast_gradient(
+            self.model, reference.plain(copy.deepcopy(self.hnet)), z, e
+        )  # of all six: their order doesn't matter
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 10.0)
         plain = [p.grad.clone() for p in self.model.parameters()]
         self.model.zero_grad()
@@ -355,7 +421,10 @@ class Contrasting(Row):
         flops, moved = last_layer_flops(1) + 4 * first + 6 * second, (8 * 4 * (first + second) + LAST_LAYER) / 64
         if self.variant == "same":
             support, query, answers = mean_sizes(self.ours_tasks)
-            flops, moved = flops + network_flops(support + query, answers) + last_layer_flops(1), moved + LAST_LAYER / self.ours_tasks
+            flops, moved = (
+                flops + network_flops(support + query, answers) + last_layer_flops(1),
+                moved + LAST_LAYER / self.ours_tasks,
+            )
         return flops, moved
 
 
@@ -375,13 +444,16 @@ class Diffusing(Row):
         self.tasks, self.optimizer = None, None
 
     def warm_up(self):
-        for _ in range(7): next(self.updates)
+        for _ in range(7):
+            next(self.updates)
         if self.variant == "same":
             self.tasks = task_set(870, self.device)
-            if not self.quick: score_both(self.hnet, self.latents, self.tasks)
+            if not self.quick:
+                score_both(self.hnet, self.latents, self.tasks)
 
     def ours(self):
-        for _ in range(7): next(self.updates)
+        for _ in range(7):
+            next(self.updates)
         if self.variant == "same":
             score_both(self.hnet, self.latents, self.tasks)
 
@@ -392,18 +464,27 @@ class Diffusing(Row):
             tasks = task_set(self.plain_tasks, self.device)
             self.parts = examples(tasks, "support"), examples(tasks, "query")
         n, generator = self.plain_tasks, torch.Generator().manual_seed(0)
-        index, noise = torch.randint(350, (n,), generator=generator), torch.randn(n, LATENT, generator=generator).to(self.device)
+        index, noise = (
+            torch.randint(350, (n,), generator=generator),
+            torch.randn(n, LATENT, generator=generator).to(self.device),
+        )
         self.optimizer.zero_grad()
         reference.diffusion_step(self.denoiser, self.ldm.schedule, self.latents[:n], self.e[:n], index, noise)
-        if not self.quick: self.optimizer.step()
-        if self.variant == "same": score_each(self.hnet, self.latents, self.parts)
+        if not self.quick:
+            self.optimizer.step()
+        if self.variant == "same":
+            score_each(self.hnet, self.latents, self.parts)
 
     def compare(self):
         from hyperclip_nb.diffusion.schedule import diffusion_loss
+
         denoiser = PublishedDenoiser(LATENT, E, PUBLISHED_SIZE).to(self.device)
         z, e, schedule = self.latents[:16], self.e[:16], self.ldm.schedule
         draw = torch.Generator().manual_seed(5)
-        index, noise = torch.randint(len(schedule), (16,), generator=draw), torch.randn(16, LATENT, generator=draw).to(self.device)
+        index, noise = (
+            torch.randint(len(schedule), (16,), generator=draw),
+            torch.randn(16, LATENT, generator=draw).to(self.device),
+        )
         reference.diffusion_step(denoiser, schedule, z, e, index, noise)
         plain = [p.grad.clone() for p in denoiser.parameters()]
         denoiser.zero_grad()
@@ -413,8 +494,17 @@ class Diffusing(Row):
             tasks = task_set(6, self.device)
             mine = set_accuracy(lambda ids: self.hnet(self.latents[ids]), tasks, LAYOUT, "support").cpu()
             plain = reference.plain(self.hnet)
-            found.append((mine, torch.tensor([reference.accuracy(reference.weights(plain, z), task, LAYOUT)
-                                              for z, task in zip(self.latents, examples(tasks, "support"))])))
+            found.append(
+                (
+                    mine,
+                    torch.tensor(
+                        [
+                            reference.accuracy(reference.weights(plain, z), task, LAYOUT)
+                            for z, task in zip(self.latents, examples(tasks, "support"))
+                        ]
+                    ),
+                )
+            )
         return found
 
     def limit(self):
@@ -422,7 +512,10 @@ class Diffusing(Row):
         flops, moved = 4 * first + 6 * (128 * 128 + 128 * LATENT), 8 * 4 * (first + 2 * 128 * 128) / 128
         if self.variant == "same":
             support, query, answers = mean_sizes(870)
-            flops, moved = flops + network_flops(support + query, answers) + last_layer_flops(1), moved + LAST_LAYER / 870
+            flops, moved = (
+                flops + network_flops(support + query, answers) + last_layer_flops(1),
+                moved + LAST_LAYER / 870,
+            )
         return flops, moved
 
 
@@ -434,25 +527,33 @@ class Sampling(Row):
         super().__init__(*args)
         self.gamma = 1.0 if self.id == "sample_g1" else 1.5
         self.ours_tasks, self.plain_tasks = 373, 2 if self.quick else 8
-        self.ldm, self.e = diffusion(self.device), torch.randn(373, E, generator=torch.Generator().manual_seed(3)).to(self.device)
+        self.ldm, self.e = (
+            diffusion(self.device),
+            torch.randn(373, E, generator=torch.Generator().manual_seed(3)).to(self.device),
+        )
         self.hnet, self.tasks, self.plain_examples = None, None, None
-        if self.evaluate: self.hnet = generator_network(self.device).requires_grad_(False)
+        if self.evaluate:
+            self.hnet = generator_network(self.device).requires_grad_(False)
 
     def ours(self):
         z = self.ldm.generate(self.e, gamma=self.gamma, generator=torch.Generator().manual_seed(4))[0]
         if self.evaluate:
-            if self.tasks is None: self.tasks = task_set(373, self.device)
+            if self.tasks is None:
+                self.tasks = task_set(373, self.device)
             set_accuracy(lambda ids: self.hnet(z[ids]), self.tasks, LAYOUT)
 
     def plain(self):
         generator = torch.Generator().manual_seed(4)
         if self.evaluate and self.plain_examples is None:
             self.plain_examples = examples(task_set(self.plain_tasks, self.device), "query")
-        for i, e in enumerate(self.e[:self.plain_tasks]):
+        for i, e in enumerate(self.e[: self.plain_tasks]):
             noises = torch.randn(351, LATENT, generator=generator).to(self.device)
-            z = self.ldm.standardizer.decode(reference.sample(self.ldm.denoiser, self.ldm.schedule, noises, e, self.gamma))
+            z = self.ldm.standardizer.decode(
+                reference.sample(self.ldm.denoiser, self.ldm.schedule, noises, e, self.gamma)
+            )
             if self.evaluate:
-                with torch.no_grad(): w = reference.weights(self.hnet, z)
+                with torch.no_grad():
+                    w = reference.weights(self.hnet, z)
                 reference.accuracy(w, self.plain_examples[i], LAYOUT)
 
     def compare(self):
@@ -460,20 +561,29 @@ class Sampling(Row):
         noises = torch.stack([torch.randn(1, n, LATENT, generator=generator)[0] for _ in range(350)]).to(self.device)
         noises = torch.cat([noises, torch.zeros_like(noises[:1])])
         *_, mine = self.ldm.path(self.e[:n], gamma=self.gamma, generator=torch.Generator().manual_seed(4))
-        plain = torch.stack([reference.sample(self.ldm.denoiser, self.ldm.schedule, noises[:, i], self.e[i], self.gamma) for i in range(n)])
+        plain = torch.stack(
+            [
+                reference.sample(self.ldm.denoiser, self.ldm.schedule, noises[:, i], self.e[i], self.gamma)
+                for i in range(n)
+            ]
+        )
         found = [(mine[0], plain)]
         if self.evaluate:
             tasks, z = task_set(n, self.device), self.ldm.standardizer.decode(plain)
-            with torch.no_grad(): w = self.hnet(z)
+            with torch.no_grad():
+                w = self.hnet(z)
             query = tasks.batch(tasks.all_ids, "query")
             logits = adapter_logits(w, query.images, query.answers, LAYOUT)
             for i, (images, labels, answers) in enumerate(examples(tasks, "query")):
-                found.append((logits[i, :len(labels), :len(answers)], reference.logits(w[i], images, answers, LAYOUT)))
+                found.append(
+                    (logits[i, : len(labels), : len(answers)], reference.logits(w[i], images, answers, LAYOUT))
+                )
         return found
 
     def limit(self):
         flops = 350 * 2 * (DENOISER + (0 if self.gamma == 1 else 128 * 128))
-        if not self.evaluate: return flops, 0.0
+        if not self.evaluate:
+            return flops, 0.0
         _, query, answers = mean_sizes(373)
         return flops + last_layer_flops(1) + network_flops(query, answers), LAST_LAYER / 373
 
@@ -496,9 +606,11 @@ class Latency(Row):
     def logits(self, **options) -> Tensor:  # [25, 5]
         options = options or ({"sampler": "ddim", "steps": 20} if self.steps == 20 else {})
         z = self.ldm.generate(self.e, gamma=1.5, generator=torch.Generator().manual_seed(7), **options)[0]
-        with torch.no_grad(): return adapter_logits(self.hnet(z), self.images[None], self.answers[None], LAYOUT)[0]
+        with torch.no_grad():
+            return adapter_logits(self.hnet(z), self.images[None], self.answers[None], LAYOUT)[0]
 
-    def ours(self): self.logits().argmax(-1).tolist()
+    def ours(self):
+        self.logits().argmax(-1).tolist()
 
     def plain_logits(self) -> Tensor:
         generator, schedule, denoiser = torch.Generator().manual_seed(7), self.ldm.schedule, self.ldm.denoiser
@@ -506,12 +618,17 @@ class Latency(Row):
             start = torch.randn(LATENT, generator=generator).to(self.device)
             z = reference.sample_ddim(denoiser, respaced(schedule, 20, "quadratic"), start, self.e[0], 1.5)
         else:
-            noises = torch.cat([torch.stack([torch.randn(LATENT, generator=generator) for _ in range(350)]), torch.zeros(1, LATENT)])
+            noises = torch.cat(
+                [torch.stack([torch.randn(LATENT, generator=generator) for _ in range(350)]), torch.zeros(1, LATENT)]
+            )
             z = reference.sample(denoiser, schedule, noises.to(self.device), self.e[0], 1.5)
         with torch.no_grad():
-            return reference.logits(reference.weights(self.hnet, self.ldm.standardizer.decode(z)), self.images, self.answers, LAYOUT)
+            return reference.logits(
+                reference.weights(self.hnet, self.ldm.standardizer.decode(z)), self.images, self.answers, LAYOUT
+            )
 
-    def plain(self): self.plain_logits().argmax(-1).tolist()
+    def plain(self):
+        self.plain_logits().argmax(-1).tolist()
 
     def compare(self):
         mine = self.logits()
@@ -522,5 +639,15 @@ class Latency(Row):
         return self.steps * 2 * (DENOISER + 128 * 128) + network_flops(25, 5) + last_layer_flops(1), LAST_LAYER
 
 
-ROWS = {"a": MetaTraining, "b": Storing, "c": Autoencoding, "d": Contrasting, "e": Diffusing, "sample_g1": Sampling,
-        "sample_g1.5": Sampling, "f": ZeroShot, "latency_20": Latency, "latency_350": Latency}
+ROWS = {
+    "a": MetaTraining,
+    "b": Storing,
+    "c": Autoencoding,
+    "d": Contrasting,
+    "e": Diffusing,
+    "sample_g1": Sampling,
+    "sample_g1.5": Sampling,
+    "f": ZeroShot,
+    "latency_20": Latency,
+    "latency_350": Latency,
+}

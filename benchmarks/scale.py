@@ -6,6 +6,7 @@
 
 Figures go to `results/scale.json`, one entry per command. One thread; times are the processor's, so that others on the machine don't count.
 """
+
 import json
 import os
 import resource
@@ -18,21 +19,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import E, LATENT, LAYOUT, Latency, RandomBank, alike, all_tasks, generator_network
-from hyperclip_nb.dataset.batches import TaskSet
+from rows import LATENT, LAYOUT, E, Latency, RandomBank, alike, all_tasks, generator_network
+
 from hyperclip_nb.basenet.adapter import set_accuracy
-from hyperclip_nb.diffusion.hyperldm import PUBLISHED_SIZE, HyperLDM, LDMConfig, PublishedDenoiser, train_hyperldm
-from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, adapt, fit_meta
 from hyperclip_nb.core.blocks import Standardizer
-from hyperclip_nb.hypernet.store import store_adaptations
-from hyperclip_nb.dataset.tasks import Task
 from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.core.training import TrainConfig, run
+from hyperclip_nb.dataset.batches import TaskSet
+from hyperclip_nb.dataset.tasks import Task
+from hyperclip_nb.diffusion.hyperldm import PUBLISHED_SIZE, HyperLDM, LDMConfig, PublishedDenoiser, train_hyperldm
+from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, adapt, fit_meta
+from hyperclip_nb.hypernet.store import store_adaptations
 
 FOLDER = Path(__file__).parent / "results"
 
 
-def peak_mb() -> float: return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def peak_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def seconds(work, repeats: int = 2) -> float:
@@ -47,9 +50,14 @@ def seconds(work, repeats: int = 2) -> float:
 
 def repeated(tasks: list[Task], count: int) -> list[Task]:
     "As many tasks as wanted: a choice of alike sizes, or copies under new names that share the images."
-    if count <= len(tasks): return alike(tasks, count)
+    if count <= len(tasks):
+        return alike(tasks, count)
     import msgspec
-    return [msgspec.structs.replace(tasks[i % len(tasks)], question=f"{i}: {tasks[i % len(tasks)].question}") for i in range(count)]
+
+    return [
+        msgspec.structs.replace(tasks[i % len(tasks)], question=f"{i}: {tasks[i % len(tasks)].question}")
+        for i in range(count)
+    ]
 
 
 def by_tasks() -> list[dict]:
@@ -70,8 +78,13 @@ def by_largest() -> list[dict]:
     hnet, found = generator_network("cpu").requires_grad_(False), []
     few = sorted(alike(all_tasks(), 32), key=lambda task: len(task.support))[:31]  # the largest one is made by hand
     for size in 100, 400, 1_242, 4_000:
-        giant = Task(question="the large one", answers=("a", "b"), prompts=("it is a", "it is b"), query=(("q", 0),),
-                     support=tuple((f"giant-{i}", i % 2) for i in range(size)))
+        giant = Task(
+            question="the large one",
+            answers=("a", "b"),
+            prompts=("it is a", "it is b"),
+            query=(("q", 0),),
+            support=tuple((f"giant-{i}", i % 2) for i in range(size)),
+        )
         tasks = TaskSet([*few, giant], RandomBank([*few, giant]))
         start = hnet.z0.detach()
         one = lambda batch: adapt(hnet, start, batch, Adaptation(steps=1))
@@ -94,12 +107,17 @@ def draw(found: dict) -> None:
     left.legend(frameon=False)
     sizes = [row["largest"] for row in found["largest"]]
     right.loglog(sizes, [row["padded"] for row in found["largest"]], "o-", color="#D55E00", label="one padded batch")
-    right.loglog(sizes, [row["ragged"] for row in found["largest"]], "o-", color="#009E73", label="parts of alike sizes")
-    right.set(xlabel="examples of the largest of 32 tasks", ylabel="seconds per latent step", title="What padding costs")
+    right.loglog(
+        sizes, [row["ragged"] for row in found["largest"]], "o-", color="#009E73", label="parts of alike sizes"
+    )
+    right.set(
+        xlabel="examples of the largest of 32 tasks", ylabel="seconds per latent step", title="What padding costs"
+    )
     right.legend(frameon=False)
     right.set_yticks([0.2, 0.5, 1, 2, 5], labels=["0.2", "0.5", "1", "2", "5"], minor=False)
     right.minorticks_off()
-    for ax in (left, right): ax.grid(alpha=0.3, which="major")
+    for ax in (left, right):
+        ax.grid(alpha=0.3, which="major")
     fig.savefig(FOLDER / "growth.png")
 
 
@@ -114,18 +132,28 @@ def memory() -> dict:
     "Meta-training on both kinds of tasks, storing, and diffusion training on 870 x 100 latents, in this process."
     generator, vqa = torch.Generator().manual_seed(0), all_tasks()
     pictures = torch.randint(82_783, (8_700, 5, 10), generator=generator).tolist()  # of COCO's training set
-    coco = [Task(question=f"coco {t}", answers=tuple("abcde"), prompts=tuple(f"A picture of a {t} {c}" for c in "abcde"),
-                 support=tuple((f"coco-{i}", c) for c in range(5) for i in classes[c][:5]),
-                 query=tuple((f"coco-{i}", c) for c in range(5) for i in classes[c][5:])) for t, classes in enumerate(pictures)]
+    coco = [
+        Task(
+            question=f"coco {t}",
+            answers=tuple("abcde"),
+            prompts=tuple(f"A picture of a {t} {c}" for c in "abcde"),
+            support=tuple((f"coco-{i}", c) for c in range(5) for i in classes[c][:5]),
+            query=tuple((f"coco-{i}", c) for c in range(5) for i in classes[c][5:]),
+        )
+        for t, classes in enumerate(pictures)
+    ]
     tasks = TaskSet([*vqa, *coco], RandomBank([*vqa, *coco]))
     found = {"tasks": len(tasks), "images": len(tasks.images), "data_mb": peak_mb()}
     hnet = generator_network("cpu")
     whole = Episodes(support=None, query=None)
-    updates = fit_meta(hnet, tasks, TrainConfig(steps=10**6), adaptation=Adaptation(steps=1), order="first", episodes=whole)
+    updates = fit_meta(
+        hnet, tasks, TrainConfig(steps=10**6), adaptation=Adaptation(steps=1), order="first", episodes=whole
+    )
     next(updates)
     found["meta_training_mb"] = peak_mb()
     del updates, tasks
-    for p in hnet.parameters(): p.grad = None
+    for p in hnet.parameters():
+        p.grad = None
     hnet.requires_grad_(False)
     vqa = TaskSet(vqa, RandomBank(vqa))
     latents = torch.empty(100, len(vqa), LATENT)
@@ -148,22 +176,45 @@ def samplers(draws: int = 5) -> dict:
     x = scenes_experiment()
     r, latents, hnet, val = x.recipe, x.latents("hnet", 0), x.hnet(0), x.sets["val"]
     train, asked = (x.eaten(r.question, r.directions, x.embeddings[split]) for split in ("train", "val"))
-    ldm = HyperLDM.make(train.shape[1], r.latent_size, Standardizer(latents, r.scale), replace(r.diffusion, timesteps=350), r.denoiser)
+    ldm = HyperLDM.make(
+        train.shape[1], r.latent_size, Standardizer(latents, r.scale), replace(r.diffusion, timesteps=350), r.denoiser
+    )
     run(train_hyperldm(ldm, latents, train, r.hyperldm, r.ldm))
     found, paper = [], Latency("latency_20", "same", False, "cpu")
     for sampler in "ddpm", "ddim", "dpm":
         for steps in 5, 10, 20, 50, 350:
-            z = ldm.generate(asked, gamma=1.5, sampler=sampler, steps=steps, samples=draws, clamp=r.clamp, generator=seeded(0, "samplers"))
-            with torch.no_grad(): scores = [100 * set_accuracy(hnet(one), val, x.layout).mean().item() for one in z]
-            ms = 1e3 * seconds(lambda: paper.logits(sampler=sampler, steps=steps), 9)  # one question at the paper's scale, as in speed.py
-            found.append({"sampler": sampler, "steps": steps, "accuracy": sum(scores) / draws, "low": min(scores), "high": max(scores), "ms": ms})
+            z = ldm.generate(
+                asked,
+                gamma=1.5,
+                sampler=sampler,
+                steps=steps,
+                samples=draws,
+                clamp=r.clamp,
+                generator=seeded(0, "samplers"),
+            )
+            with torch.no_grad():
+                scores = [100 * set_accuracy(hnet(one), val, x.layout).mean().item() for one in z]
+            ms = 1e3 * seconds(
+                lambda: paper.logits(sampler=sampler, steps=steps), 9
+            )  # one question at the paper's scale, as in speed.py
+            found.append(
+                {
+                    "sampler": sampler,
+                    "steps": steps,
+                    "accuracy": sum(scores) / draws,
+                    "low": min(scores),
+                    "high": max(scores),
+                    "ms": ms,
+                }
+            )
             print(found[-1], flush=True)
     return {"gamma": 1.5, "draws": draws, "questions": len(val), "rows": found}
 
 
 def main() -> None:
     commands = {"growth": growth, "memory": memory, "samplers": samplers}
-    if len(sys.argv) != 2 or sys.argv[1] not in commands: raise SystemExit(__doc__)
+    if len(sys.argv) != 2 or sys.argv[1] not in commands:
+        raise SystemExit(__doc__)
     torch.set_num_threads(1)
     path, found = FOLDER / "scale.json", commands[sys.argv[1]]()
     known = json.loads(path.read_text()) if path.exists() else {"schema": 1}

@@ -6,6 +6,7 @@
 The content is made up; the sizes are not: entries per image, share of answer types, length of the records with their
 ten single answers, and a long tail of questions that are asked once.
 """
+
 import argparse
 import json
 import random
@@ -20,15 +21,39 @@ from pathlib import Path
 from hyperclip_nb.dataset.meta_vqa import ANNOTATIONS, QUESTIONS, build_meta_vqa, read_vqa
 
 SIZES = {"train": (443_757, 82_783), "val": (214_354, 40_504)}  # questions, images
-THINGS = ("bowl hat train dog door vase kite sofa tie tree bus cat cup bag bed box car clock coat cow desk fan fence flag floor "
-          "glove grass horse house jacket lamp laptop man napkin oven phone pillow plane plate pole shirt shoe sign sink sky "
-          "table tent towel truck wall woman zebra bench bird boat bike").split()
-FORMS = ["What color is the {}?", "How many {}s are there?", "Where is the {}?", "What kind of {} is this?", "What is on the {}?",
-         "What is the {} made of?", "What is the {} doing?", "What is behind the {}?", "How old is the {}?", "What shape is the {}?",
-         "Who owns the {}?", "What is next to the {}?", "What is the color of the {}?", "How tall is the {}?",
-         "What pattern is on the {}?", "How many {}s can be seen?", "What is the {} wearing?", "Is the {} old or new?",
-         "Which way is the {} facing?", "What brand is the {}?", "What is in the {}?", "What is under the {}?",
-         "What does the {} say?", "What number is on the {}?", "What time of day is the {} seen?", "How big is the {}?"]
+THINGS = (
+    "bowl hat train dog door vase kite sofa tie tree bus cat cup bag bed box car clock coat cow desk fan fence flag floor "
+    "glove grass horse house jacket lamp laptop man napkin oven phone pillow plane plate pole shirt shoe sign sink sky "
+    "table tent towel truck wall woman zebra bench bird boat bike"
+).split()
+FORMS = [
+    "What color is the {}?",
+    "How many {}s are there?",
+    "Where is the {}?",
+    "What kind of {} is this?",
+    "What is on the {}?",
+    "What is the {} made of?",
+    "What is the {} doing?",
+    "What is behind the {}?",
+    "How old is the {}?",
+    "What shape is the {}?",
+    "Who owns the {}?",
+    "What is next to the {}?",
+    "What is the color of the {}?",
+    "How tall is the {}?",
+    "What pattern is on the {}?",
+    "How many {}s can be seen?",
+    "What is the {} wearing?",
+    "Is the {} old or new?",
+    "Which way is the {} facing?",
+    "What brand is the {}?",
+    "What is in the {}?",
+    "What is under the {}?",
+    "What does the {} say?",
+    "What number is on the {}?",
+    "What time of day is the {} seen?",
+    "How big is the {}?",
+]
 WORDS = "red blue white black green brown yellow wood metal grass table street beach left right cat dog man woman ball".split()
 
 
@@ -42,7 +67,10 @@ def make(folder: Path, scale: float, seed: int = 0) -> None:
     info = '{"info": {"version": "2.0", "description": "made by benchmarks/vqa_files.py"}, "data_type": "mscoco", '
     number = 0
     for part, (questions, images) in SIZES.items():
-        with open(folder / ANNOTATIONS.format(part), "w") as answers, open(folder / QUESTIONS.format(part), "w") as asked:
+        with (
+            open(folder / ANNOTATIONS.format(part), "w") as answers,
+            open(folder / QUESTIONS.format(part), "w") as asked,
+        ):
             answers.write(info + '"annotations": [')
             asked.write(info + '"task_type": "Open-Ended", "questions": [')
             for i in range(int(questions * scale)):
@@ -60,10 +88,14 @@ def make(folder: Path, scale: float, seed: int = 0) -> None:
                     kind, answer = "number", str(rng.choice([0, 1, 1, 1, 2, 2, 3, 4, 5, rng.randint(6, 60)]))
                 else:
                     kind, answer = "other", " ".join(rng.sample(WORDS, rng.choice([1, 1, 1, 1, 2])))
-                single = ", ".join(f'{{"answer": "{answer}", "answer_confidence": "yes", "answer_id": {k}}}' for k in range(1, 11))
+                single = ", ".join(
+                    f'{{"answer": "{answer}", "answer_confidence": "yes", "answer_id": {k}}}' for k in range(1, 11)
+                )
                 comma = ", " * (i > 0)
-                answers.write(f'{comma}{{"question_type": "what is the", "multiple_choice_answer": "{answer}", "answers": [{single}], '
-                              f'"image_id": {image}, "answer_type": "{kind}", "question_id": {question_id}}}')
+                answers.write(
+                    f'{comma}{{"question_type": "what is the", "multiple_choice_answer": "{answer}", "answers": [{single}], '
+                    f'"image_id": {image}, "answer_type": "{kind}", "question_id": {question_id}}}'
+                )
                 asked.write(f'{comma}{{"image_id": {image}, "question": "{question}", "question_id": {question_id}}}')
             answers.write("]}")
             asked.write("]}")
@@ -82,9 +114,15 @@ def measure(folder: Path) -> dict:
         start, cpu = time.perf_counter(), time.process_time()
         built = build_meta_vqa(folder, out)
         build_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
-    return {"annotations": annotations, "tasks": built.tasks, "pairs": built.pairs, "read_s": round(read_s, 1),
-            "build_s": round(build_s, 1), "build_cpu_s": round(cpu_s, 1),
-            "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2)}
+    return {
+        "annotations": annotations,
+        "tasks": built.tasks,
+        "pairs": built.pairs,
+        "read_s": round(read_s, 1),
+        "build_s": round(build_s, 1),
+        "build_cpu_s": round(cpu_s, 1),
+        "peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6, 2),
+    }
 
 
 def main() -> None:
@@ -98,7 +136,12 @@ def main() -> None:
     elif args.command == "measure":
         print(json.dumps(measure(args.folder)))
     else:  # a process of its own, so that the peak is that of building alone
-        print(subprocess.run([sys.executable, __file__, "measure", args.folder], check=True, capture_output=True, text=True).stdout, end="")
+        print(
+            subprocess.run(
+                [sys.executable, __file__, "measure", args.folder], check=True, capture_output=True, text=True
+            ).stdout,
+            end="",
+        )
 
 
 if __name__ == "__main__":

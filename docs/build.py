@@ -1,4 +1,5 @@
 "Make the documentation site in _docs/html: python docs/build.py. Warnings and broken links end it with exit code 1."
+
 import json
 import re
 import shutil
@@ -14,16 +15,26 @@ from sphinx.cmd.build import main as sphinx
 
 from hyperclip_nb import __version__
 from hyperclip_nb.core.files import RunError
-from hyperclip_nb.plots.pictures import save
 from hyperclip_nb.evaluation.report import results_figure
 from hyperclip_nb.evaluation.results import markdown_row, read_results, to_markdown
+from hyperclip_nb.plots.pictures import save
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE, HTML = ROOT / "_docs" / "source", ROOT / "_docs" / "html"
 REPOSITORY = "hyperclip-nb/hyperclip_nb"
 NOTEBOOKS = ROOT / "nbs"
-CHAPTERS = {"0_core": "Core", "1_dataset": "Data set", "2_basenet": "Base network", "3_hypernet": "Hypernetworks", "4_guidance": "Guidance",
-            "5_diffusion": "Diffusion", "6_plots": "Plots", "7_evaluation": "Evaluation", "8_explorer": "Explorer", "9_cli": "Command line"}
+CHAPTERS = {
+    "0_core": "Core",
+    "1_dataset": "Data set",
+    "2_basenet": "Base network",
+    "3_hypernet": "Hypernetworks",
+    "4_guidance": "Guidance",
+    "5_diffusion": "Diffusion",
+    "6_plots": "Plots",
+    "7_evaluation": "Evaluation",
+    "8_explorer": "Explorer",
+    "9_cli": "Command line",
+}
 
 
 def notebooks() -> list[Path]:
@@ -63,17 +74,22 @@ def article(path: Path) -> nbformat.NotebookNode:
     for cell in notebook.cells:
         if cell.cell_type == "code":
             directives = re.findall(r"^#\|\s*(.*?)\s*$", cell.source, re.M)
-            if {"hide"} & set(directives) or any(d.startswith("default_exp") for d in directives): continue
+            if {"hide"} & set(directives) or any(d.startswith("default_exp") for d in directives):
+                continue
             cell.source = re.sub(r"^#\|.*\n?", "", cell.source, flags=re.M).strip()
             tags = {"export": "exported", "echo: false": "remove-input"}
-            for output in cell.outputs: output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)  # a page has no kernel
+            for output in cell.outputs:
+                output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)  # a page has no kernel
             cell.metadata = {"tags": [tag for directive, tag in tags.items() if directive in directives]}
         else:
             cell.source = relinked(cell.source, page_of(path))
-        if cell.source: cells.append(cell)
+        if cell.source:
+            cells.append(cell)
     notebook.cells = cells
-    notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
-                         "language_info": {"name": "python", "pygments_lexer": "ipython3"}}
+    notebook.metadata = {
+        "kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"},
+        "language_info": {"name": "python", "pygments_lexer": "ipython3"},
+    }
     return notebook
 
 
@@ -90,7 +106,10 @@ def write_articles() -> None:
     front = article(ROOT / "nbs" / "index.ipynb")
     pages = [page_of(path) for path in notebooks()]
     trees = [toctree("Start", [page for page in pages if "/" not in page])]
-    trees += [toctree(caption, [page for page in pages if page.startswith(f"{folder}/")]) for folder, caption in CHAPTERS.items()]
+    trees += [
+        toctree(caption, [page for page in pages if page.startswith(f"{folder}/")])
+        for folder, caption in CHAPTERS.items()
+    ]
     trees.append(toctree("Reference", ["results", "benchmarks", "api/index", "paper", "cite"]))
     front.cells.append(nbformat.v4.new_markdown_cell("\n".join(trees)))
     nbformat.write(front, SOURCE / "index.ipynb")
@@ -101,55 +120,96 @@ def write_reference() -> None:
     (SOURCE / "api").mkdir()
     lines, names = [], []
     for path in notebooks():
-        if (name := module_of(path)) is None: continue
+        if (name := module_of(path)) is None:
+            continue
         title, subtitle = re.match(r"# (.+)\s+> (.+)", nbformat.read(path, 4).cells[0].source).groups()
-        text = [f"# `{name}`", "", f"Made in the notebook [{title}](../{page_of(path)}.ipynb).", "", "```{eval-rst}",
-                f".. automodule:: hyperclip_nb.{name}", "   :members:", "```", ""]
+        text = [
+            f"# `{name}`",
+            "",
+            f"Made in the notebook [{title}](../{page_of(path)}.ipynb).",
+            "",
+            "```{eval-rst}",
+            f".. automodule:: hyperclip_nb.{name}",
+            "   :members:",
+            "```",
+            "",
+        ]
         (SOURCE / "api" / f"{name}.md").write_text("\n".join(text), encoding="utf-8")
         lines.append(f"- [`{name}`]({name}.md): {subtitle}")
         names.append(name)
-    text = ["# Reference", "", "Every module is exported from one notebook, which explains it. Shapes use one letter for each axis: "
-            "T tasks, N examples, C answers, E CLIP's dimension, P weights, Z latent, S steps.", "", *lines, "", toctree("Modules", names)]
+    text = [
+        "# Reference",
+        "",
+        "Every module is exported from one notebook, which explains it. Shapes use one letter for each axis: "
+        "T tasks, N examples, C answers, E CLIP's dimension, P weights, Z latent, S steps.",
+        "",
+        *lines,
+        "",
+        toctree("Modules", names),
+    ]
     (SOURCE / "api" / "index.md").write_text("\n".join(text), encoding="utf-8")
 
 
 def plain_tables(
-    data: object,     # what a JSON file holds
-    name: str,        # its heading
-    level: int = 2,   # of that heading
-) -> Iterator[str]:   # pieces of Markdown
+    data: object,  # what a JSON file holds
+    name: str,  # its heading
+    level: int = 2,  # of that heading
+) -> Iterator[str]:  # pieces of Markdown
     "Any other file: lists of objects as tables, single values as a table of their own, what lies deeper under its own heading."
     show = lambda value: f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
     yield f"\n{'#' * level} {name.replace('_', ' ').capitalize()}\n"
     if isinstance(data, dict):
-        rows = [{"": key.replace("_", " "), "value": value} for key, value in data.items() if not isinstance(value, (dict, list))]
+        rows = [
+            {"": key.replace("_", " "), "value": value}
+            for key, value in data.items()
+            if not isinstance(value, (dict, list))
+        ]
     else:
         rows = [row if isinstance(row, dict) else {"value": row} for row in data]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     if rows:
-        yield "\n".join([markdown_row(columns), markdown_row(["---"] * len(columns)), *(markdown_row([show(row.get(key)) for key in columns]) for row in rows)])
+        yield "\n".join(
+            [
+                markdown_row(columns),
+                markdown_row(["---"] * len(columns)),
+                *(markdown_row([show(row.get(key)) for key in columns]) for row in rows),
+            ]
+        )
     for key, value in data.items() if isinstance(data, dict) else ():
-        if isinstance(value, (dict, list)): yield from plain_tables(value, key, level + 1)
+        if isinstance(value, (dict, list)):
+            yield from plain_tables(value, key, level + 1)
 
 
 def write_results() -> None:
     "The committed tables, each with its picture, and what the benchmarks measured."
-    accuracy = ["# Results", "Each table is a file under `benchmarks/results/`, written by a command of this project and drawn here without a change. "
-                "[The experiment](7_evaluation/04_experiment.ipynb) says how its rows are trained, [statistics](7_evaluation/01_statistics.ipynb) how intervals and paired "
-                "differences are made, and [controls](7_evaluation/02_controls.ipynb) what the other rows are there for.", ""]
-    measured = [relinked((ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8"))]  # has the table of speed.json
-    shutil.copytree(ROOT / "benchmarks" / "results", SOURCE / "results", ignore=shutil.ignore_patterns("*.md"))  # their text is part of a page
+    accuracy = [
+        "# Results",
+        "Each table is a file under `benchmarks/results/`, written by a command of this project and drawn here without a change. "
+        "[The experiment](7_evaluation/04_experiment.ipynb) says how its rows are trained, [statistics](7_evaluation/01_statistics.ipynb) how intervals and paired "
+        "differences are made, and [controls](7_evaluation/02_controls.ipynb) what the other rows are there for.",
+        "",
+    ]
+    measured = [
+        relinked((ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8"))
+    ]  # has the table of speed.json
+    shutil.copytree(
+        ROOT / "benchmarks" / "results", SOURCE / "results", ignore=shutil.ignore_patterns("*.md")
+    )  # their text is part of a page
     for path in sorted((SOURCE / "results").glob("*.json")):
         title = path.stem.replace("_", " ").replace("-", ", ").capitalize()
         try:
             results = read_results(path)
         except RunError:
-            if path.stem != "speed": measured += plain_tables(json.loads(path.read_text(encoding="utf-8")), title)
+            if path.stem != "speed":
+                measured += plain_tables(json.loads(path.read_text(encoding="utf-8")), title)
             continue
         save(results_figure(results), path.with_suffix(".forest.png"), dpi=100)
         more = ROOT / "benchmarks" / "results" / f"{path.stem}.md"  # with what is claimed, few-shot curves, families
-        accuracy += [f"## {title}\n", f"![Accuracy of every row with its interval](results/{path.stem}.forest.png)\n",
-                     more.read_text(encoding="utf-8").replace("\n## ", "\n### ") if more.exists() else to_markdown(results)]
+        accuracy += [
+            f"## {title}\n",
+            f"![Accuracy of every row with its interval](results/{path.stem}.forest.png)\n",
+            more.read_text(encoding="utf-8").replace("\n## ", "\n### ") if more.exists() else to_markdown(results),
+        ]
     (SOURCE / "results.md").write_text("\n".join(accuracy), encoding="utf-8")
     (SOURCE / "benchmarks.md").write_text("\n".join(measured), encoding="utf-8")
 
@@ -165,9 +225,12 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attributes):
         values = dict(attributes)
         self.anchors |= {values[key] for key in ("id", "name") if values.get(key)}
-        if tag == "a" and values.get("href"): self.links.append(values["href"])
-        if tag in ("img", "script", "iframe", "source") and values.get("src"): self.loads.append(values["src"])
-        if tag == "link" and "canonical" not in (values.get("rel") or "") and values.get("href"): self.loads.append(values["href"])
+        if tag == "a" and values.get("href"):
+            self.links.append(values["href"])
+        if tag in ("img", "script", "iframe", "source") and values.get("src"):
+            self.loads.append(values["src"])
+        if tag == "link" and "canonical" not in (values.get("rel") or "") and values.get("href"):
+            self.loads.append(values["href"])
 
 
 def broken_links() -> Iterator[str]:
@@ -177,14 +240,20 @@ def broken_links() -> Iterator[str]:
         for target in page.loads + page.links:
             address, anchor = urldefrag(target)
             address = address.partition("?")[0]
-            if own := re.match(rf"https://(?:github\.com|colab\.research\.google\.com/github)/{REPOSITORY}/blob/main/(.+)", address):
-                if not (ROOT / own[1]).exists(): yield f"{path.name}: {target} is no file of this repository"
+            if own := re.match(
+                rf"https://(?:github\.com|colab\.research\.google\.com/github)/{REPOSITORY}/blob/main/(.+)", address
+            ):
+                if not (ROOT / own[1]).exists():
+                    yield f"{path.name}: {target} is no file of this repository"
             elif re.match(r"[a-z]+:|//", address):
-                if target in page.loads and not address.startswith("data:"): yield f"{path.name}: loads {target} from another host"
+                if target in page.loads and not address.startswith("data:"):
+                    yield f"{path.name}: loads {target} from another host"
             else:
                 file = (path.parent / unquote(address)).resolve() if address else path
-                if not file.exists(): yield f"{path.name}: {target} does not exist"
-                elif anchor and file in pages and unquote(anchor) not in pages[file].anchors: yield f"{path.name}: no anchor for {target}"
+                if not file.exists():
+                    yield f"{path.name}: {target} does not exist"
+                elif anchor and file in pages and unquote(anchor) not in pages[file].anchors:
+                    yield f"{path.name}: no anchor for {target}"
 
 
 def main() -> int:
@@ -192,13 +261,33 @@ def main() -> int:
     shutil.rmtree(ROOT / "_docs", ignore_errors=True)
     shutil.copytree(ROOT / "nbs" / "images", SOURCE / "images")
     for path in (ROOT / "docs").glob("*.md"):
-        (SOURCE / path.name).write_text(path.read_text(encoding="utf-8").replace("VERSION", __version__), encoding="utf-8")
+        (SOURCE / path.name).write_text(
+            path.read_text(encoding="utf-8").replace("VERSION", __version__), encoding="utf-8"
+        )
     write_articles()
     write_reference()
     write_results()
-    if code := sphinx(["-q", "-W", "--keep-going", "-j", "auto", "-c", str(ROOT / "docs"), "-d", str(ROOT / "_docs" / "doctrees"), str(SOURCE), str(HTML)]): return code
+    if code := sphinx(
+        [
+            "-q",
+            "-W",
+            "--keep-going",
+            "-j",
+            "auto",
+            "-c",
+            str(ROOT / "docs"),
+            "-d",
+            str(ROOT / "_docs" / "doctrees"),
+            str(SOURCE),
+            str(HTML),
+        ]
+    ):
+        return code
     problems = sorted(set(broken_links()))
-    print("\n".join(problems) or f"{HTML.relative_to(ROOT)}/index.html: {len(list(HTML.rglob('*.html')))} pages, links checked")
+    print(
+        "\n".join(problems)
+        or f"{HTML.relative_to(ROOT)}/index.html: {len(list(HTML.rglob('*.html')))} pages, links checked"
+    )
     return bool(problems)
 
 

@@ -1,4 +1,5 @@
 "A small ragged data set of random features, for tests that need tasks but no pictures."
+
 import pytest
 import torch
 
@@ -10,18 +11,31 @@ EMBED = 12
 
 class ToyBank:
     "The part of FeatureBank's interface that TaskSet uses, over tensors in memory."
+
     def __init__(self, tasks: list[Task], seed: int = 0):
         generator = torch.Generator().manual_seed(seed)
-        self._rows = {kind: {key: i for i, key in enumerate(dict.fromkeys(keys))} for kind, keys in {
-            "image": [i for t in tasks for i, _ in (*t.support, *t.query)],
-            "prompt": [p for t in tasks for p in t.prompts], "question": [t.question for t in tasks]}.items()}
+        self._rows = {
+            kind: {key: i for i, key in enumerate(dict.fromkeys(keys))}
+            for kind, keys in {
+                "image": [i for t in tasks for i, _ in (*t.support, *t.query)],
+                "prompt": [p for t in tasks for p in t.prompts],
+                "question": [t.question for t in tasks],
+            }.items()
+        }
         draw = lambda kind: torch.randn(len(self._rows[kind]), EMBED, generator=generator)
         self.images, self.prompts, self.questions = draw("image"), draw("prompt"), {"clip": draw("question")}
 
-    def _find(self, kind, keys): return torch.tensor([self._rows[kind][key] for key in keys])
-    def image_rows(self, ids): return self._find("image", ids)
-    def prompt_rows(self, texts): return self._find("prompt", texts)
-    def question_rows(self, texts): return self._find("question", texts)
+    def _find(self, kind, keys):
+        return torch.tensor([self._rows[kind][key] for key in keys])
+
+    def image_rows(self, ids):
+        return self._find("image", ids)
+
+    def prompt_rows(self, texts):
+        return self._find("prompt", texts)
+
+    def question_rows(self, texts):
+        return self._find("question", texts)
 
 
 def toy_tasks(sizes: list[tuple[int, int, int]]) -> list[Task]:  # (support, query, answers) of each task
@@ -29,10 +43,16 @@ def toy_tasks(sizes: list[tuple[int, int, int]]) -> list[Task]:  # (support, que
     tasks = []
     for t, (support, query, answers) in enumerate(sizes):
         example = lambda i: (f"image-{(t * 7 + i) % 60}", (t + i) % answers)
-        tasks.append(Task(question=f"What is {t}?", answers=tuple(f"a{c}" for c in range(answers)),
-                          prompts=tuple(f"{t} is a{c}" for c in range(answers)),
-                          support=tuple(example(i) for i in range(support)),
-                          query=tuple(example(i) for i in range(support, support + query)), family=f"family {t % 3}"))
+        tasks.append(
+            Task(
+                question=f"What is {t}?",
+                answers=tuple(f"a{c}" for c in range(answers)),
+                prompts=tuple(f"{t} is a{c}" for c in range(answers)),
+                support=tuple(example(i) for i in range(support)),
+                query=tuple(example(i) for i in range(support, support + query)),
+                family=f"family {t % 3}",
+            )
+        )
     return tasks
 
 

@@ -5,27 +5,38 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hyperclip_nb.evaluation.audit import (
-    Audit, audit_latents, audit_predictions, audit_table, prediction_distances, rank_share, same_group, two_nearest,
-)
 from hyperclip_nb.basenet.adapter import WeightLayout, batch_logits
-from hyperclip_nb.dataset.batches import TaskSet
-from hyperclip_nb.hypernet.hypernetworks import HNet
 from hyperclip_nb.core.seeds import seeded
+from hyperclip_nb.dataset.batches import TaskSet
+from hyperclip_nb.evaluation.audit import (
+    Audit,
+    audit_latents,
+    audit_predictions,
+    audit_table,
+    prediction_distances,
+    rank_share,
+    same_group,
+    two_nearest,
+)
+from hyperclip_nb.hypernet.hypernetworks import HNet
 
 layout = WeightLayout(EMBED, 5)
 
 
-def normal(*shape, seed=0) -> Tensor: return torch.randn(shape, generator=seeded(seed))
+def normal(*shape, seed=0) -> Tensor:
+    return torch.randn(shape, generator=seeded(seed))
 
 
-def audit_one(points, train, **kw) -> Audit: return audit_latents({"it": points}, train, **kw)["it"]
+def audit_one(points, train, **kw) -> Audit:
+    return audit_latents({"it": points}, train, **kw)["it"]
 
 
 def clusters(count, seed) -> Tensor:
     "Draws from a distribution that is no ball: three clusters of different width, dimensions of different scale."
     which = torch.randint(3, (count,), generator=seeded(seed))
-    return (5 * normal(3, 4, seed=99)[which] + normal(count, 4, seed=seed + 1) * (1 + which[:, None])) * torch.tensor([1.0, 10, 0.1, 3])
+    return (5 * normal(3, 4, seed=99)[which] + normal(count, 4, seed=seed + 1) * (1 + which[:, None])) * torch.tensor(
+        [1.0, 10, 0.1, 3]
+    )
 
 
 def test_fresh_draws_are_not_flagged_and_both_numbers_are_calibrated():
@@ -42,7 +53,8 @@ def test_copies_are_flagged_even_with_some_noise(seed, noise):
     chosen = torch.randint(300, (100,), generator=seeded(seed))
     audit = audit_one(train[chosen] + noise * train.std(0) * normal(100, 4, seed=seed), train)
     assert audit.closer > 0.75 and audit.copied() > (0.99 if noise == 0 else 0.3)
-    if noise == 0: assert (audit.nearest[:, 0] == 0).all() and (audit.ratio == 0).all() and audit.closer > 0.99
+    if noise == 0:
+        assert (audit.nearest[:, 0] == 0).all() and (audit.ratio == 0).all() and audit.closer > 0.99
 
 
 def test_noise_at_the_generators_spread_is_what_a_copier_would_give():
@@ -63,19 +75,23 @@ def test_the_unit_of_a_dimension_does_not_matter():
 def test_distances_are_those_of_a_loop():
     train, points, groups = normal(9, 3), normal(4, 3, seed=1), list("aabbccdde")
     audit, scaled = audit_one(points, train, groups=groups), train / train.std(0)
-    for t in range(4): torch.testing.assert_close(audit.nearest[t], (points[t] / train.std(0) - scaled).norm(dim=1).sort().values[:2])
+    for t in range(4):
+        torch.testing.assert_close(audit.nearest[t], (points[t] / train.std(0) - scaled).norm(dim=1).sort().values[:2])
     for a in range(9):
         others = torch.stack([scaled[b] for b in range(9) if groups[b] != groups[a]])
         torch.testing.assert_close(audit.among[a], (scaled[a] - others).norm(dim=1).sort().values[:2])
 
 
 def test_rank_share_counts_pairs():
-    assert rank_share(torch.tensor([1.0, 2, 3]), torch.tensor([2.0, 4])) == pytest.approx((0.5 + 1 + 2 * 1 + 1) / 6 * 6 / 6)
+    assert rank_share(torch.tensor([1.0, 2, 3]), torch.tensor([2.0, 4])) == pytest.approx(
+        (0.5 + 1 + 2 * 1 + 1) / 6 * 6 / 6
+    )
     assert rank_share(torch.zeros(3), torch.ones(2)) == 1 and rank_share(torch.ones(2), torch.ones(4)) == 0.5
 
 
 @pytest.fixture
-def hnet() -> HNet: return HNet(layout, 4, (9,), output_gain=2.0).eval().requires_grad_(False)
+def hnet() -> HNet:
+    return HNet(layout, 4, (9,), output_gain=2.0).eval().requires_grad_(False)
 
 
 @pytest.fixture
@@ -94,7 +110,9 @@ def test_prediction_distance_is_the_mean_total_variation(hnet, tasks, numbers):
         predict = lambda latent: batch_logits(hnet(latent[None]), batch, layout)[0].softmax(-1)
         for a in range(7):
             torch.testing.assert_close(distances[t, a], (predict(z[t]) - predict(train[a])).abs().sum(1).mean() / 2)
-    assert torch.equal(prediction_distances(hnet, z, tasks, train, ids=torch.tensor([2, 0]), numbers=numbers), distances[[2, 0]])
+    assert torch.equal(
+        prediction_distances(hnet, z, tasks, train, ids=torch.tensor([2, 0]), numbers=numbers), distances[[2, 0]]
+    )
 
 
 def test_copies_are_flagged_by_their_predictions_and_fresh_latents_are_not():
@@ -116,20 +134,29 @@ def test_groups_are_left_out_together():
     assert same_group(list("aab"), torch.tensor([2])).tolist() == [[False, False, True]]
     twins = normal(20, 3).repeat(2, 1)  # every training latent twice: alone they look like copies of each other
     names = [str(i % 20) for i in range(40)]
-    assert (audit_one(twins, twins).among[:, 0] == 0).all() and (audit_one(twins, twins, groups=names).among[:, 0] > 0).all()
+    assert (audit_one(twins, twins).among[:, 0] == 0).all() and (
+        audit_one(twins, twins, groups=names).among[:, 0] > 0
+    ).all()
 
 
 def test_the_table_has_a_row_for_each_audit():
     train = clusters(50, 0)
-    table = audit_table({"copies": audit_one(train, train), "fresh": audit_one(clusters(50, 3), train, noise=0.1, generator=seeded(0))})
+    table = audit_table(
+        {"copies": audit_one(train, train), "fresh": audit_one(clusters(50, 3), train, noise=0.1, generator=seeded(0))}
+    )
     lines = table.splitlines()
     assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
     assert lines[2].startswith("| copies | 0 |") and "100%" in lines[2] and "–" in lines[2] and "–" not in lines[3]
 
 
 def test_bad_input_is_refused(hnet, tasks):
-    with pytest.raises(ValueError, match=r"\[N, 2\]"): Audit(torch.zeros(3), torch.zeros(3, 2))
-    with pytest.raises(ValueError, match="at least 2"): two_nearest(torch.zeros(3, 1))
-    with pytest.raises(ValueError, match="at least 2"): two_nearest(torch.zeros(1, 3), torch.tensor([[True, True, False]]))
-    with pytest.raises(ValueError, match="generator"): audit_one(normal(3, 2), normal(5, 2), noise=0.1)
-    with pytest.raises(ValueError, match="each of the 4 tasks"): prediction_distances(hnet, normal(3, 4), tasks, normal(7, 4))
+    with pytest.raises(ValueError, match=r"\[N, 2\]"):
+        Audit(torch.zeros(3), torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="at least 2"):
+        two_nearest(torch.zeros(3, 1))
+    with pytest.raises(ValueError, match="at least 2"):
+        two_nearest(torch.zeros(1, 3), torch.tensor([[True, True, False]]))
+    with pytest.raises(ValueError, match="generator"):
+        audit_one(normal(3, 2), normal(5, 2), noise=0.1)
+    with pytest.raises(ValueError, match="each of the 4 tasks"):
+        prediction_distances(hnet, normal(3, 4), tasks, normal(7, 4))

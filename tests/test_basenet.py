@@ -3,25 +3,38 @@ import torch
 import torch.nn.functional as F
 from conftest import EMBED
 
-from hyperclip_nb.basenet.adapter import WeightLayout, adapter_logits, batch_logits, initial_weights, set_accuracy, task_accuracy, task_loss
+from hyperclip_nb.basenet.adapter import (
+    WeightLayout,
+    adapter_logits,
+    batch_logits,
+    initial_weights,
+    set_accuracy,
+    task_accuracy,
+    task_loss,
+)
 
 layout = WeightLayout(EMBED, 5)
 
 
-def random_weights(n, seed=0): return torch.randn(n, layout.size, generator=torch.Generator().manual_seed(seed))
+def random_weights(n, seed=0):
+    return torch.randn(n, layout.size, generator=torch.Generator().manual_seed(seed))
 
 
 def one_task(w, x, a):
     "The formula of the paper for one task, with plain matrices."
     m = {k: v[0] for k, v in layout.split(w[None]).items()}
-    y = x + F.relu(x @ m["W1"].T / EMBED ** 0.5 + m["b1"]) @ m["W2"].T / 5 ** 0.5 + m["b2"]
+    y = x + F.relu(x @ m["W1"].T / EMBED**0.5 + m["b1"]) @ m["W2"].T / 5**0.5 + m["b2"]
     return 100 * F.cosine_similarity(y[:, None], a[None], dim=-1)
 
 
 def test_ragged_tasks_give_the_same_as_unpadded_ones(ragged):
     w = random_weights(len(ragged))
     batch = ragged.batch(ragged.all_ids, "all")
-    logits, loss, accuracy = batch_logits(w, batch, layout), task_loss(w, batch, layout), task_accuracy(w, batch, layout)
+    logits, loss, accuracy = (
+        batch_logits(w, batch, layout),
+        task_loss(w, batch, layout),
+        task_accuracy(w, batch, layout),
+    )
     for t in range(len(ragged)):
         x, y, a = batch.images[t][batch.mask[t]], batch.labels[t][batch.mask[t]], batch.answers[t][batch.answer_mask[t]]
         alone = one_task(w[t], x, a)
@@ -47,7 +60,9 @@ def test_zero_weights_are_zero_shot_clip(ragged):
 def test_shared_weights_equal_repeated_ones(ragged):
     w, batch = random_weights(1), ragged.batch(ragged.all_ids)
     torch.testing.assert_close(batch_logits(w, batch, layout), batch_logits(w.repeat(len(ragged), 1), batch, layout))
-    torch.testing.assert_close(set_accuracy(w, ragged, layout, "all"), task_accuracy(w, ragged.batch(ragged.all_ids, "all"), layout))
+    torch.testing.assert_close(
+        set_accuracy(w, ragged, layout, "all"), task_accuracy(w, ragged.batch(ragged.all_ids, "all"), layout)
+    )
 
 
 def test_initial_weights_are_near_the_identity_and_seeded():
@@ -62,4 +77,5 @@ def test_initial_weights_are_near_the_identity_and_seeded():
 
 @pytest.mark.parametrize("shape", [(3,), (2, 7), (2, 3, 4)])
 def test_wrong_shapes_are_refused_with_both_shapes(shape):
-    with pytest.raises(ValueError, match=rf"{layout.size}.*{shape[0]}"): layout.split(torch.zeros(shape))
+    with pytest.raises(ValueError, match=rf"{layout.size}.*{shape[0]}"):
+        layout.split(torch.zeros(shape))

@@ -1,14 +1,16 @@
 import pytest
 import torch
 from conftest import ToyBank, toy_tasks
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from hyperclip_nb.dataset.batches import TaskSet, scale_features
 
 sizes = st.lists(st.tuples(st.integers(1, 20), st.integers(1, 9), st.integers(2, 6)), min_size=1, max_size=6)
 
 
-def seeded(seed=0): return torch.Generator().manual_seed(seed)
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 @settings(max_examples=25, deadline=None)
@@ -24,8 +26,12 @@ def test_a_batch_holds_exactly_its_tasks_examples(shape):
             mask = batch.mask[t]
             assert mask.sum() == len(examples)
             assert batch.labels[t][mask].tolist() == [label for _, label in examples]
-            torch.testing.assert_close(batch.images[t][mask], scale_features(bank.images[bank.image_rows([i for i, _ in examples])]))
-            assert (batch.labels[t][~mask] == 0).all() and (batch.images[t] != 0).any(-1).all()  # a zero vector has no direction
+            torch.testing.assert_close(
+                batch.images[t][mask], scale_features(bank.images[bank.image_rows([i for i, _ in examples])])
+            )
+            assert (batch.labels[t][~mask] == 0).all() and (batch.images[t] != 0).any(
+                -1
+            ).all()  # a zero vector has no direction
             assert batch.answer_mask[t].sum() == len(task.answers)
             assert torch.equal(batch.answers[t][batch.answer_mask[t]], bank.prompts[bank.prompt_rows(task.prompts)])
 
@@ -77,14 +83,21 @@ def test_buckets_partition_and_bound_the_padding():
     for ids in groups:
         sizes = tensors.sizes("all")[ids]
         assert sizes.sum() >= 0.7 * sizes.max() * len(ids)
-    assert all(tensors.sizes("all")[ids].max() * len(ids) <= 112 for ids in tensors.buckets(tensors.all_ids, "all", waste=1.0, limit=112))
+    assert all(
+        tensors.sizes("all")[ids].max() * len(ids) <= 112
+        for ids in tensors.buckets(tensors.all_ids, "all", waste=1.0, limit=112)
+    )
 
 
 def test_bad_requests_are_refused(ragged):
-    with pytest.raises(ValueError, match="generator"): ragged.batch(ragged.all_ids, examples=2)
-    with pytest.raises(ValueError, match="'support', 'query' or 'all'"): ragged.batch(ragged.all_ids, "train")
-    with pytest.raises(ValueError, match="'bert'"): ragged.embeddings("bert")
-    with pytest.raises(ValueError, match="at least one task"): TaskSet([], ragged.bank)
+    with pytest.raises(ValueError, match="generator"):
+        ragged.batch(ragged.all_ids, examples=2)
+    with pytest.raises(ValueError, match="'support', 'query' or 'all'"):
+        ragged.batch(ragged.all_ids, "train")
+    with pytest.raises(ValueError, match="'bert'"):
+        ragged.embeddings("bert")
+    with pytest.raises(ValueError, match="at least one task"):
+        TaskSet([], ragged.bank)
 
 
 def test_scaling_changes_lengths_and_no_cosine(ragged):
@@ -93,4 +106,5 @@ def test_scaling_changes_lengths_and_no_cosine(ragged):
     torch.testing.assert_close(unit.square().mean(-1), torch.ones(len(x)))
     torch.testing.assert_close(torch.cosine_similarity(x, unit), torch.ones(len(x)))
     assert torch.equal(scale_features(x, "stored"), x)
-    with pytest.raises(ValueError, match="'big'"): scale_features(x, "big")
+    with pytest.raises(ValueError, match="'big'"):
+        scale_features(x, "big")

@@ -10,7 +10,9 @@ def test_outside_of_a_checkout_it_says_so(capsys, tmp_path, monkeypatch):
     assert code == 2 and "checkout" in text and str(tmp_path) in text
 
 
-@pytest.mark.parametrize("arguments, said", [(["--only", "a,g"], "got g"), (["--device", "tpu"], "tpu"), (["--core", "one"], "one")])
+@pytest.mark.parametrize(
+    "arguments, said", [(["--only", "a,g"], "got g"), (["--device", "tpu"], "tpu"), (["--core", "one"], "one")]
+)
 def test_wrong_arguments_get_a_sentence(capsys, arguments, said):
     code, text = call(capsys, "bench", *arguments)
     assert code == 2 and said in text and "Traceback" not in text
@@ -25,4 +27,5 @@ def test_the_benchmark_compares_before_it_measures(id):
     assert found["difference"] <= 1e-4 and found["flops"] > 0
     pairs = row.compare()
     row.compare = lambda: [(mine + 1e-3 * plain.abs().max(), plain) for mine, plain in pairs]
-    with pytest.raises(SystemExit, match=id): speed.compare(row)
+    with pytest.raises(SystemExit, match=id):
+        speed.compare(row)

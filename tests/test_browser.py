@@ -1,4 +1,5 @@
 "The explorer in a real browser: JupyterLab and Voilà, keyboard and mouse, nothing from another host. `pytest -m browser`"
+
 import os
 import re
 import shutil
@@ -15,11 +16,18 @@ import pytest
 from hyperclip_nb.core.files import load_tensors
 
 ROOT = Path(__file__).resolve().parent.parent
-CHROMIUM = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
-FLAGS = ("--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync").split()
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+FLAGS = (
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+).split()
 PATIENCE = 120_000  # milliseconds for what needs a kernel; only a failure takes so long
 
-pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")]
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +41,7 @@ def browser():
 
 class Visit:
     "A page, with everything that went wrong on it."
+
     def __init__(self, browser, width=1280):
         self.context = browser.new_context(viewport={"width": width, "height": 1000}, accept_downloads=True)
         self.page, self.errors, self.elsewhere = self.context.new_page(), [], []
@@ -43,10 +52,12 @@ class Visit:
 
     def look(self, url: str) -> bool:
         here = urlparse(url).hostname in ("127.0.0.1", "localhost", None)
-        if not here: self.elsewhere.append(url)
+        if not here:
+            self.elsewhere.append(url)
         return here
 
-    def text(self, selector): return self.page.locator(selector).first.inner_text()
+    def text(self, selector):
+        return self.page.locator(selector).first.inner_text()
 
     def until_changed(self, read, before):
         "What `read` says as soon as it is something else, and how long that took."
@@ -65,36 +76,50 @@ def free_port() -> int:
 
 def serve(command: list[str], url: str, folder: Path):
     "A server in a process of its own, once it answers."
-    env = os.environ | {"JUPYTER_CONFIG_DIR": str(folder / "config"), "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
-                        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"), "OMP_NUM_THREADS": "1"}
-    with open(folder / "server.log", "wb") as log: process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
+    env = os.environ | {
+        "JUPYTER_CONFIG_DIR": str(folder / "config"),
+        "JUPYTERLAB_WORKSPACES_DIR": str(folder / "workspaces"),
+        "JUPYTERLAB_SETTINGS_DIR": str(folder / "settings"),
+        "OMP_NUM_THREADS": "1",
+    }
+    with open(folder / "server.log", "wb") as log:
+        process = subprocess.Popen(command, env=env, stdout=log, stderr=subprocess.STDOUT)
     for _ in range(600):
-        try: urllib.request.urlopen(url, timeout=60).close()
+        try:
+            urllib.request.urlopen(url, timeout=60).close()
         except OSError:
             assert process.poll() is None, (folder / "server.log").read_text()
             time.sleep(0.1)
-        else: return process
+        else:
+            return process
     process.terminate()
     raise AssertionError((folder / "server.log").read_text())
 
 
 def end(process):
     process.terminate()
-    try: process.wait(20)
-    except subprocess.TimeoutExpired: process.kill()
+    try:
+        process.wait(20)
+    except subprocess.TimeoutExpired:
+        process.kill()
 
 
 def play(visit, tmp_path):
     "What a newcomer does, in both places."
     page, walk = visit.page, lambda: page.locator(".hn-map svg").nth(1).inner_html()
-    page.wait_for_selector(".hn-bars, button:text('Train'):visible", timeout=5 * PATIENCE)  # without trained parts the notebook makes them
+    page.wait_for_selector(
+        ".hn-bars, button:text('Train'):visible", timeout=5 * PATIENCE
+    )  # without trained parts the notebook makes them
     if not page.locator(".hn-bars").count():  # and the page offers it
         page.get_by_role("button", name="Train", exact=True).click()
         page.wait_for_selector(".hn-bars", timeout=5 * PATIENCE)
     page.wait_for_selector(".hn-map svg >> nth=1")
     field = lambda label: page.locator(".hn-explorer input[type=text]").nth({"Question": 0, "Answers": 1}[label])
     slider = page.locator(".widget-hslider", has=page.get_by_text("γ", exact=True))
-    handle, shows = slider.locator(".noUi-handle"), lambda: float(slider.locator(".widget-readout").inner_text() or "nan")
+    handle, shows = (
+        slider.locator(".noUi-handle"),
+        lambda: float(slider.locator(".widget-readout").inner_text() or "nan"),
+    )
 
     page.wait_for_selector(".widget-readout >> text=1.5")
     before = walk()
@@ -137,11 +162,17 @@ def play(visit, tmp_path):
     page.wait_for_selector(".hn-status >> text=you are the judge")
     assert not page.get_by_text("Traceback").count()
 
-    with page.expect_download() as saved: page.get_by_text("Download adapter").click()
+    with page.expect_download() as saved:
+        page.get_by_text("Download adapter").click()
     file = tmp_path / saved.value.suggested_filename
     saved.value.save_as(file)
     tensors, about = load_tensors(file)
-    assert file.name == "is-the-happy-b.safetensors" and about["answers"] == ["yes", "no"] and about["gamma"] == shows() or pytest.fail(f"{file.name}: {about}")
+    assert (
+        file.name == "is-the-happy-b.safetensors"
+        and about["answers"] == ["yes", "no"]
+        and about["gamma"] == shows()
+        or pytest.fail(f"{file.name}: {about}")
+    )
     assert tensors["weights"].shape == (10, 4240)
     assert visit.errors == [] and visit.elsewhere == []
 
@@ -149,12 +180,15 @@ def play(visit, tmp_path):
 def run_all(page):
     "JupyterLab can lose what is asked of a kernel while it is still connecting, although it calls it idle; then a person asks again."
     from playwright.sync_api import TimeoutError as TookTooLong
+
     for _ in range(5):
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
         first = page.locator(".jp-InputArea-prompt", has_text="[1]:").first
-        try: return first.wait_for(timeout=PATIENCE / 5)
-        except TookTooLong: pass
+        try:
+            return first.wait_for(timeout=PATIENCE / 5)
+        except TookTooLong:
+            pass
     raise AssertionError("no cell was run")
 
 
@@ -164,8 +198,21 @@ def test_in_jupyterlab(browser, tmp_path):
     shutil.copy(ROOT / "nbs" / "15_explore.ipynb", work)
     shutil.copytree(ROOT / "nbs" / "images", work / "images")
     port = free_port()
-    server = serve([sys.executable, "-m", "jupyterlab", "--allow-root", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=t",
-                    f"--ServerApp.root_dir={work}"], f"http://127.0.0.1:{port}/api", tmp_path)
+    server = serve(
+        [
+            sys.executable,
+            "-m",
+            "jupyterlab",
+            "--allow-root",
+            "--no-browser",
+            "--ip=127.0.0.1",
+            f"--port={port}",
+            "--IdentityProvider.token=t",
+            f"--ServerApp.root_dir={work}",
+        ],
+        f"http://127.0.0.1:{port}/api",
+        tmp_path,
+    )
     try:
         visit = Visit(browser)
         visit.page.goto(f"http://127.0.0.1:{port}/lab/tree/15_explore.ipynb?token=t")
@@ -173,16 +220,24 @@ def test_in_jupyterlab(browser, tmp_path):
         visit.page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
         run_all(visit.page)
         play(visit, tmp_path)
-    finally: end(server)
+    finally:
+        end(server)
 
 
 def test_in_voila(browser, tmp_path):
     pytest.importorskip("voila", reason="needs Voilà: pip install voila")
     port, code = free_port(), "from hyperclip_nb.cli.commands import main; main()"
-    server = serve([sys.executable, "-c", code, "app", "--no-browser", "--port", str(port)], f"http://127.0.0.1:{port}/voila/static/voila.js", tmp_path)
+    server = serve(
+        [sys.executable, "-c", code, "app", "--no-browser", "--port", str(port)],
+        f"http://127.0.0.1:{port}/voila/static/voila.js",
+        tmp_path,
+    )
     try:
         visit = Visit(browser, width=800)
         visit.page.goto(f"http://127.0.0.1:{port}/", wait_until="commit")
         play(visit, tmp_path)
-        assert "import" not in visit.text("body") and not visit.page.locator(".jp-CodeMirrorEditor, .highlight").count()  # no source
-    finally: end(server)
+        assert (
+            "import" not in visit.text("body") and not visit.page.locator(".jp-CodeMirrorEditor, .highlight").count()
+        )  # no source
+    finally:
+        end(server)

@@ -4,37 +4,69 @@ from hyperclip_nb.cli.commands import main
 
 
 def call(capsys, *arguments):
-    with pytest.raises(SystemExit) as end: main(list(arguments))
+    with pytest.raises(SystemExit) as end:
+        main(list(arguments))
     out = capsys.readouterr()
     return end.value.code, out.out + out.err
 
 
-@pytest.mark.parametrize("arguments, said", [
-    (["adapt"], "equired"), (["demo", "--steps", "3"], "--steps"), (["reproduce", "--seeds", "0"], "at least 1 seed"), (["reproduce", "--methods", "magic"], "magic"),
-    (["reproduce", "--tasks", "x"], "both tasks and features"), (["fly"], "fly"), (["demo", "--seeds", "0"], "at least 1 seed"),
-    (["demo", "--seeds", "many"], "many"), (["adapt", "What?", "--run", "no-such-run"], "no-such-run"), (["adapt", "What?", "--samples", "0"], "1 sample"),
-    (["meta-vqa"], "build"), (["meta-vqa", "build", "--vqa", "x"], "--out"),
-    (["meta-vqa", "build", "--vqa", "nowhere", "--out", "x"], "nowhere"),
-    (["meta-vqa", "check"], "DIR"), (["meta-vqa", "check", "nowhere"], "found neither"),
-    (["features", "--tasks", "nowhere", "--images", "x", "--out", "x", "--model", "small"], "nowhere"),
-    (["features", "--tasks", "nowhere", "--images", "x", "--out", "x", "--model", "small", "--batch", "0"], "--batch"),
-    (["features", "--tasks", "nowhere", "--images", "x", "--out", "x", "--model", "small", "--dtype", "float8"], "float8")])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["adapt"], "equired"),
+        (["demo", "--steps", "3"], "--steps"),
+        (["reproduce", "--seeds", "0"], "at least 1 seed"),
+        (["reproduce", "--methods", "magic"], "magic"),
+        (["reproduce", "--tasks", "x"], "both tasks and features"),
+        (["fly"], "fly"),
+        (["demo", "--seeds", "0"], "at least 1 seed"),
+        (["demo", "--seeds", "many"], "many"),
+        (["adapt", "What?", "--run", "no-such-run"], "no-such-run"),
+        (["adapt", "What?", "--samples", "0"], "1 sample"),
+        (["meta-vqa"], "build"),
+        (["meta-vqa", "build", "--vqa", "x"], "--out"),
+        (["meta-vqa", "build", "--vqa", "nowhere", "--out", "x"], "nowhere"),
+        (["meta-vqa", "check"], "DIR"),
+        (["meta-vqa", "check", "nowhere"], "found neither"),
+        (["features", "--tasks", "nowhere", "--images", "x", "--out", "x", "--model", "small"], "nowhere"),
+        (
+            ["features", "--tasks", "nowhere", "--images", "x", "--out", "x", "--model", "small", "--batch", "0"],
+            "--batch",
+        ),
+        (
+            ["features", "--tasks", "nowhere", "--images", "x", "--out", "x", "--model", "small", "--dtype", "float8"],
+            "float8",
+        ),
+    ],
+)
 def test_wrong_arguments_get_a_sentence_and_exit_code_2(capsys, arguments, said):
     code, text = call(capsys, *arguments)
     assert code == 2 and said in text and "Traceback" not in text
 
 
-@pytest.mark.parametrize("arguments", [[], ["--help"], ["demo", "--help"], ["adapt", "--help"], ["reproduce", "--help"],
-                                       ["meta-vqa", "--help"], ["meta-vqa", "build", "--help"], ["meta-vqa", "check", "--help"],
-                                       ["features", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--help"],
+        ["demo", "--help"],
+        ["adapt", "--help"],
+        ["reproduce", "--help"],
+        ["meta-vqa", "--help"],
+        ["meta-vqa", "build", "--help"],
+        ["meta-vqa", "check", "--help"],
+        ["features", "--help"],
+    ],
+)
 def test_help_is_there(capsys, arguments):
     code, text = call(capsys, *arguments)
     assert code in (0, None) and "hyperclip_nb" in text
 
 
 def test_a_run_directory_without_weights_is_refused_and_left_as_it_was(capsys, tmp_path):
-    from hyperclip_nb.evaluation.recipe import Recipe
     from hyperclip_nb.core.runs import Run
+    from hyperclip_nb.evaluation.recipe import Recipe
+
     run = Run.create(tmp_path / "run", {"dataset": "scenes", "world_seed": 0, "recipe": Recipe()})
     before = sorted(p.name for p in run.path.rglob("*"))
     code, text = call(capsys, "adapt", "What color is the cat?", "--run", str(run.path))
@@ -44,6 +76,7 @@ def test_a_run_directory_without_weights_is_refused_and_left_as_it_was(capsys, t
 
 def test_a_run_directory_of_something_else_is_refused(capsys, tmp_path):
     from hyperclip_nb.core.runs import Run
+
     Run.create(tmp_path / "run", {"dataset": "other"})
     code, text = call(capsys, "adapt", "What color is the cat?", "--run", str(tmp_path / "run"))
     assert code == 2 and "manifest.json" in text and "recipe" in text
@@ -51,7 +84,9 @@ def test_a_run_directory_of_something_else_is_refused(capsys, tmp_path):
 
 def test_warnings_are_sentences(capsys, monkeypatch):
     import warnings
+
     from hyperclip_nb.cli import commands as cli
+
     monkeypatch.setattr(cli.Demo, "__call__", lambda self: warnings.warn("these words are unknown: zebra"))
     main(["demo"])
     assert capsys.readouterr().err == "hyperclip_nb: these words are unknown: zebra\n"

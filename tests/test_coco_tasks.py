@@ -1,4 +1,5 @@
 "COCO tasks against sets and dicts, and the properties of the draw."
+
 import json
 
 import numpy as np
@@ -6,8 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperclip_nb.dataset.coco_tasks import INSTANCES, draw_coco_tasks, draw_distinct, draw_places, group_objects, read_objects
 from hyperclip_nb.core.files import RunError
+from hyperclip_nb.dataset.coco_tasks import (
+    INSTANCES,
+    draw_coco_tasks,
+    draw_distinct,
+    draw_places,
+    group_objects,
+    read_objects,
+)
 from hyperclip_nb.dataset.tasks import check_task
 
 
@@ -25,7 +33,7 @@ def test_grouping_equals_a_dict_of_sets(drawn):
     rows = np.array(pairs, int).reshape(-1, 2)
     objects = group_objects([f"c{k}" for k in range(classes)], [f"i{i}" for i in range(images)], rows[:, 0], rows[:, 1])
     for k in range(classes):
-        members = objects.members[objects.starts[k]:objects.starts[k + 1]].tolist()
+        members = objects.members[objects.starts[k] : objects.starts[k + 1]].tolist()
         assert members == sorted({image for image, kind in pairs if kind == k})
     assert objects.sizes.sum() == len(set(pairs))
 
@@ -65,7 +73,9 @@ def test_tasks_are_sound_and_true(seed, shared):
 
 def test_clashes_are_drawn_again_without_a_bias():
     "Two classes share one of three images; of the nine draws of one image each, the clash must not occur and the others equally."
-    objects = group_objects(["a", "b"], ["0", "1", "2", "3", "4"], np.array([0, 1, 2, 0, 3, 4]), np.array([0, 0, 0, 1, 1, 1]))
+    objects = group_objects(
+        ["a", "b"], ["0", "1", "2", "3", "4"], np.array([0, 1, 2, 0, 3, 4]), np.array([0, 0, 0, 1, 1, 1])
+    )
     classes, places = draw_places(objects, 80_000, 2, 1, np.random.default_rng(0))
     flip = classes[:, 0] == 1
     a, b = np.where(flip, places[:, 1, 0], places[:, 0, 0]), np.where(flip, places[:, 0, 0], places[:, 1, 0])
@@ -87,36 +97,52 @@ def test_impossible_draws_say_so():
 def test_both_parts_crowds_small_objects_and_excluded_images(tmp_path):
     for part, category in ("train", 7), ("val", 3):  # the same class under two ids
         images = [{"id": i, "file_name": f"COCO_{part}2014_{i:012d}.jpg"} for i in range(5)]
-        annotations = [{"image_id": i, "category_id": category, "area": area, "iscrowd": crowd}
-                       for i, (area, crowd) in enumerate([(20001, 0), (20000, 0), (99999, 1), (30000.5, 0), (50000, 0)])]
-        (tmp_path / INSTANCES.format(part)).write_text(json.dumps(
-            {"images": images, "annotations": annotations, "categories": [{"id": category, "name": "cat"}]}))
+        annotations = [
+            {"image_id": i, "category_id": category, "area": area, "iscrowd": crowd}
+            for i, (area, crowd) in enumerate([(20001, 0), (20000, 0), (99999, 1), (30000.5, 0), (50000, 0)])
+        ]
+        (tmp_path / INSTANCES.format(part)).write_text(
+            json.dumps({"images": images, "annotations": annotations, "categories": [{"id": category, "name": "cat"}]})
+        )
     objects = read_objects(tmp_path, exclude=["COCO_val2014_000000000003"])
     assert objects.names == ("cat",)
     assert [objects.images[i] for i in objects.members] == [
-        f"COCO_{part}2014_{i:012d}" for part, places in (("train", (0, 3, 4)), ("val", (0, 4))) for i in places]
+        f"COCO_{part}2014_{i:012d}" for part, places in (("train", (0, 3, 4)), ("val", (0, 4))) for i in places
+    ]
 
 
 def instances(folder):
     "Two small sound files."
     for part in "train", "val":
-        (folder / INSTANCES.format(part)).write_text(json.dumps({
-            "images": [{"id": i, "file_name": f"COCO_{part}2014_{i:012d}.jpg"} for i in range(3)],
-            "annotations": [{"image_id": i, "category_id": 7, "area": 30000.5, "iscrowd": 0, "segmentation": [[1.0]]} for i in range(3)],
-            "categories": [{"id": 7, "name": "cat"}]}))
+        (folder / INSTANCES.format(part)).write_text(
+            json.dumps(
+                {
+                    "images": [{"id": i, "file_name": f"COCO_{part}2014_{i:012d}.jpg"} for i in range(3)],
+                    "annotations": [
+                        {"image_id": i, "category_id": 7, "area": 30000.5, "iscrowd": 0, "segmentation": [[1.0]]}
+                        for i in range(3)
+                    ],
+                    "categories": [{"id": 7, "name": "cat"}],
+                }
+            )
+        )
     return folder
 
 
-@pytest.mark.parametrize("change, words", [
-    (lambda c: c["annotations"][1].update(area="large"), r"annotations\[1\].area"),
-    (lambda c: c["annotations"][1].pop("iscrowd"), r"iscrowd.*annotations\[1\]"),
-    (lambda c: c["annotations"][1].update(iscrowd=2), r"annotations\[1\].iscrowd"),
-    (lambda c: c["images"][2].update(id="2"), r"images\[2\].id"),
-    (lambda c: c["annotations"][1].update(image_id=99), r"annotations\[1\].*got id 99"),
-    (lambda c: c["annotations"][2].update(category_id=8), r"annotations\[2\].*got id 8"),
-    (lambda c: c["images"].append(c["images"][0]), r"images\[0\].id: 0 occurs more than once"),
-    (lambda c: c["categories"].append(c["categories"][0]), r"categories\[0\].id: 7 occurs"),
-    (lambda c: c.pop("categories"), "categories")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda c: c["annotations"][1].update(area="large"), r"annotations\[1\].area"),
+        (lambda c: c["annotations"][1].pop("iscrowd"), r"iscrowd.*annotations\[1\]"),
+        (lambda c: c["annotations"][1].update(iscrowd=2), r"annotations\[1\].iscrowd"),
+        (lambda c: c["images"][2].update(id="2"), r"images\[2\].id"),
+        (lambda c: c["annotations"][1].update(image_id=99), r"annotations\[1\].*got id 99"),
+        (lambda c: c["annotations"][2].update(category_id=8), r"annotations\[2\].*got id 8"),
+        (lambda c: c["images"].append(c["images"][0]), r"images\[0\].id: 0 occurs more than once"),
+        (lambda c: c["categories"].append(c["categories"][0]), r"categories\[0\].id: 7 occurs"),
+        (lambda c: c.pop("categories"), "categories"),
+    ],
+)
 def test_damaged_instances_are_refused_with_their_place(tmp_path, change, words):
     path = instances(tmp_path) / INSTANCES.format("val")
     content = json.loads(path.read_text())
@@ -133,7 +159,9 @@ def test_cut_or_overwritten_instances_are_read_or_refused(data, tmp_path_factory
     path = instances(tmp_path_factory.mktemp("coco")) / INSTANCES.format(data.draw(st.sampled_from(["train", "val"])))
     content = path.read_bytes()
     place = data.draw(st.integers(0, len(content) - 1))
-    path.write_bytes(content[:place] + data.draw(st.binary(max_size=8)) + data.draw(st.sampled_from([b"", content[place + 1:]])))
+    path.write_bytes(
+        content[:place] + data.draw(st.binary(max_size=8)) + data.draw(st.sampled_from([b"", content[place + 1 :]]))
+    )
     try:
         read_objects(path.parent)
     except RunError as error:

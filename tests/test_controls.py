@@ -1,9 +1,19 @@
 "Controls against loops, enumeration and scikit-learn."
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hyperclip_nb.evaluation.controls import chance, derangement, majority, mean_latent, nearest_latent, nearest_question, null_questions
+
+from hyperclip_nb.evaluation.controls import (
+    chance,
+    derangement,
+    majority,
+    mean_latent,
+    nearest_latent,
+    nearest_question,
+    null_questions,
+)
 from hyperclip_nb.guidance.question_regression import KernelRegression
 
 
@@ -14,7 +24,8 @@ def test_derangement_moves_every_task_out_of_its_group(groups, seed):
     alone = derangement(n, generator)
     assert sorted(alone.tolist()) == list(range(n)) and (alone != torch.arange(n)).all()
     if 2 * max(groups.count(g) for g in groups) > n:
-        with pytest.raises(ValueError, match="half"): derangement(n, generator, groups)
+        with pytest.raises(ValueError, match="half"):
+            derangement(n, generator, groups)
         return
     moved = derangement(n, generator, groups)
     assert sorted(moved.tolist()) == list(range(n))
@@ -28,13 +39,14 @@ def test_derangement_is_seeded():
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_derangement_refuses_too_few(n):
-    with pytest.raises(ValueError, match="at least 2"): derangement(n, torch.Generator())
+    with pytest.raises(ValueError, match="at least 2"):
+        derangement(n, torch.Generator())
 
 
 def test_majority_equals_a_loop():
     g = torch.Generator().manual_seed(0)
     support, query = torch.randint(5, (40, 9), generator=g), torch.randint(6, (40, 7), generator=g)
-    support_mask, query_mask = torch.rand(40, 9, generator=g) < .7, torch.rand(40, 7, generator=g) < .7
+    support_mask, query_mask = torch.rand(40, 9, generator=g) < 0.7, torch.rand(40, 7, generator=g) < 0.7
     support_mask[:, 0] = query_mask[:, 0] = True
     support, query = support.where(support_mask, -1), query.where(query_mask, -1)  # padding may be anything
     expected = []
@@ -42,7 +54,9 @@ def test_majority_equals_a_loop():
         s, q = [a for a in s if a >= 0], [a for a in q if a >= 0]
         best = [a for a in set(s) if s.count(a) == max(map(s.count, s))]
         expected.append(sum(100 * q.count(a) / len(q) for a in best) / len(best))
-    torch.testing.assert_close(majority(support, support_mask, query, query_mask), torch.tensor(expected, dtype=torch.float64))
+    torch.testing.assert_close(
+        majority(support, support_mask, query, query_mask), torch.tensor(expected, dtype=torch.float64)
+    )
 
 
 def test_chance():
@@ -51,29 +65,37 @@ def test_chance():
 
 def test_nearest_equals_a_loop():
     g = torch.Generator().manual_seed(0)
-    questions, train, latents = torch.randn(9, 5, generator=g), torch.randn(20, 5, generator=g), torch.randn(20, 3, generator=g)
+    questions, train, latents = (
+        torch.randn(9, 5, generator=g),
+        torch.randn(20, 5, generator=g),
+        torch.randn(20, 3, generator=g),
+    )
     for index, q, z in zip(nearest_question(questions, train), questions, nearest_latent(questions, train, latents)):
         similarity = [float(q @ t / q.norm() / t.norm()) for t in train]
         assert index == max(range(20), key=similarity.__getitem__)
         assert torch.equal(z, latents[index])
-    with pytest.raises(ValueError, match="null question"): nearest_question(null_questions(questions), train)
+    with pytest.raises(ValueError, match="null question"):
+        nearest_question(null_questions(questions), train)
 
 
 def test_mean_latent_over_views():
-    latents = torch.arange(12.).reshape(2, 3, 2)
-    assert mean_latent(latents, 4).tolist() == [[5., 6.]] * 4
+    latents = torch.arange(12.0).reshape(2, 3, 2)
+    assert mean_latent(latents, 4).tolist() == [[5.0, 6.0]] * 4
 
 
 def test_kernel_regression_equals_scikit_learn():
     from sklearn.kernel_ridge import KernelRidge
+
     g = torch.Generator().manual_seed(0)
-    train, latents, test = (torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((60, 4), (60, 3), (20, 4)))
-    ours = KernelRegression.fit(train, latents, bandwidth=.7, ridge=.3)
-    other = KernelRidge(alpha=.3, kernel="rbf", gamma=1 / (2 * ours.scale ** 2)).fit(train, latents - latents.mean(0))
+    train, latents, test = (
+        torch.randn(*shape, generator=g, dtype=torch.float64) for shape in ((60, 4), (60, 3), (20, 4))
+    )
+    ours = KernelRegression.fit(train, latents, bandwidth=0.7, ridge=0.3)
+    other = KernelRidge(alpha=0.3, kernel="rbf", gamma=1 / (2 * ours.scale**2)).fit(train, latents - latents.mean(0))
     torch.testing.assert_close(ours(test), torch.from_numpy(other.predict(test)) + latents.mean(0))
 
 
-@given(st.integers(0, 100), st.floats(.1, 10))
+@given(st.integers(0, 100), st.floats(0.1, 10))
 @settings(max_examples=20, deadline=None)
 def test_kernel_regression_does_not_depend_on_the_unit_of_embeddings(seed, unit):
     g = torch.Generator().manual_seed(seed)
@@ -88,15 +110,18 @@ def test_kernel_regression_finds_a_smooth_map_that_nearest_does_not():
     train, test = (torch.randn(n, 2, generator=g) for n in (300, 100))
     truth = lambda e: torch.stack([e.sum(1), e[:, 0] * e[:, 1]], 1)
     error = lambda z: (z - truth(test)).square().mean()
-    fitted = KernelRegression.fit(train, truth(train), bandwidth=.5, ridge=1e-4)(test)
-    assert error(fitted) < .1 * error(nearest_latent(test, train, truth(train)))
+    fitted = KernelRegression.fit(train, truth(train), bandwidth=0.5, ridge=1e-4)(test)
+    assert error(fitted) < 0.1 * error(nearest_latent(test, train, truth(train)))
 
 
 @pytest.mark.parametrize("options, message", [({"ridge": 0}, "positive"), ({"bandwidth": -1}, "positive")])
 def test_kernel_regression_refuses_options(options, message):
-    with pytest.raises(ValueError, match=message): KernelRegression.fit(torch.eye(3), torch.eye(3), **options)
+    with pytest.raises(ValueError, match=message):
+        KernelRegression.fit(torch.eye(3), torch.eye(3), **options)
 
 
 def test_kernel_regression_refuses_data():
-    with pytest.raises(ValueError, match="as many"): KernelRegression.fit(torch.eye(3), torch.eye(4))
-    with pytest.raises(ValueError, match="differ"): KernelRegression.fit(torch.ones(3, 2), torch.eye(3))
+    with pytest.raises(ValueError, match="as many"):
+        KernelRegression.fit(torch.eye(3), torch.eye(4))
+    with pytest.raises(ValueError, match="differ"):
+        KernelRegression.fit(torch.ones(3, 2), torch.eye(3))

@@ -1,4 +1,5 @@
 "Opening tasks with their features: nothing leaks, nothing is lost in silence, and mixed batches hold what they should."
+
 import json
 from collections import Counter
 
@@ -7,40 +8,56 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from hyperclip_nb.dataset.coco_tasks import draw_coco_tasks, group_objects
-from hyperclip_nb.dataset.sources import COCO_TEMPLATE, MixedEpisodes, coco_pool, open_tasks, read_tasks
-from hyperclip_nb.dataset.features import BankIndex, build_bank
-from hyperclip_nb.core.files import RunError
-from hyperclip_nb.hypernet.metatrain import Episodes
-from hyperclip_nb.dataset.tasks import Task, save_tasks
 from toy_bank import Toy, load
+
+from hyperclip_nb.core.files import RunError
+from hyperclip_nb.dataset.coco_tasks import draw_coco_tasks, group_objects
+from hyperclip_nb.dataset.features import BankIndex, build_bank
+from hyperclip_nb.dataset.sources import COCO_TEMPLATE, MixedEpisodes, coco_pool, open_tasks, read_tasks
+from hyperclip_nb.dataset.tasks import Task, save_tasks
+from hyperclip_nb.hypernet.metatrain import Episodes
 
 
 def task(number: int, images: list[int]) -> Task:
     "Two answers in turn; half of the pictures to support."
     examples = tuple((f"0/{image}", k % 2) for k, image in enumerate(images))
-    return Task(question=f"what is {number}?", answers=("a", "b"), prompts=(f"{number} is a", f"{number} is b"),
-                support=examples[:len(examples) // 2], query=examples[len(examples) // 2:])
+    return Task(
+        question=f"what is {number}?",
+        answers=("a", "b"),
+        prompts=(f"{number} is a", f"{number} is b"),
+        support=examples[: len(examples) // 2],
+        query=examples[len(examples) // 2 :],
+    )
 
 
 def tasks_on_disk(folder, sizes={"train": 8, "test": 3}, pictures=12, seed=0):
     rng, numbers = np.random.default_rng(seed), iter(range(10**6))
-    splits = {name: [task(next(numbers), rng.permutation(60)[:pictures].tolist()) for _ in range(n)] for name, n in sizes.items()}
+    splits = {
+        name: [task(next(numbers), rng.permutation(60)[:pictures].tolist()) for _ in range(n)]
+        for name, n in sizes.items()
+    }
     for name, part in splits.items():
         save_tasks(folder / f"{name}.json", part)
     return splits
 
 
 def bank_of(folder, splits, **options):
-    return build_bank(folder, Toy(), [t for part in splits.values() for t in part], options.pop("load", load), workers=0, **options)
+    return build_bank(
+        folder, Toy(), [t for part in splits.values() for t in part], options.pop("load", load), workers=0, **options
+    )
 
 
-def images(tasks): return {image for task in tasks for image in task.images}
+def images(tasks):
+    return {image for task in tasks for image in task.images}
 
 
 @settings(max_examples=15, deadline=None)
-@given(seed=st.integers(0, 999), pictures=st.integers(4, 40), validation=st.sampled_from([0.1, 0.3, 0.6]), disjoint=st.booleans())
+@given(
+    seed=st.integers(0, 999),
+    pictures=st.integers(4, 40),
+    validation=st.sampled_from([0.1, 0.3, 0.6]),
+    disjoint=st.booleans(),
+)
 def test_splits(seed, pictures, validation, disjoint, tmp_path_factory):
     folder, told = tmp_path_factory.mktemp("data"), []
     written = tasks_on_disk(folder / "tasks", pictures=pictures, seed=seed)
@@ -75,8 +92,10 @@ def test_unreadable_pictures_leave_the_tasks(tmp_path):
     written, told, broken = tasks_on_disk(tmp_path / "tasks"), [], {f"0/{i}" for i in range(0, 60, 7)}
 
     def partly(ids):
-        if hit := broken.intersection(ids): raise ValueError(f"can't read {min(hit)}")
+        if hit := broken.intersection(ids):
+            raise ValueError(f"can't read {min(hit)}")
         return load(ids)
+
     bank_of(tmp_path / "bank", written, skip_bad=True, load=partly)
     splits, bank = open_tasks(tmp_path / "tasks", tmp_path / "bank", validation=0.3, report=told.append)
     assert not broken & images(t for part in splits.values() for t in part)
@@ -85,22 +104,37 @@ def test_unreadable_pictures_leave_the_tasks(tmp_path):
 
 
 def test_a_question_without_a_prompt_gets_one_in_english(tmp_path):
-    (tmp_path / "tasks.json").write_text(json.dumps({"What kind of boat is that?": {
-        "train": [["a.jpg", "x"], ["b", "y"]], "test": [["c", "x"]], "answers": ["x", "y"]}}))
+    (tmp_path / "tasks.json").write_text(
+        json.dumps(
+            {
+                "What kind of boat is that?": {
+                    "train": [["a.jpg", "x"], ["b", "y"]],
+                    "test": [["c", "x"]],
+                    "answers": ["x", "y"],
+                }
+            }
+        )
+    )
     for path in tmp_path, tmp_path / "tasks.json":
         assert read_tasks(path)["test"][0].prompts == ("the kind of boat is x", "the kind of boat is y")
 
 
-@pytest.mark.parametrize("files, words", [
-    ([], "found none of them"), (["tasks.json", "meta_train.json"], "found meta_train.json, tasks.json"),
-    (["tasks.json", "test.json"], "found test.json, tasks.json"), (["train.json"], "found no test tasks"),
-    (["tasks.json"], "found no train tasks")])
+@pytest.mark.parametrize(
+    "files, words",
+    [
+        ([], "found none of them"),
+        (["tasks.json", "meta_train.json"], "found meta_train.json, tasks.json"),
+        (["tasks.json", "test.json"], "found test.json, tasks.json"),
+        (["train.json"], "found no test tasks"),
+        (["tasks.json"], "found no train tasks"),
+    ],
+)
 def test_layouts_that_are_refused(tmp_path, files, words):
     written = tasks_on_disk(tmp_path / "elsewhere")
     bank_of(tmp_path / "bank", written)
     (tmp_path / "tasks").mkdir()
     for i, name in enumerate(files):
-        save_tasks(tmp_path / "tasks" / name, written["train"][i:i + 1])
+        save_tasks(tmp_path / "tasks" / name, written["train"][i : i + 1])
     with pytest.raises(RunError, match=words):
         open_tasks(tmp_path / "tasks", tmp_path / "bank")
 
@@ -112,9 +146,22 @@ def test_a_question_on_two_sides_is_refused(tmp_path):
         read_tasks(tmp_path)
 
 
-@pytest.mark.parametrize("part, change", [("images", lambda t: task(0, list(range(60, 72)))), ("prompts", lambda t: Task(
-    question=t.question, answers=t.answers, prompts=("one", "two"), support=t.support, query=t.query)), ("questions", lambda t: Task(
-        question="another?", answers=t.answers, prompts=t.prompts, support=t.support, query=t.query))])
+@pytest.mark.parametrize(
+    "part, change",
+    [
+        ("images", lambda t: task(0, list(range(60, 72)))),
+        (
+            "prompts",
+            lambda t: Task(
+                question=t.question, answers=t.answers, prompts=("one", "two"), support=t.support, query=t.query
+            ),
+        ),
+        (
+            "questions",
+            lambda t: Task(question="another?", answers=t.answers, prompts=t.prompts, support=t.support, query=t.query),
+        ),
+    ],
+)
 def test_features_of_other_tasks_are_refused(tmp_path, part, change):
     written = tasks_on_disk(tmp_path / "tasks")
     bank_of(tmp_path / "bank", written)
@@ -125,9 +172,15 @@ def test_features_of_other_tasks_are_refused(tmp_path, part, change):
 
 # The extended tasks
 
+
 @settings(max_examples=30, deadline=None)
-@given(own=st.integers(1, 50), others=st.integers(0, 300), extra=st.sampled_from([0.0, 0.25, 0.5, 0.9]), tasks=st.integers(1, 64),
-       seed=st.integers(0, 99))
+@given(
+    own=st.integers(1, 50),
+    others=st.integers(0, 300),
+    extra=st.sampled_from([0.0, 0.25, 0.5, 0.9]),
+    tasks=st.integers(1, 64),
+    seed=st.integers(0, 99),
+)
 def test_shares_of_a_batch(own, others, extra, tasks, seed):
     ids = MixedEpisodes(own=own, extra=extra, tasks=tasks).ids(own + others, torch.Generator().manual_seed(seed))
     assert len(ids.unique()) == len(ids) and ids.min() >= 0 and ids.max() < own + others
@@ -139,30 +192,41 @@ def test_all_tasks_are_drawn_alike():
     episodes, generator, counts = MixedEpisodes(own=10, tasks=8), torch.Generator().manual_seed(0), Counter()
     for _ in range(3000):
         counts.update(episodes.ids(30, generator).tolist())
-    assert all(abs(counts[i] - 3000 * (4 / 10 if i < 10 else 4 / 20)) < 5 * 3000 ** 0.5 / 2 for i in range(30))
+    assert all(abs(counts[i] - 3000 * (4 / 10 if i < 10 else 4 / 20)) < 5 * 3000**0.5 / 2 for i in range(30))
 
 
 def same(one, other):
     "Two batches, or two ragged ones, hold the same."
     return len(one.parts) == len(other.parts) and all(
-        torch.equal(getattr(a, name), getattr(b, name)) for a, b in zip(one.parts, other.parts) for name in a.__dataclass_fields__)
+        torch.equal(getattr(a, name), getattr(b, name))
+        for a, b in zip(one.parts, other.parts)
+        for name in a.__dataclass_fields__
+    )
 
 
 @pytest.mark.parametrize("sizes", [{}, {"tasks": 3, "support": 4, "query": 2}, {"support": None, "query": None}])
 def test_without_extra_tasks_it_is_episodes(ragged, sizes):
     "What draws for `fit_meta` lives in a later notebook; the two must not drift apart."
-    draws = [what.draw(ragged, torch.Generator().manual_seed(3)) for what in (Episodes(**sizes), MixedEpisodes(own=5, extra=0, **sizes))]
+    draws = [
+        what.draw(ragged, torch.Generator().manual_seed(3))
+        for what in (Episodes(**sizes), MixedEpisodes(own=5, extra=0, **sizes))
+    ]
     assert all(same(*pair) for pair in zip(*draws))
 
 
-@pytest.mark.parametrize("wrong", [{"own": 0}, {"extra": 1.0}, {"extra": -0.1}, {"tasks": 0}, {"support": None}, {"query": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"own": 0}, {"extra": 1.0}, {"extra": -0.1}, {"tasks": 0}, {"support": None}, {"query": 0}]
+)
 def test_impossible_shares_are_refused(wrong):
     with pytest.raises(ValueError, match="expected"):
         MixedEpisodes(**{"own": 5, **wrong})
 
 
 @settings(max_examples=30, deadline=None)
-@given(pairs=st.lists(st.tuples(st.integers(0, 199), st.integers(0, 5)), min_size=300, max_size=600), seed=st.integers(0, 9))
+@given(
+    pairs=st.lists(st.tuples(st.integers(0, 199), st.integers(0, 5)), min_size=300, max_size=600),
+    seed=st.integers(0, 9),
+)
 def test_the_pool_has_all_that_a_draw_needs(pairs, seed):
     rows = np.array(pairs)
     objects = group_objects([f"c{k}" for k in range(6)], [f"i{i}" for i in range(200)], rows[:, 0], rows[:, 1])

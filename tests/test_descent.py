@@ -1,4 +1,5 @@
 "Batched descent against torch's optimisers, per-task loops, finite differences and known distributions."
+
 import math
 import weakref
 
@@ -8,9 +9,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hyperclip_nb.core.energy import descend, energy_and_grad, gradient_noise, prior_energy, stop_at, sum_energies, trajectory
-from hyperclip_nb.core.seeds import noise_like
-from hyperclip_nb.core.seeds import seeded
+from hyperclip_nb.core.energy import (
+    descend,
+    energy_and_grad,
+    gradient_noise,
+    prior_energy,
+    stop_at,
+    sum_energies,
+    trajectory,
+)
+from hyperclip_nb.core.seeds import noise_like, seeded
 from hyperclip_nb.core.training import last
 
 
@@ -20,7 +28,9 @@ def rough(centre):
 
 
 def setup(tasks=4, size=3, dtype=torch.float64):
-    return torch.randn(tasks, size, generator=seeded(0, "c"), dtype=dtype), torch.randn(tasks, size, generator=seeded(0, "z"), dtype=dtype)
+    return torch.randn(tasks, size, generator=seeded(0, "c"), dtype=dtype), torch.randn(
+        tasks, size, generator=seeded(0, "z"), dtype=dtype
+    )
 
 
 @pytest.mark.parametrize("name, make", [("sgd", torch.optim.SGD), ("adam", torch.optim.Adam)])
@@ -127,8 +137,20 @@ def test_shrinking_steps_keep_the_temperature_and_lose_the_bias():
         for k in range(100):
             rate = 0.5 if schedule == "constant" else 0.25 * (1 + math.cos(math.pi * k / 100))
             expected = (1 - rate) ** 2 * expected + 2 * rate
-        ends = [last(descend(energy, torch.zeros(10_000, 2), steps=100, lr=0.5, langevin=1.0, schedule=schedule, generator=seeded(0, "l")))
-                for _ in range(2)]
+        ends = [
+            last(
+                descend(
+                    energy,
+                    torch.zeros(10_000, 2),
+                    steps=100,
+                    lr=0.5,
+                    langevin=1.0,
+                    schedule=schedule,
+                    generator=seeded(0, "l"),
+                )
+            )
+            for _ in range(2)
+        ]
         assert torch.equal(*ends)
         assert ends[0].var().item() == pytest.approx(expected, rel=0.04)
     assert abs(expected - 1) < 0.1 < 1 / (1 - 0.25) - 1
@@ -147,8 +169,8 @@ def test_a_rate_per_task():
     rates = torch.tensor([[0.01], [0.02], [0.03], [0.04]], dtype=torch.float64)
     together = last(descend(rough(centre), start, steps=5, lr=rates))
     for t in range(4):
-        alone = last(descend(rough(centre[t]), start[t:t + 1], steps=5, lr=rates[t].item()))
-        torch.testing.assert_close(together[t:t + 1], alone)
+        alone = last(descend(rough(centre[t]), start[t : t + 1], steps=5, lr=rates[t].item()))
+        torch.testing.assert_close(together[t : t + 1], alone)
 
 
 def test_energies_compose_with_a_weight_per_task():
@@ -167,22 +189,36 @@ def test_gradient_noise_is_noise_in_the_gradient():
     assert torch.equal(grad, 3 * noise_like(z, seeded(0, "n")))
 
 
-@pytest.mark.parametrize("wrong, message", [
-    (dict(optimizer="rmsprop"), "rmsprop"), (dict(schedule="linear"), "linear"), (dict(order="third"), "third"), (dict(steps=-1), "-1"),
-    (dict(lr=0.0), "lr > 0"), (dict(langevin=-1.0), "langevin >= 0"), (dict(langevin=1.0), "generator"),
-    (dict(langevin=1.0, optimizer="adam", generator=torch.Generator()), "rescales gradients but not noise"),
-    (dict(start=torch.zeros(2, 2, dtype=torch.long)), "int64"),
-])
+@pytest.mark.parametrize(
+    "wrong, message",
+    [
+        (dict(optimizer="rmsprop"), "rmsprop"),
+        (dict(schedule="linear"), "linear"),
+        (dict(order="third"), "third"),
+        (dict(steps=-1), "-1"),
+        (dict(lr=0.0), "lr > 0"),
+        (dict(langevin=-1.0), "langevin >= 0"),
+        (dict(langevin=1.0), "generator"),
+        (dict(langevin=1.0, optimizer="adam", generator=torch.Generator()), "rescales gradients but not noise"),
+        (dict(start=torch.zeros(2, 2, dtype=torch.long)), "int64"),
+    ],
+)
 def test_wrong_calls_fail_before_the_first_step(wrong, message):
     right = dict(start=torch.zeros(2, 2), steps=1, lr=0.1)
     with pytest.raises(ValueError, match=message):
         descend(lambda z: z.sum(-1), **(right | wrong))
 
 
-@pytest.mark.parametrize("energy, message", [
-    (lambda z: z.sum(), r"expected an energy of shape \[2\]"), (lambda z: z, r"got \[2, 3\]"), (lambda z: torch.zeros(2), "depends on z"),
-    (lambda z: torch.ones(2, requires_grad=True) * 1, "depends on z"), (lambda z: z.detach().sum(-1), "depends on z"),
-])
+@pytest.mark.parametrize(
+    "energy, message",
+    [
+        (lambda z: z.sum(), r"expected an energy of shape \[2\]"),
+        (lambda z: z, r"got \[2, 3\]"),
+        (lambda z: torch.zeros(2), "depends on z"),
+        (lambda z: torch.ones(2, requires_grad=True) * 1, "depends on z"),
+        (lambda z: z.detach().sum(-1), "depends on z"),
+    ],
+)
 def test_wrong_energies_are_named(energy, message):
     with pytest.raises(ValueError, match=message):
         last(descend(energy, torch.zeros(2, 3), steps=1, lr=0.1))

@@ -1,4 +1,5 @@
 "Oracles for diffusion, sampling and hyperldm: exact denoisers, the diffusers schedulers, loops, finite differences."
+
 import math
 
 import pytest
@@ -7,19 +8,42 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from hyperclip_nb.diffusion.schedule import (
-    DiffusionConfig, MixtureDenoiser, Schedule, add_noise, diffusion_loss, drop_condition, make_betas, predicted_clean,
-    prediction_target, weighted_square,
-)
+from hyperclip_nb.core.training import TrainConfig, last, run
 from hyperclip_nb.diffusion.hyperldm import (
-    PUBLISHED_SIZE, Denoiser, DenoiserConfig, HyperLDM, LDMConfig, PublishedDenoiser, timestep_embedding,
+    PUBLISHED_SIZE,
+    Denoiser,
+    DenoiserConfig,
+    HyperLDM,
+    LDMConfig,
+    PublishedDenoiser,
+    timestep_embedding,
     train_hyperldm,
 )
 from hyperclip_nb.diffusion.sampling import (
-    SAMPLERS, ddim_plan, ddpm_plan, dpm_plan, respaced, sample_ddim, sample_ddpm, sample_dpm, select_steps, truncated,
-    walk, with_cfg, with_energy,
+    SAMPLERS,
+    dpm_plan,
+    respaced,
+    sample_ddim,
+    sample_ddpm,
+    sample_dpm,
+    select_steps,
+    truncated,
+    walk,
+    with_cfg,
+    with_energy,
 )
-from hyperclip_nb.core.training import TrainConfig, last, run
+from hyperclip_nb.diffusion.schedule import (
+    DiffusionConfig,
+    MixtureDenoiser,
+    Schedule,
+    add_noise,
+    diffusion_loss,
+    drop_condition,
+    make_betas,
+    predicted_clean,
+    prediction_target,
+    weighted_square,
+)
 
 PREDICTIONS = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}  # ours -> diffusers'
 
@@ -33,20 +57,30 @@ def schedule_of(**options) -> Schedule:
 
 
 class Identity:
-    def encode(self, z): return z
-    def decode(self, u): return u
+    def encode(self, z):
+        return z
+
+    def decode(self, u):
+        return u
 
 
 class Affine:
-    def __init__(self, mean, std): self.mean, self.std = torch.tensor(mean), torch.tensor(std)
-    def encode(self, z): return (z - self.mean) / self.std
-    def decode(self, u): return u * self.std + self.mean
+    def __init__(self, mean, std):
+        self.mean, self.std = torch.tensor(mean), torch.tensor(std)
+
+    def encode(self, z):
+        return (z - self.mean) / self.std
+
+    def decode(self, u):
+        return u * self.std + self.mean
 
 
 # ---- schedules
 
+
 def test_betas_equal_diffusers():
     from diffusers import DDPMScheduler
+
     for ours, theirs in (("linear", "linear"), ("sqrt_linear", "scaled_linear"), ("cosine", "squaredcos_cap_v2")):
         reference = DDPMScheduler(350, 1e-4, 0.06, theirs).betas
         assert_close(make_betas(DiffusionConfig(schedule=ours)).float(), reference, rtol=1e-5, atol=1e-7)
@@ -61,8 +95,8 @@ def test_respacing(total, data, spacing):
     assert len(part) == n and part.timesteps[-1] == total - 1
     assert (part.timesteps.diff() > 0).all()
     assert_close(part.alpha_bars, whole.alpha_bars[part.timesteps], rtol=0, atol=0)
-    assert_close((1 - part.betas).cumprod(0), part.alpha_bars)        # β recomputed from the kept ᾱ
-    again = respaced(part, max(1, n // 2), spacing)                    # a part of a part still knows its timesteps
+    assert_close((1 - part.betas).cumprod(0), part.alpha_bars)  # β recomputed from the kept ᾱ
+    again = respaced(part, max(1, n // 2), spacing)  # a part of a part still knows its timesteps
     assert_close(again.alpha_bars, whole.alpha_bars[again.timesteps], rtol=0, atol=0)
 
 
@@ -72,10 +106,17 @@ def test_truncation_keeps_the_data_end():
     assert truncated(whole, 0.1).timesteps.tolist() == list(range(35))
 
 
-@pytest.mark.parametrize("options, word", [
-    (dict(schedule="quadratic"), "schedule"), (dict(prediction="noise"), "prediction"), (dict(timesteps=0), "timesteps"),
-    (dict(beta_start=0.0), "beta_start"), (dict(beta_start=0.1, beta_end=0.01), "beta"), (dict(beta_end=1.0), "beta_end"),
-])
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        (dict(schedule="quadratic"), "schedule"),
+        (dict(prediction="noise"), "prediction"),
+        (dict(timesteps=0), "timesteps"),
+        (dict(beta_start=0.0), "beta_start"),
+        (dict(beta_start=0.1, beta_end=0.01), "beta"),
+        (dict(beta_end=1.0), "beta_end"),
+    ],
+)
 def test_bad_config(options, word):
     with pytest.raises(ValueError, match=word):
         DiffusionConfig(**options)
@@ -98,8 +139,14 @@ def test_bad_steps():
 
 # ---- predictions
 
+
 @settings(deadline=None, max_examples=40)
-@given(batch=st.integers(1, 5), size=st.integers(1, 7), prediction=st.sampled_from(sorted(PREDICTIONS)), seed=st.integers(0, 99))
+@given(
+    batch=st.integers(1, 5),
+    size=st.integers(1, 7),
+    prediction=st.sampled_from(sorted(PREDICTIONS)),
+    seed=st.integers(0, 99),
+)
 def test_target_gives_the_clean_latent_back(batch, size, prediction, seed):
     schedule, g = schedule_of(prediction=prediction), seeded(seed)
     z0, noise = torch.randn(2, batch, size, generator=g, dtype=torch.float64)
@@ -126,7 +173,7 @@ def test_exact_denoiser_is_the_posterior_mean():
     schedule = schedule_of(prediction="x0")
     means, stds = torch.tensor([[-1.0], [0.7]]).double(), torch.tensor([[0.3], [0.6]]).double()
     grid = torch.linspace(-6, 6, 20_001, dtype=torch.float64)
-    density = torch.distributions.Normal(means, stds).log_prob(grid).exp()     # [2, G]
+    density = torch.distributions.Normal(means, stds).log_prob(grid).exp()  # [2, G]
     z = torch.tensor([[-2.0], [0.0], [0.4], [1.5]]).double()
     for t in (0, 30, 120, 300):
         s, σ = schedule.signal[t], schedule.spread[t]
@@ -134,21 +181,31 @@ def test_exact_denoiser_is_the_posterior_mean():
         for weights in ((1.0, 1.0), (1.0, 0.0), (0.2, 0.8)):
             posterior = likelihood * (torch.tensor(weights).double() @ density)
             reference = (posterior * grid).sum(1) / posterior.sum(1)
-            out = MixtureDenoiser(means, stds, schedule)(z, torch.tensor(t), torch.tensor([weights]).double().expand(4, 2))
+            out = MixtureDenoiser(means, stds, schedule)(
+                z, torch.tensor(t), torch.tensor([weights]).double().expand(4, 2)
+            )
             assert_close(out[:, 0], reference, rtol=1e-3, atol=1e-3)
 
 
 # ---- samplers against an exact denoiser
 
-@pytest.mark.parametrize("curve, prediction", [("linear", "epsilon"), ("linear", "x0"), ("linear", "v"), ("cosine", "v"),
-                                               ("sqrt_linear", "epsilon")])
+
+@pytest.mark.parametrize(
+    "curve, prediction",
+    [("linear", "epsilon"), ("linear", "x0"), ("linear", "v"), ("cosine", "v"), ("sqrt_linear", "epsilon")],
+)
 @pytest.mark.parametrize("sampler, steps", [("ddpm", None), ("ddpm", 35), ("ddim", None), ("ddim", 100), ("dpm", 20)])
 def test_recovers_a_gaussian(prediction, curve, sampler, steps):
     schedule = schedule_of(prediction=prediction, schedule=curve)
-    mean, std = torch.tensor([[0.5, -0.3]]), torch.tensor([[1.0, 0.9]])  # the noise at the end still holds 2.5 % of the mean in sqrt_linear
+    mean, std = (
+        torch.tensor([[0.5, -0.3]]),
+        torch.tensor([[1.0, 0.9]]),
+    )  # the noise at the end still holds 2.5 % of the mean in sqrt_linear
     half = torch.randn(5_000, 2, generator=seeded(0))
     noise = torch.cat([half, -half])
-    out = last(SAMPLERS[sampler](MixtureDenoiser(mean, std, schedule), noise, schedule, steps=steps, generator=seeded(1)))
+    out = last(
+        SAMPLERS[sampler](MixtureDenoiser(mean, std, schedule), noise, schedule, steps=steps, generator=seeded(1))
+    )
     assert ((out.mean(0) - mean) / std).abs().max() < 0.03
     assert (out.std(0) / std - 1).abs().max() < 0.03
 
@@ -157,8 +214,11 @@ def test_posterior_variance_in_full_recovers_and_strided_shrinks():
     schedule = schedule_of()
     exact = MixtureDenoiser(torch.zeros(1, 1), torch.ones(1, 1), schedule)
     noise = torch.randn(20_000, 1, generator=seeded(0))
-    spread = [last(sample_ddpm(exact, noise, schedule, steps=n, variance="posterior", generator=seeded(1))).std() for n in (None, 35)]
-    assert abs(spread[0] - 1) < 0.03 and 0.85 < spread[1] < 0.93   # the analytic value is 0.898
+    spread = [
+        last(sample_ddpm(exact, noise, schedule, steps=n, variance="posterior", generator=seeded(1))).std()
+        for n in (None, 35)
+    ]
+    assert abs(spread[0] - 1) < 0.03 and 0.85 < spread[1] < 0.93  # the analytic value is 0.898
 
 
 def test_recovers_a_mixture():
@@ -173,6 +233,7 @@ def test_recovers_a_mixture():
 
 
 # ---- samplers against diffusers, on the same noise and model output
+
 
 def model(z, t):
     "Any function of the latent and the timestep."
@@ -195,7 +256,10 @@ NOISE = torch.randn(4, 6, generator=seeded(11))
 @pytest.mark.parametrize("prediction", sorted(PREDICTIONS))
 def test_ddpm_equals_diffusers(steps, variance, theirs, prediction):
     from diffusers import DDPMScheduler
-    scheduler = DDPMScheduler(350, 1e-4, 0.06, "linear", clip_sample=False, variance_type=theirs, prediction_type=PREDICTIONS[prediction])
+
+    scheduler = DDPMScheduler(
+        350, 1e-4, 0.06, "linear", clip_sample=False, variance_type=theirs, prediction_type=PREDICTIONS[prediction]
+    )
     scheduler.set_timesteps(steps)
     reference = diffusers_path(scheduler, scheduler.timesteps, NOISE, 5)
     part = select_steps(schedule_of(prediction=prediction), scheduler.timesteps.flip(0))
@@ -209,13 +273,23 @@ def test_ddpm_equals_diffusers(steps, variance, theirs, prediction):
 @pytest.mark.parametrize("prediction", sorted(PREDICTIONS))
 def test_ddim_equals_diffusers(steps, eta, prediction):
     from diffusers import DDIMScheduler
-    scheduler = DDIMScheduler(350, 1e-4, 0.06, "linear", clip_sample=False, prediction_type=PREDICTIONS[prediction],
-                              timestep_spacing="trailing")
+
+    scheduler = DDIMScheduler(
+        350,
+        1e-4,
+        0.06,
+        "linear",
+        clip_sample=False,
+        prediction_type=PREDICTIONS[prediction],
+        timestep_spacing="trailing",
+    )
     scheduler.set_timesteps(steps)
     reference = diffusers_path(scheduler, scheduler.timesteps, NOISE, 6, eta=eta)
     whole = schedule_of(prediction=prediction)
     assert respaced(whole, steps).timesteps.tolist() == scheduler.timesteps.flip(0).tolist()
-    ours = torch.stack([*sample_ddim(model, NOISE, whole, steps=steps, spacing="uniform", eta=eta, generator=seeded(6))])
+    ours = torch.stack(
+        [*sample_ddim(model, NOISE, whole, steps=steps, spacing="uniform", eta=eta, generator=seeded(6))]
+    )
     assert_close(ours, reference, rtol=1e-3, atol=1e-3 * float(reference.abs().max()))
 
 
@@ -223,8 +297,18 @@ def test_ddim_equals_diffusers(steps, eta, prediction):
 @pytest.mark.parametrize("prediction", sorted(PREDICTIONS))
 def test_dpm_equals_diffusers(steps, prediction):
     from diffusers import DPMSolverMultistepScheduler
-    scheduler = DPMSolverMultistepScheduler(350, 1e-4, 0.06, "linear", prediction_type=PREDICTIONS[prediction],
-                                            algorithm_type="dpmsolver++", solver_order=2, final_sigmas_type="zero", lower_order_final=True)
+
+    scheduler = DPMSolverMultistepScheduler(
+        350,
+        1e-4,
+        0.06,
+        "linear",
+        prediction_type=PREDICTIONS[prediction],
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        final_sigmas_type="zero",
+        lower_order_final=True,
+    )
     plan = dpm_plan(schedule_of(prediction=prediction), steps)
     scheduler.set_timesteps(timesteps=plan.schedule.timesteps.flip(0).tolist())
     reference = diffusers_path(scheduler, scheduler.timesteps, NOISE, 0)
@@ -234,9 +318,12 @@ def test_dpm_equals_diffusers(steps, prediction):
 
 def test_clamp_equals_diffusers():
     from diffusers import DDPMScheduler
+
     scheduler = DDPMScheduler(350, 1e-4, 0.06, "linear", clip_sample=True, clip_sample_range=1.5)
     reference = diffusers_path(scheduler, scheduler.timesteps, NOISE, 5)
-    ours = torch.stack([*sample_ddpm(model, NOISE, schedule_of(), variance="posterior", clamp=1.5, generator=seeded(5))])
+    ours = torch.stack(
+        [*sample_ddpm(model, NOISE, schedule_of(), variance="posterior", clamp=1.5, generator=seeded(5))]
+    )
     assert_close(ours, reference, rtol=1e-3, atol=1e-3)
     assert ours[-1].abs().max() <= 1.5
 
@@ -254,9 +341,17 @@ def test_seeds():
     assert_close(a, b, rtol=0, atol=0)
     assert (a - c).abs().max() > 0.01
     before = torch.random.get_rng_state()
-    assert_close(last(sample_ddim(model, NOISE, schedule, **options)), last(sample_ddim(model, NOISE, schedule, **options)), rtol=0, atol=0)
-    assert torch.equal(before, torch.random.get_rng_state())          # nothing drawn from the global generator
-    for sampler in (lambda: sample_ddpm(model, NOISE, schedule, generator=None), lambda: sample_ddim(model, NOISE, schedule, eta=0.3)):
+    assert_close(
+        last(sample_ddim(model, NOISE, schedule, **options)),
+        last(sample_ddim(model, NOISE, schedule, **options)),
+        rtol=0,
+        atol=0,
+    )
+    assert torch.equal(before, torch.random.get_rng_state())  # nothing drawn from the global generator
+    for sampler in (
+        lambda: sample_ddpm(model, NOISE, schedule, generator=None),
+        lambda: sample_ddim(model, NOISE, schedule, eta=0.3),
+    ):
         with pytest.raises(ValueError, match="torch.Generator"):
             last(sampler())
 
@@ -266,12 +361,18 @@ def test_walk_leaves_the_callers_noise_alone():
     path = [z.clone() for z in sample_dpm(model, noise, schedule_of(), steps=6, clamp=1.0)]
     again = [*sample_dpm(model, noise, schedule_of(), steps=6, clamp=1.0)]
     assert torch.equal(noise, NOISE)
-    assert all(torch.equal(a, b) for a, b in zip(path, again))        # what was yielded is not changed afterwards
+    assert all(torch.equal(a, b) for a, b in zip(path, again))  # what was yielded is not changed afterwards
 
 
 @settings(deadline=None, max_examples=30)
-@given(batch=st.integers(1, 4), size=st.integers(1, 5), steps=st.integers(1, 30), sampler=st.sampled_from(sorted(SAMPLERS)),
-       curve=st.sampled_from(["linear", "cosine"]), dtype=st.sampled_from([torch.float32, torch.float64]))
+@given(
+    batch=st.integers(1, 4),
+    size=st.integers(1, 5),
+    steps=st.integers(1, 30),
+    sampler=st.sampled_from(sorted(SAMPLERS)),
+    curve=st.sampled_from(["linear", "cosine"]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
 def test_paths_have_their_shape(batch, size, steps, sampler, curve, dtype):
     schedule = schedule_of(timesteps=30, schedule=curve, prediction="v")
     noise = torch.randn(batch, size, generator=seeded(0), dtype=dtype)
@@ -303,13 +404,19 @@ def test_cfg_identities_and_calls():
     def denoiser(z, t, e):
         calls.append(tuple(z.shape))
         return exact(z, t, e)
+
     z, e = torch.randn(3, 2, generator=seeded(0)), torch.eye(3)
     for t in (torch.tensor(50), torch.tensor([10, 200, 349])):
         calls.clear()
         assert torch.equal(with_cfg(denoiser, e, 1.0)(z, t), exact(z, t, e))
         assert torch.equal(with_cfg(denoiser, e, 0.0)(z, t), exact(z, t, torch.zeros(3, 3)))
         for gamma in (0.5, 1.5, 4.0, -1.0):
-            assert_close(with_cfg(denoiser, e, gamma)(z, t), (1 - gamma) * exact(z, t) + gamma * exact(z, t, e), rtol=1e-4, atol=1e-5)
+            assert_close(
+                with_cfg(denoiser, e, gamma)(z, t),
+                (1 - gamma) * exact(z, t) + gamma * exact(z, t, e),
+                rtol=1e-4,
+                atol=1e-5,
+            )
         assert calls == [(3, 2)] * 2 + [(6, 2)] * 4
 
 
@@ -344,8 +451,11 @@ def test_energy_gradient_equals_finite_difference():
             step[:, j] = h
             out[:, j] = (f(at + step) - f(at - step)) / (2 * h)
         return out
-    shift = {rule: with_energy(exact, energy, 0.7, schedule, rule)(z, t) - exact(z, t)
-             for rule in ("direct", "through", "rescaled", "published")}
+
+    shift = {
+        rule: with_energy(exact, energy, 0.7, schedule, rule)(z, t) - exact(z, t)
+        for rule in ("direct", "through", "rescaled", "published")
+    }
     at_clean, at_noisy = difference(energy, clean(z)), difference(energy, z)
     assert_close(shift["direct"], 0.7 * s * σ * at_clean, rtol=1e-6, atol=1e-7)
     assert_close(shift["through"], 0.7 * σ * difference(lambda x: energy(clean(x)), z), rtol=1e-6, atol=1e-7)
@@ -359,7 +469,9 @@ def test_linear_energy_shifts_a_gaussian(rule):
     schedule = schedule_of()
     exact = MixtureDenoiser(torch.zeros(1, 2), torch.ones(1, 2), schedule)
     denoise = with_energy(exact, lambda z: -1.5 * z[:, 0], 1.0, schedule, rule)
-    out = last(sample_ddpm(denoise, torch.randn(10_000, 2, generator=seeded(0)), schedule, steps=150, generator=seeded(1)))
+    out = last(
+        sample_ddpm(denoise, torch.randn(10_000, 2, generator=seeded(0)), schedule, steps=150, generator=seeded(1))
+    )
     assert (out.mean(0) - torch.tensor([1.5, 0.0])).abs().max() < 0.03 and (out.std(0) - 1).abs().max() < 0.03
 
 
@@ -372,6 +484,7 @@ def test_energy_refusals():
 
 
 # ---- the loss
+
 
 def test_weighted_square_equals_a_loop():
     g = seeded(0)
@@ -400,7 +513,9 @@ def test_loss_equals_a_loop():
             s, σ = schedule.alpha_bars[t[i]].sqrt().float(), (1 - schedule.alpha_bars[t[i]]).sqrt().float()
             z = s * z0[i] + σ * noise[i]
             out = torch.tanh(z + (0 if dropped[i] else e[i, :2])) - 0.01 * t[i]
-            total += (out - {"epsilon": noise[i], "x0": z0[i], "v": s * noise[i] - σ * z0[i]}[prediction]).square().mean() / 6
+            total += (
+                out - {"epsilon": noise[i], "x0": z0[i], "v": s * noise[i] - σ * z0[i]}[prediction]
+            ).square().mean() / 6
         assert_close(diffusion_loss(denoiser, z0, e, schedule, seeded(3), drop=0.5), total)
 
 
@@ -416,10 +531,20 @@ def test_drop_condition():
 
 # ---- the denoiser
 
+
 @settings(deadline=None, max_examples=25)
-@given(size=st.integers(1, 6), embed=st.integers(1, 6), tasks=st.integers(1, 4), samples=st.integers(1, 3), depth=st.integers(1, 3),
-       tower=st.integers(0, 2), null=st.sampled_from(["zero", "learned"]), kind=st.sampled_from([Denoiser, PublishedDenoiser]),
-       gamma=st.sampled_from([0, 1, 1.5, 4]), seed=st.integers(0, 5))
+@given(
+    size=st.integers(1, 6),
+    embed=st.integers(1, 6),
+    tasks=st.integers(1, 4),
+    samples=st.integers(1, 3),
+    depth=st.integers(1, 3),
+    tower=st.integers(0, 2),
+    null=st.sampled_from(["zero", "learned"]),
+    kind=st.sampled_from([Denoiser, PublishedDenoiser]),
+    gamma=st.sampled_from([0, 1, 1.5, 4]),
+    seed=st.integers(0, 5),
+)
 def test_fast_path_equals_plain(size, embed, tasks, samples, depth, tower, null, kind, gamma, seed):
     config = DenoiserConfig(hidden=8, depth=depth, tower=tower, time_size=6, null=null, dropout=0.3)
     denoiser = kind(size, embed, config, seed).eval()
@@ -457,8 +582,9 @@ def test_published_denoiser_equals_concatenation():
     assert sum(p.numel() for p in net.parameters()) == (5 + 7 + 100 + 1) * 128 + 129 * 128 + 4 * 128 + 129 * 5
 
 
-@pytest.mark.parametrize("options", [dict(hidden=0), dict(depth=0), dict(time_size=3), dict(dropout=1.0), dict(null="mean"),
-                                     dict(tower=-1)])
+@pytest.mark.parametrize(
+    "options", [dict(hidden=0), dict(depth=0), dict(time_size=3), dict(dropout=1.0), dict(null="mean"), dict(tower=-1)]
+)
 def test_bad_denoiser(options):
     with pytest.raises(ValueError, match=next(iter(options))):
         DenoiserConfig(**options)
@@ -477,8 +603,13 @@ def problem(n=120, views=3):
 
 
 def untrained(prediction="epsilon", **options):
-    return HyperLDM.make(4, 2, Affine([2.0, -0.5], [1.7, 1.1]), DiffusionConfig(prediction=prediction, timesteps=100, beta_end=0.2),
-                         DenoiserConfig(hidden=48, depth=2, **options))
+    return HyperLDM.make(
+        4,
+        2,
+        Affine([2.0, -0.5], [1.7, 1.1]),
+        DiffusionConfig(prediction=prediction, timesteps=100, beta_end=0.2),
+        DenoiserConfig(hidden=48, depth=2, **options),
+    )
 
 
 @pytest.mark.parametrize("prediction", ["epsilon", "v"])
@@ -491,11 +622,13 @@ def test_training_recovers_the_conditional_means(prediction):
     assert (out.mean(0) - CENTRES).abs().max() < 0.2
     assert 0.2 < out.std(0).mean() < 0.45
     blind = ldm.generate(KINDS, generator=seeded(0), samples=200, gamma=0)
-    assert (blind.mean(0) - CENTRES.mean(0)).abs().max() < 0.6       # without the question: the middle of all
+    assert (blind.mean(0) - CENTRES.mean(0)).abs().max() < 0.6  # without the question: the middle of all
 
 
 def test_training_is_reproducible_and_resumes():
-    def weights(ldm): return torch.cat([p.flatten() for p in ldm.denoiser.parameters()])
+    def weights(ldm):
+        return torch.cat([p.flatten() for p in ldm.denoiser.parameters()])
+
     config, train = LDMConfig(batch=16, embedding_noise=0.2, ema_from=0.3), TrainConfig(steps=12, seed=4)
     whole, twin, other = untrained(dropout=0.2), untrained(dropout=0.2), untrained(dropout=0.2)
     a = run(train_hyperldm(whole, *problem(), train, config))
@@ -517,7 +650,9 @@ def test_training_is_reproducible_and_resumes():
 def test_the_average_is_what_is_sampled():
     ldm = untrained()
     first = ldm.denoiser
-    updates = train_hyperldm(ldm, *problem(), TrainConfig(steps=20, lr=1e-2), LDMConfig(batch=8, ema_decay=1.0, ema_from=0.5))
+    updates = train_hyperldm(
+        ldm, *problem(), TrainConfig(steps=20, lr=1e-2), LDMConfig(batch=8, ema_decay=1.0, ema_from=0.5)
+    )
     student, seen = updates.model, []
     for update in updates:
         if update.step > 10:
@@ -530,12 +665,20 @@ def test_the_average_is_what_is_sampled():
 def test_generate_is_the_plain_sampler_decoded():
     ldm = untrained()
     e = torch.randn(5, 4, generator=seeded(0))
-    for name, gamma, options in (("ddpm", 1.5, dict(steps=20)), ("ddim", 1, dict(steps=10, eta=0.5)), ("dpm", 0, dict(steps=8))):
+    for name, gamma, options in (
+        ("ddpm", 1.5, dict(steps=20)),
+        ("ddim", 1, dict(steps=10, eta=0.5)),
+        ("dpm", 0, dict(steps=8)),
+    ):
         out = ldm.generate(e, generator=seeded(7), gamma=gamma, sampler=name, samples=2, **options)
         g = seeded(7)
         noise = torch.randn(2, 5, 2, generator=g).view(10, 2)
         with torch.no_grad():
-            plain = last(SAMPLERS[name](with_cfg(ldm.denoiser, e.repeat(2, 1), gamma), noise, ldm.schedule, generator=g, **options))
+            plain = last(
+                SAMPLERS[name](
+                    with_cfg(ldm.denoiser, e.repeat(2, 1), gamma), noise, ldm.schedule, generator=g, **options
+                )
+            )
         assert_close(out, ldm.standardizer.decode(plain).view(2, 5, 2), rtol=1e-3, atol=1e-3)
     assert ldm.generate(e[:0], generator=seeded(7), steps=6).shape == (1, 0, 2)
     path = [*ldm.trajectory(e, generator=seeded(7), steps=6)]
@@ -550,9 +693,12 @@ def test_energy_and_start_are_in_the_generators_space():
     def energy(z):
         seen.append(z.detach().clone())
         return (z - 10).square().sum(-1)
+
     out = ldm.generate(e, generator=seeded(1), samples=3, steps=5, sampler="ddim", energy=energy, energy_scale=0.0)
     assert_close(out, ldm.generate(e, generator=seeded(1), samples=3, steps=5, sampler="ddim"), rtol=1e-4, atol=1e-4)
-    assert len(seen) == 5 * 3 and all(z.shape == (5, 2) for z in seen)  # one call per step and sample, each with all tasks
+    assert len(seen) == 5 * 3 and all(
+        z.shape == (5, 2) for z in seen
+    )  # one call per step and sample, each with all tasks
     with torch.no_grad():
         noisy = ldm.standardizer.encode(torch.tensor([2.0, 1.0])).expand(3, 5, 2)
         part = truncated(ldm.schedule, 0.02)
@@ -568,16 +714,28 @@ def test_metric_is_brought_to_the_diffusions_space():
     latents, embeddings = problem()
     std = torch.tensor([1.7, 1.1])
     metric = torch.diag(std**-2 / 3).expand(3, 120, 2, 2)
-    plain, weighted = (run(train_hyperldm(untrained(), latents, embeddings, TrainConfig(steps=3), metric=m)) for m in (None, metric))
+    plain, weighted = (
+        run(train_hyperldm(untrained(), latents, embeddings, TrainConfig(steps=3), metric=m)) for m in (None, metric)
+    )
     assert_close(torch.tensor(plain), torch.tensor(weighted), rtol=1e-4, atol=1e-5)
-    other = run(train_hyperldm(untrained(), latents, embeddings, TrainConfig(steps=3), metric=torch.diag(std**2).expand(120, 2, 2)))
+    other = run(
+        train_hyperldm(
+            untrained(), latents, embeddings, TrainConfig(steps=3), metric=torch.diag(std**2).expand(120, 2, 2)
+        )
+    )
     assert not math.isclose(plain[0], other[0], rel_tol=1e-3)
 
 
-@pytest.mark.parametrize("change, word", [
-    (lambda z, e: (z[:, :-1], e), "latents"), (lambda z, e: (z[..., :1], e), "latents"), (lambda z, e: (z, e[:, :2]), "embeddings"),
-    (lambda z, e: (z, e.index_fill(0, torch.tensor([3]), math.nan)), "finite"), (lambda z, e: (z * math.inf, e), "finite"),
-])
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        (lambda z, e: (z[:, :-1], e), "latents"),
+        (lambda z, e: (z[..., :1], e), "latents"),
+        (lambda z, e: (z, e[:, :2]), "embeddings"),
+        (lambda z, e: (z, e.index_fill(0, torch.tensor([3]), math.nan)), "finite"),
+        (lambda z, e: (z * math.inf, e), "finite"),
+    ],
+)
 def test_bad_pairs(change, word):
     with pytest.raises(ValueError, match=word):
         train_hyperldm(untrained(), *change(*problem()))
@@ -586,9 +744,12 @@ def test_bad_pairs(change, word):
 def test_bad_requests():
     ldm, e, options = untrained(), torch.randn(2, 4), dict(generator=seeded(0))
     for call, word in (
-        (lambda: ldm.generate(e[:, :3], **options), r"\[T, 4\]"), (lambda: ldm.generate(e, sampler="euler", **options), "sampler"),
-        (lambda: ldm.generate(e, steps=101, **options), "1 to 100"), (lambda: ldm.generate(e, fraction=0.5, **options), "fraction"),
-        (lambda: LDMConfig(drop=1.5), "drop"), (lambda: LDMConfig(ema_from=1.0), "ema_from"),
+        (lambda: ldm.generate(e[:, :3], **options), r"\[T, 4\]"),
+        (lambda: ldm.generate(e, sampler="euler", **options), "sampler"),
+        (lambda: ldm.generate(e, steps=101, **options), "1 to 100"),
+        (lambda: ldm.generate(e, fraction=0.5, **options), "fraction"),
+        (lambda: LDMConfig(drop=1.5), "drop"),
+        (lambda: LDMConfig(ema_from=1.0), "ema_from"),
     ):
         with pytest.raises(ValueError, match=word):
             call()

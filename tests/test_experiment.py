@@ -1,5 +1,5 @@
 "The pipeline on a toy data set: what is cached, what leaks, what is refused."
-import json
+
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -7,28 +7,61 @@ import pytest
 import torch
 from conftest import ToyBank, toy_tasks
 
+from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core.runs import Run
+from hyperclip_nb.core.training import TrainConfig
+from hyperclip_nb.diffusion.hyperldm import DenoiserConfig, LDMConfig
 from hyperclip_nb.diffusion.schedule import DiffusionConfig
 from hyperclip_nb.evaluation.experiment import Experiment
-from hyperclip_nb.core.files import RunError
-from hyperclip_nb.hypernet.hvae import HVAEConfig, HVAELoss
-from hyperclip_nb.guidance.hyperclip import ContrastConfig, HyperCLIPConfig
-from hyperclip_nb.diffusion.hyperldm import DenoiserConfig, LDMConfig
-from hyperclip_nb.hypernet.metatrain import Adaptation
-from hyperclip_nb.evaluation.methods import ROWS, reads_questions, score, score_few_shot, score_null, score_seed, score_shuffled
+from hyperclip_nb.evaluation.methods import (
+    ROWS,
+    reads_questions,
+    score,
+    score_few_shot,
+    score_null,
+    score_seed,
+    score_shuffled,
+)
 from hyperclip_nb.evaluation.recipe import NEEDS, PAPER, Recipe, fields_of
 from hyperclip_nb.evaluation.results import label
-from hyperclip_nb.core.runs import Run
-from hyperclip_nb.core.seeds import seeded
-from hyperclip_nb.core.training import TrainConfig
+from hyperclip_nb.guidance.hyperclip import ContrastConfig, HyperCLIPConfig
+from hyperclip_nb.hypernet.hvae import HVAEConfig, HVAELoss
+from hyperclip_nb.hypernet.metatrain import Adaptation
 
 short = TrainConfig(steps=4, lr=1e-3)
-TINY = Recipe(hidden=3, question="clip", multitask=short, conditional=short, conditional_hidden=(6,), mnet=short, film=short, conditional_maml=short, hnet=short,
-              latent_size=5, hnet_hidden=(6,), inner=Adaptation(steps=2, lr=0.1), stored=Adaptation(steps=3, lr=0.1), views=2,
-              finetuned=Adaptation(steps=2, lr=0.1), hvae=HVAEConfig(latent_size=4, hidden=(6,), components=3), hvae_training=short,
-              hvae_loss=HVAELoss(loss="task", batch=4), retrieval=short, retrieval_size=3, retrieval_heads=2, hyperldm=short,
-              diffusion=DiffusionConfig(timesteps=6, schedule="cosine", prediction="v"), denoiser=DenoiserConfig(hidden=8, depth=2),
-              ldm=LDMConfig(batch=8, drop=0.1), hyperclip=HyperCLIPConfig(components=3, hidden=(6,), size=4, text_hidden=(6,)),
-              contrast=ContrastConfig(batch=4), hyperclip_training=short, guidance_steps=(1, 3), guidance_prior=(0.0, 0.1), few_shot_steps=(1, 3))
+TINY = Recipe(
+    hidden=3,
+    question="clip",
+    multitask=short,
+    conditional=short,
+    conditional_hidden=(6,),
+    mnet=short,
+    film=short,
+    conditional_maml=short,
+    hnet=short,
+    latent_size=5,
+    hnet_hidden=(6,),
+    inner=Adaptation(steps=2, lr=0.1),
+    stored=Adaptation(steps=3, lr=0.1),
+    views=2,
+    finetuned=Adaptation(steps=2, lr=0.1),
+    hvae=HVAEConfig(latent_size=4, hidden=(6,), components=3),
+    hvae_training=short,
+    hvae_loss=HVAELoss(loss="task", batch=4),
+    question_regression=short,
+    regression_size=3,
+    regression_heads=2,
+    hyperldm=short,
+    diffusion=DiffusionConfig(timesteps=6, schedule="cosine", prediction="v"),
+    denoiser=DenoiserConfig(hidden=8, depth=2),
+    ldm=LDMConfig(batch=8, drop=0.1),
+    hyperclip=HyperCLIPConfig(components=3, hidden=(6,), size=4, text_hidden=(6,)),
+    contrast=ContrastConfig(batch=4),
+    hyperclip_training=short,
+    guidance_steps=(1, 3),
+    guidance_prior=(0.0, 0.1),
+    few_shot_steps=(1, 3),
+)
 
 
 def experiment(folder, recipe=TINY, **options):
@@ -47,17 +80,25 @@ def test_every_row_is_made_and_a_second_run_gives_the_same_numbers(tmp_path):
     for name, values in scores.items():
         assert torch.equal(values, again[name]) and torch.equal(values, resumed[name]), name
         assert values.shape == (5,) and (0 <= values).all() and (values <= 100).all() and label(name)
-    assert {f"{name}+{control}" for name in ROWS if reads_questions(name) for control in ("shuffled", "null")} <= set(scores)
+    assert {f"{name}+{control}" for name in ROWS if reads_questions(name) for control in ("shuffled", "null")} <= set(
+        scores
+    )
     assert "multitask+shuffled" not in scores
 
 
 def test_a_run_that_dies_between_parts_goes_on_to_the_same_numbers(tmp_path, monkeypatch):
     whole = experiment(tmp_path / "whole").hyperldm("hnet", 0).denoiser.state_dict()
     broken = experiment(tmp_path / "broken")
-    monkeypatch.setattr("hyperclip_nb.evaluation.experiment.store_adaptations", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt): broken.hyperldm("hnet", 0)
+    monkeypatch.setattr(
+        "hyperclip_nb.evaluation.experiment.store_adaptations", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    with pytest.raises(KeyboardInterrupt):
+        broken.hyperldm("hnet", 0)
     monkeypatch.undo()
-    assert {p.name for p in (tmp_path / "broken").glob("*.safetensors")} == {"multitask-0.safetensors", "hnet-0.safetensors"}
+    assert {p.name for p in (tmp_path / "broken").glob("*.safetensors")} == {
+        "multitask-0.safetensors",
+        "hnet-0.safetensors",
+    }
     resumed = experiment(tmp_path / "broken").hyperldm("hnet", 0).denoiser.state_dict()
     assert all(torch.equal(whole[k], resumed[k]) for k in whole)
 
@@ -72,15 +113,17 @@ def test_parts_of_other_settings_or_data_are_not_used(tmp_path):
     first = experiment(tmp_path).hnet(0).head.bias.clone()
     assert torch.equal(first, experiment(tmp_path, train=False).hnet(0).head.bias)
     for recipe in (replace(TINY, anchor=0.5), replace(TINY, hnet=TrainConfig(steps=5, lr=1e-3))):
-        with pytest.raises(RunError, match="hnet-0"): experiment(tmp_path, recipe, train=False).hnet(0)
+        with pytest.raises(RunError, match="hnet-0"):
+            experiment(tmp_path, recipe, train=False).hnet(0)
     x = experiment(tmp_path, train=False)
     x.data = "other"
-    with pytest.raises(RunError, match="multitask-0"): x.hnet(0)  # what it starts from is missing too
+    with pytest.raises(RunError, match="multitask-0"):
+        x.hnet(0)  # what it starts from is missing too
 
 
 def test_generators_do_not_depend_on_questions():
     for part in ("hnet", "hnet_latents", "hvae", "hvae_latents", "multitask", "mnet_maml"):
-        assert not fields_of(part) & {"question", "directions", "retrieval", "conditional"}, part
+        assert not fields_of(part) & {"question", "directions", "question_regression", "conditional"}, part
     known = {name for name in Recipe.__dataclass_fields__}
     assert all(fields_of(part) <= known for part in NEEDS)
 
@@ -89,7 +132,9 @@ def test_zero_shot_methods_see_nothing_but_questions(tmp_path):
     "Labels of test tasks must not reach the networks: permuting them changes scores, never weights."
     x = experiment(tmp_path)
     methods = {name: make(x, 0) for name, make in ROWS.items()}
-    draw = lambda: {name: m.networks(x.embeddings["test"], torch.Generator().manual_seed(0)) for name, m in methods.items()}
+    draw = lambda: {
+        name: m.networks(x.embeddings["test"], torch.Generator().manual_seed(0)) for name, m in methods.items()
+    }
     before = draw()
     x.sets["test"]._labels = x.sets["test"]._labels.flip(0)
     after = draw()
@@ -100,22 +145,52 @@ def test_a_training_question_never_answers_for_itself(tmp_path):
     x = experiment(tmp_path)
     honest, looked_up = x.condition("hnet", 0, None), x.condition("hnet", 0, x.embeddings["train"])
     assert not torch.allclose(honest, looked_up)
-    model = x.retrieval("hnet", 0)
+    model = x.question_regression("hnet", 0)
     assert (model.shares(model.questions, model.same).diagonal() == 0).all()
 
 
 def test_shuffling_and_leaving_out_questions_matters_only_to_those_that_read_them(tmp_path):
     x = experiment(tmp_path)
     shared = ROWS["multitask"](x, 0)
-    assert torch.equal(score(x, shared, 0), score_shuffled(x, shared, 0)) and torch.equal(score(x, shared, 0), score_null(x, shared, 0))
+    assert torch.equal(score(x, shared, 0), score_shuffled(x, shared, 0)) and torch.equal(
+        score(x, shared, 0), score_null(x, shared, 0)
+    )
 
 
 def test_the_papers_recipe_runs_at_a_small_size(tmp_path):
-    tiny = replace(PAPER, hidden=3, latent_size=4, hnet_hidden=(5, 5, 5), views=2, hvae=replace(PAPER.hvae, latent_size=4, hidden=(5, 5)),
-                   **{f: short for f in ("multitask", "hnet", "mnet", "conditional", "film", "conditional_maml", "hvae_training", "hyperldm", "hyperclip_training")},
-                   hyperclip=replace(PAPER.hyperclip, hidden=(6,)), contrast=replace(PAPER.contrast, batch=4), ldm=replace(PAPER.ldm, batch=8),
-                   finetuned=Adaptation(steps=2, lr=0.1), guidance_steps=(1,), guidance_prior=(0.0,))
-    scores, _ = score_seed(experiment(tmp_path, tiny), 0, ("hnet_hyperldm_g1", "hvae_hyperldm_g1.5", "hnet_hyperclip", "hvae_hyperclip", "latent_regression"))
+    tiny = replace(
+        PAPER,
+        hidden=3,
+        latent_size=4,
+        hnet_hidden=(5, 5, 5),
+        views=2,
+        hvae=replace(PAPER.hvae, latent_size=4, hidden=(5, 5)),
+        **{
+            f: short
+            for f in (
+                "multitask",
+                "hnet",
+                "mnet",
+                "conditional",
+                "film",
+                "conditional_maml",
+                "hvae_training",
+                "hyperldm",
+                "hyperclip_training",
+            )
+        },
+        hyperclip=replace(PAPER.hyperclip, hidden=(6,)),
+        contrast=replace(PAPER.contrast, batch=4),
+        ldm=replace(PAPER.ldm, batch=8),
+        finetuned=Adaptation(steps=2, lr=0.1),
+        guidance_steps=(1,),
+        guidance_prior=(0.0,),
+    )
+    scores, _ = score_seed(
+        experiment(tmp_path, tiny),
+        0,
+        ("hnet_hyperldm_g1", "hvae_hyperldm_g1.5", "hnet_hyperclip", "hvae_hyperclip", "latent_regression"),
+    )
     assert all(torch.isfinite(v).all() for v in scores.values())
 
 
@@ -123,12 +198,18 @@ def test_few_shot_curves_start_at_the_zero_shot_score(tmp_path):
     x = experiment(tmp_path)
     curves, chosen = score_few_shot(x, 0, ("hnet", "hvae"), (0, 1, "all"), repeats=1)
     assert torch.allclose(curves["hnet"][0], score(x, ROWS["hnet_maml"](x, 0), 0))
-    assert set(chosen["hvae"]) == {"1", "all"} and set(curves) == {"hnet", "hvae", "hnet_hyperldm_g1.5", "hvae_hyperldm_g1.5"}
+    assert set(chosen["hvae"]) == {"1", "all"} and set(curves) == {
+        "hnet",
+        "hvae",
+        "hnet_hyperldm_g1.5",
+        "hvae_hyperldm_g1.5",
+    }
 
 
 def test_more_tasks_reach_the_unconditional_networks_only(tmp_path):
     from hyperclip_nb.dataset.batches import TaskSet
     from hyperclip_nb.dataset.sources import MixedEpisodes
+
     x = experiment(tmp_path / "own")
     own, extra = x.sets["train"].tasks, [replace_question(t, i) for i, t in enumerate(x.sets["train"].tasks)]
     mixed = TaskSet([*own, *extra], ToyBank([*own, *extra])), MixedEpisodes(own=len(own), tasks=6, support=3, query=3)
@@ -139,4 +220,5 @@ def test_more_tasks_reach_the_unconditional_networks_only(tmp_path):
 
 def replace_question(task, i):
     import msgspec
+
     return msgspec.structs.replace(task, question=f"extra {i}?")

@@ -1,4 +1,5 @@
 "The explorer's logic, without a browser: what it shows is what is measured elsewhere, and bad input ends in a sentence."
+
 import time
 from pathlib import Path
 
@@ -9,17 +10,17 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hyperclip_nb.cli.app import page
-from hyperclip_nb.evaluation.asking import task_for, weights_for_question
 from hyperclip_nb.basenet.adapter import set_accuracy
+from hyperclip_nb.cli.app import page
 from hyperclip_nb.cli.commands import main
-from hyperclip_nb.evaluation.experiment import scenes_experiment
-from hyperclip_nb.explorer.explore import ALL_STEPS, LABELS, SHOT_STEPS, Choice, Explorer, adapter_file, split_answers
-from hyperclip_nb.evaluation.fewshot import few_shot_scores
 from hyperclip_nb.core.files import RunError, load_tensors
-from hyperclip_nb.hypernet.metatrain import Adaptation
+from hyperclip_nb.evaluation.asking import task_for, weights_for_question
+from hyperclip_nb.evaluation.experiment import scenes_experiment
+from hyperclip_nb.evaluation.fewshot import few_shot_scores
+from hyperclip_nb.explorer.explore import ALL_STEPS, LABELS, SHOT_STEPS, Choice, Explorer, adapter_file, split_answers
 from hyperclip_nb.explorer.panels import Frame, bars, path_layer, sheet, sprite
 from hyperclip_nb.explorer.widgets import ExplorerBox, explore
+from hyperclip_nb.hypernet.metatrain import Adaptation
 
 
 @pytest.fixture(scope="module")
@@ -30,20 +31,30 @@ def x():
 
 
 @pytest.fixture(scope="module")
-def explorer(x): return Explorer(x)
+def explorer(x):
+    return Explorer(x)
 
 
 @pytest.fixture(scope="module")
-def box(x): return explore(x)
+def box(x):
+    return explore(x)
 
 
-def question(x, family="color"): return next(task.question for task in x.sets["test"].tasks if task.family == family)
+def question(x, family="color"):
+    return next(task.question for task in x.sets["test"].tasks if task.family == family)
 
 
-def same(a, b): return torch.equal(a.weights, b.weights) and np.array_equal(a.walk, b.walk) and a.given == b.given and a.accuracy == b.accuracy
+def same(a, b):
+    return (
+        torch.equal(a.weights, b.weights)
+        and np.array_equal(a.walk, b.walk)
+        and a.given == b.given
+        and a.accuracy == b.accuracy
+    )
 
 
 # What is shown is what is measured
+
 
 def test_accuracies_are_those_of_the_table(explorer, x):
     for row, task in list(enumerate(x.sets["test"].tasks))[::60]:
@@ -51,7 +62,11 @@ def test_accuracies_are_those_of_the_table(explorer, x):
         score = lambda w: pytest.approx(100 * set_accuracy(w, one, x.layout)[row].item(), abs=1e-3)
         assert shown.accuracy[LABELS["clip"]] == score(torch.zeros(1, x.layout.size))
         assert shown.accuracy[LABELS["multitask"]] == score(x.multitask(0).z0[None].detach())
-        assert shown.asked.seen == "test" and shown.asked.tasks is one and shown.asked.truth == [label for _, label in task.query]
+        assert (
+            shown.asked.seen == "test"
+            and shown.asked.tasks is one
+            and shown.asked.truth == [label for _, label in task.query]
+        )
 
 
 def test_the_adapted_latent_is_that_of_the_few_shot_row(explorer, x):
@@ -80,15 +95,26 @@ def test_the_walk_ends_where_the_weights_come_from(explorer, x):
 
 # What a setting changes
 
+
 def test_the_seed_decides(explorer, x):
     first = explorer.show(Choice(question=question(x), seed=1))
-    assert same(first, explorer.show(Choice(question=question(x), seed=1))) and same(first, Explorer(x).show(Choice(question=question(x), seed=1)))
+    assert same(first, explorer.show(Choice(question=question(x), seed=1))) and same(
+        first, Explorer(x).show(Choice(question=question(x), seed=1))
+    )
     assert not same(first, explorer.show(Choice(question=question(x), seed=2)))
 
 
 def test_each_setting_changes_the_networks(explorer, x):
     base = explorer.show(Choice(question=question(x)))
-    for change in ({"gamma": 0.0}, {"steps": 20}, {"sampler": "ddim"}, {"sampler": "dpm"}, {"networks": 4}, {"shots": 1}, {"guidance": "hyperclip"}):
+    for change in (
+        {"gamma": 0.0},
+        {"steps": 20},
+        {"sampler": "ddim"},
+        {"sampler": "dpm"},
+        {"networks": 4},
+        {"shots": 1},
+        {"guidance": "hyperclip"},
+    ):
         other = explorer.show(Choice(question=question(x), **change))
         assert other.weights.shape != base.weights.shape or not torch.allclose(other.weights, base.weights), change
     assert base.near == explorer.show(Choice(question=question(x), gamma=0.0)).near  # neighbours are the question's
@@ -99,8 +125,15 @@ def test_without_guidance_the_question_does_not_matter(explorer, x):
     a, b = (explorer.ask(question(x, family)) for family in ("color", "count"))
     torch.manual_seed(0)
     ldm = x.hyperldm("hvae", 0)
-    ends = [ldm.generate(x.condition("hvae", 0, {x.recipe.question: asked.embedding}), gamma=0.0, clamp=x.recipe.clamp,
-                         generator=torch.Generator().manual_seed(0)) for asked in (a, b)]
+    ends = [
+        ldm.generate(
+            x.condition("hvae", 0, {x.recipe.question: asked.embedding}),
+            gamma=0.0,
+            clamp=x.recipe.clamp,
+            generator=torch.Generator().manual_seed(0),
+        )
+        for asked in (a, b)
+    ]
     assert torch.equal(*ends) and path(a.question).shape == path(b.question).shape
 
 
@@ -122,14 +155,31 @@ def test_a_training_question_is_not_its_own_neighbour(explorer, x):
 
 # What people type
 
-@pytest.mark.parametrize("question, answers, said", [
-    ("", ("a", "b"), "empty text"), ("   ", ("a", "b"), "empty text"), ("What is love?", (), "at least two"), ("What is love?", ("a",), "at least two"),
-    ("What color is the cat?", ("red",), "at least two"), ("What color is the cat?", ("red", "red"), "more than once"),
-    ("What color is the cat?", tuple(f"a{i}" for i in range(200)), "at most 40 answers, got 200"), ("🙂", ("yes", "no"), "expected a question"),
-    ("why " * 5_000, ("yes", "no"), "at most 200 characters, got 20,000"), ("why " * 40, ("yes", "no"), "at most 22 tokens"),
-    ("Is it?", ("yes", "n" * 100), "at most 60 characters"), ("Is it so that this goes on and on and on and on?", ("on and on and on and on and on and on", "no"), "at most 22 tokens")])
+
+@pytest.mark.parametrize(
+    "question, answers, said",
+    [
+        ("", ("a", "b"), "empty text"),
+        ("   ", ("a", "b"), "empty text"),
+        ("What is love?", (), "at least two"),
+        ("What is love?", ("a",), "at least two"),
+        ("What color is the cat?", ("red",), "at least two"),
+        ("What color is the cat?", ("red", "red"), "more than once"),
+        ("What color is the cat?", tuple(f"a{i}" for i in range(200)), "at most 40 answers, got 200"),
+        ("🙂", ("yes", "no"), "expected a question"),
+        ("why " * 5_000, ("yes", "no"), "at most 200 characters, got 20,000"),
+        ("why " * 40, ("yes", "no"), "at most 22 tokens"),
+        ("Is it?", ("yes", "n" * 100), "at most 60 characters"),
+        (
+            "Is it so that this goes on and on and on and on?",
+            ("on and on and on and on and on and on", "no"),
+            "at most 22 tokens",
+        ),
+    ],
+)
 def test_what_can_not_be_asked_is_refused_in_a_sentence(explorer, box, question, answers, said):
-    with pytest.raises(ValueError, match=said) as error: explorer.ask(question, answers)
+    with pytest.raises(ValueError, match=said) as error:
+        explorer.ask(question, answers)
     assert "\n" not in str(error.value) and len(str(error.value)) < 250
     box.fields["answers"].value = ", ".join(answers)
     box.fields["question"].value = question
@@ -148,7 +198,11 @@ def test_any_text_is_answered(box, question, answers):
 def test_words_that_nobody_taught_are_named(explorer):
     asked = explorer.ask("Is the 🐱 happy?", ("🙂", "🙃"))
     assert not asked.scored and asked.truth is None and asked.seen == "" and len(asked.images) == 25
-    assert "🐱, happy" in asked.notes[0] and "can't tell these answers apart: 🙂, 🙃" in asked.notes[1] and "judge" in asked.notes[2]
+    assert (
+        "🐱, happy" in asked.notes[0]
+        and "can't tell these answers apart: 🙂, 🙃" in asked.notes[1]
+        and "judge" in asked.notes[2]
+    )
     assert explorer.show(Choice(question="Is the 🐱 happy?", answers=("🙂", "🙃"))).accuracy == {}
 
 
@@ -159,16 +213,32 @@ def test_answers_are_split_as_people_write_them():
 
 def test_own_answers_get_pictures_that_they_fit(x):
     task, labelled = task_for(question(x), ("red", "blue"), world_seed=0)
-    assert labelled and len(task.query) == 25 and len(task.support) == 50 and {label for _, label in task.query} <= {0, 1}
+    assert (
+        labelled and len(task.query) == 25 and len(task.support) == 50 and {label for _, label in task.query} <= {0, 1}
+    )
     assert not {image for image, _ in task.query} & {image for image, _ in task.support}
 
 
-@pytest.mark.parametrize("wrong", [{"kind": "gan"}, {"gamma": -1}, {"gamma": float("nan")}, {"steps": 0}, {"sampler": "euler"}, {"networks": 0}, {"shots": 11}, {"prior": -0.1}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"kind": "gan"},
+        {"gamma": -1},
+        {"gamma": float("nan")},
+        {"steps": 0},
+        {"sampler": "euler"},
+        {"networks": 0},
+        {"shots": 11},
+        {"prior": -0.1},
+    ],
+)
 def test_settings_are_checked(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))): Choice(question="?", **wrong)
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Choice(question="?", **wrong)
 
 
 # What one takes home, and what is not there
+
 
 def test_the_file_holds_the_networks_and_how_to_use_them(explorer, x, tmp_path: Path):
     shown = explorer.show(Choice(question=question(x), networks=2, shots=3, gamma=2.0))
@@ -177,12 +247,22 @@ def test_the_file_holds_the_networks_and_how_to_use_them(explorer, x, tmp_path: 
     tensors, about = load_tensors(tmp_path / name)
     assert torch.equal(tensors["weights"], shown.weights) and name.endswith(".safetensors")
     task = x.sets["test"].tasks[shown.asked.ids.item()]
-    assert about["question"] == task.question and about["answers"] == list(task.answers) and about["prompts"] == list(task.prompts)
-    assert (about["gamma"], about["shots"], about["embed"], about["hidden"]) == (2.0, 3, x.layout.embed, x.layout.hidden)
+    assert (
+        about["question"] == task.question
+        and about["answers"] == list(task.answers)
+        and about["prompts"] == list(task.prompts)
+    )
+    assert (about["gamma"], about["shots"], about["embed"], about["hidden"]) == (
+        2.0,
+        3,
+        x.layout.embed,
+        x.layout.hidden,
+    )
 
 
 def test_missing_parts_are_offered_not_trained(x, tmp_path):
-    with pytest.raises(RunError, match="expected the trained part"): Explorer(x, seed=77).show(Choice(question=question(x)))
+    with pytest.raises(RunError, match="expected the trained part"):
+        Explorer(x, seed=77).show(Choice(question=question(x)))
     for box in (ExplorerBox(tmp_path / "no-such-run"), explore(x, seed=77)):
         assert "not trained yet" in box.doing.value and box.working.layout.display is None and not box.train.disabled
     assert not (tmp_path / "no-such-run").exists()
@@ -194,24 +274,35 @@ def test_training_can_be_interrupted(tmp_path):
     assert box.train.disabled and not box.stop.disabled and box.bar.layout.display is None
     box.worker.stop()
     deadline = time.monotonic() + 60
-    while box.worker is not None and time.monotonic() < deadline: time.sleep(0.02)
+    while box.worker is not None and time.monotonic() < deadline:
+        time.sleep(0.02)
     assert box.worker is None and not box.train.disabled and "not trained yet" in box.doing.value
 
 
-@pytest.mark.parametrize("arguments, said", [(["--port", "0"], "port from 1 to 65535"), (["--port", "many"], "many"), (["--nothing"], "nothing"), ([], "pip install voila")])
+@pytest.mark.parametrize(
+    "arguments, said",
+    [
+        (["--port", "0"], "port from 1 to 65535"),
+        (["--port", "many"], "many"),
+        (["--nothing"], "nothing"),
+        ([], "pip install voila"),
+    ],
+)
 def test_the_command_says_what_is_wrong(capsys, monkeypatch, arguments, said):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(SystemExit) as end: main(["app", *arguments])
+    with pytest.raises(SystemExit) as end:
+        main(["app", *arguments])
     out = capsys.readouterr()
     assert end.value.code == 2 and said in out.out + out.err and "Traceback" not in out.err
 
 
 def test_the_page_is_a_notebook_that_shows_the_explorer():
-    assert page("a'b", None, 3)["cells"][1]["source"].endswith("explore(run=\"a'b\", data=None, seed=3)")
+    assert page("a'b", None, 3)["cells"][1]["source"].endswith('explore(run="a\'b", data=None, seed=3)')
     nbformat.validate(nbformat.from_dict(page()))
 
 
 # Pictures
+
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.text(max_size=20), min_size=1, max_size=4), st.data())
@@ -225,7 +316,9 @@ def test_text_never_becomes_markup(answers, data):
 
 
 def test_pictures_keep_their_place():
-    with pytest.raises(ValueError, match="uint8"): sprite(np.zeros((2, 4, 4, 3)), "s")
+    with pytest.raises(ValueError, match="uint8"):
+        sprite(np.zeros((2, 4, 4, 3)), "s")
     frame = Frame.around(np.array([[0.0, 0.0], [1.0, 1.0]]))
-    with pytest.raises(ValueError, match="finite"): path_layer(frame, np.full((2, 1, 2), np.nan))
+    with pytest.raises(ValueError, match="finite"):
+        path_layer(frame, np.full((2, 1, 2), np.nan))
     assert path_layer(frame, np.zeros((2, 3, 2))).count("<polyline") == 3

@@ -1,4 +1,5 @@
 "The bank of features under bad luck: kills, damage, mismatches, unreadable files; and the encoder against its references."
+
 import json
 import os
 import resource
@@ -17,12 +18,12 @@ from hypothesis import strategies as st
 from open_clip.transform import image_transform
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from toy_bank import TASKS, Toy, load, task
 
+from hyperclip_nb.core.files import RunError
 from hyperclip_nb.dataset.encoders import ClipEncoder, ImageFolder, Preprocessing, load_encoder, read_image
 from hyperclip_nb.dataset.features import BankIndex, FeatureBank, build_bank
-from hyperclip_nb.core.files import RunError
 from hyperclip_nb.dataset.tasks import Task, leave_out
-from toy_bank import TASKS, Toy, load, task
 
 FILES = "manifest.json", "index.json", "images.safetensors", "texts.safetensors"
 
@@ -40,7 +41,9 @@ def test_rows_belong_to_their_ids(tmp_path, dtype, workers):
         assert torch.equal(bank.images[bank.image_rows(t.images)], want)
         assert torch.equal(bank.prompts[bank.prompt_rows(t.prompts)], Toy().encode_texts(t.prompts, "clip"))
         for name in "clip", "tokens":
-            assert torch.equal(bank.questions[name][bank.question_rows([t.question])], Toy().encode_texts([t.question], name))
+            assert torch.equal(
+                bank.questions[name][bank.question_rows([t.question])], Toy().encode_texts([t.question], name)
+            )
     assert load_file(tmp_path / "bank" / "images.safetensors")["images"].shape == (120, 48)
     assert not (tmp_path / "bank" / "shards").exists()
 
@@ -66,8 +69,12 @@ def test_any_interruptions_end_in_the_same_bytes(tmp_path_factory, calls, shard)
             left[0] -= 1
             loaded.extend(ids)
             return load(ids)
-        finished = {image for path in (tmp_path / "parts").glob("shards/*.safetensors")
-                    for image in BankIndex.of(TASKS).images[int(path.stem):int(path.stem) + shard]}
+
+        finished = {
+            image
+            for path in (tmp_path / "parts").glob("shards/*.safetensors")
+            for image in BankIndex.of(TASKS).images[int(path.stem) : int(path.stem) + shard]
+        }
         seen = len(loaded)
         try:
             build_bank(tmp_path / "parts", Toy(), TASKS, stopping, shard=shard, batch_size=8, workers=0)
@@ -94,7 +101,11 @@ def test_killed_process(tmp_path):
     script = _SLOW.format(here=str(Path(__file__).parent), folder=str(tmp_path / "killed"))
     process = subprocess.Popen([sys.executable, "-c", script])
     deadline = time.time() + 120
-    while len(list((tmp_path / "killed").glob("shards/*.safetensors"))) < 2 and time.time() < deadline and process.poll() is None:
+    while (
+        len(list((tmp_path / "killed").glob("shards/*.safetensors"))) < 2
+        and time.time() < deadline
+        and process.poll() is None
+    ):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -108,23 +119,31 @@ def test_killed_process(tmp_path):
     assert sorted(p.name for p in (tmp_path / "killed").iterdir()) == sorted((*FILES, ".lock"))
 
 
-@pytest.mark.parametrize("change, words", [
-    (dict(encoder={"model": "toy", "weights": "2"}), "weights: it has 1, asked for 2"),
-    (dict(encoder={"model": "toy"}), "weights: it has 1, asked for None"),
-    (dict(dtype="float32"), "dtype: it has float16, asked for float32"),
-    (dict(tasks=TASKS[1:]), "images: it has, but the tasks don't need, 20, such as '00/000'"),
-    (dict(tasks=[*TASKS, task(9)]), "questions: it has not 1, such as 'what is 9\\?'"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (dict(encoder={"model": "toy", "weights": "2"}), "weights: it has 1, asked for 2"),
+        (dict(encoder={"model": "toy"}), "weights: it has 1, asked for None"),
+        (dict(dtype="float32"), "dtype: it has float16, asked for float32"),
+        (dict(tasks=TASKS[1:]), "images: it has, but the tasks don't need, 20, such as '00/000'"),
+        (dict(tasks=[*TASKS, task(9)]), "questions: it has not 1, such as 'what is 9\\?'"),
+    ],
+)
 @pytest.mark.parametrize("finished", [True, False])
 def test_another_bank_is_refused(tmp_path, change, words, finished):
-    def stop(ids): raise KeyboardInterrupt
+    def stop(ids):
+        raise KeyboardInterrupt
+
     try:
         build_bank(tmp_path, Toy(), TASKS, load if finished else stop, workers=0)
     except KeyboardInterrupt:
         pass
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
     encoder = Toy()
-    encoder.fingerprint, change = change.get("encoder", Toy.fingerprint), {k: v for k, v in change.items() if k != "encoder"}
+    encoder.fingerprint, change = (
+        change.get("encoder", Toy.fingerprint),
+        {k: v for k, v in change.items() if k != "encoder"},
+    )
     with pytest.raises(RunError, match=words):
         build_bank(tmp_path, encoder, load_images=load, workers=0, **{"tasks": TASKS, **change})
     assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
@@ -145,7 +164,9 @@ def test_a_flipped_bit_is_found(tmp_path_factory, name, place, bit):
     except RunError as error:
         assert str(folder) in str(error) and (name in str(error) or name == "manifest.json")
     else:  # the manifest is not hashed, but nothing in it can change what the rows are
-        assert name == "manifest.json" and torch.equal(bank.images[:1].float(), Toy().encode_images(load(["00/000"])).half().float())
+        assert name == "manifest.json" and torch.equal(
+            bank.images[:1].float(), Toy().encode_images(load(["00/000"])).half().float()
+        )
     finally:
         path.write_bytes(good)
 
@@ -165,6 +186,7 @@ def test_damaged_shard_of_an_unfinished_bank(tmp_path):
         if ids[0] >= "03":
             raise KeyboardInterrupt
         return load(ids)
+
     with pytest.raises(KeyboardInterrupt):
         build_bank(tmp_path, Toy(), TASKS, stop, shard=16, batch_size=16, workers=0)
     shard = sorted((tmp_path / "shards").iterdir())[0]
@@ -194,7 +216,9 @@ def test_opening_reads_no_image_data(tmp_path):
 
 def test_features_that_overflow(tmp_path):
     class Loud(Toy):
-        def encode_images(self, images): return super().encode_images(images) * 1e6
+        def encode_images(self, images):
+            return super().encode_images(images) * 1e6
+
     with pytest.raises(RunError, match="not finite"):
         build_bank(tmp_path, Loud(), TASKS, load, workers=0)
     assert build_bank(tmp_path / "wide", Loud(), TASKS, load, dtype="float32", workers=0).images.dtype == torch.float32
@@ -202,7 +226,9 @@ def test_features_that_overflow(tmp_path):
 
 def test_a_text_that_does_not_fit_is_found_before_any_image(tmp_path):
     class Short(Toy):
-        def encode_texts(self, texts, pooling): raise ValueError("too long")
+        def encode_texts(self, texts, pooling):
+            raise ValueError("too long")
+
     with pytest.raises(ValueError, match="too long"):
         build_bank(tmp_path, Short(), TASKS, lambda ids: pytest.fail("an image was loaded"), workers=0)
 
@@ -218,7 +244,9 @@ def folder(tmp_path_factory):
     rng = np.random.default_rng(0)
     (folder / "train2014").mkdir()
     for i, (w, h) in enumerate(SHAPES):
-        image = Image.fromarray(rng.integers(0, 256, (8, 9, 3), dtype=np.uint8)).resize((w, h), Image.Resampling.BICUBIC)
+        image = Image.fromarray(rng.integers(0, 256, (8, 9, 3), dtype=np.uint8)).resize(
+            (w, h), Image.Resampling.BICUBIC
+        )
         image.save(folder / "train2014" / f"COCO_train2014_{i:012}.jpg")
         image.convert("RGBA").save(folder / f"alpha{i}.png")
         image.convert("L").save(folder / f"gray{i}.jpg")
@@ -236,19 +264,39 @@ def test_preprocessing_equals_torchvision(folder, size, mode, theirs):
     reference = image_transform(size, is_train=False, resize_mode=theirs)
     for path in sorted(folder.glob("train2014/*.jpg")) + sorted(folder.glob("gray*.jpg")):
         with Image.open(path) as image:
-            assert torch.equal(ours.normalize(torch.from_numpy(read_image(path, ours))[None])[0], reference(image)), path
+            assert torch.equal(ours.normalize(torch.from_numpy(read_image(path, ours))[None])[0], reference(image)), (
+                path
+            )
 
 
-@pytest.mark.parametrize("name, words", [("empty", "0 bytes"), ("directory", "IsADirectory"), ("cut", "700 bytes"),
-                                         ("text", "cannot identify"), ("missing", "looked for")])
+@pytest.mark.parametrize(
+    "name, words",
+    [
+        ("empty", "0 bytes"),
+        ("directory", "IsADirectory"),
+        ("cut", "700 bytes"),
+        ("text", "cannot identify"),
+        ("missing", "looked for"),
+    ],
+)
 def test_unreadable_pictures(folder, tmp_path, name, words):
     load_files = ImageFolder(folder, Preprocessing(4, (0.5,) * 3, (0.5,) * 3))
     good = [f"COCO_train2014_{i:012}" for i in range(4)]
     examples = [(image, i % 2) for i, image in enumerate(good)]
-    spoilt = Task(question="what?", answers=("a", "b"), prompts=("it is a", "it is b"),
-                  support=tuple(examples), query=(("alpha0.png", 0), (name, 1)))
-    small = Task(question="and this?", answers=("a", "b"), prompts=("this is a", "this is b"), support=((name, 0), (good[0], 1)),
-                 query=((good[1], 1),))
+    spoilt = Task(
+        question="what?",
+        answers=("a", "b"),
+        prompts=("it is a", "it is b"),
+        support=tuple(examples),
+        query=(("alpha0.png", 0), (name, 1)),
+    )
+    small = Task(
+        question="and this?",
+        answers=("a", "b"),
+        prompts=("this is a", "this is b"),
+        support=((name, 0), (good[0], 1)),
+        query=((good[1], 1),),
+    )
     for workers in 0, 1:
         with pytest.raises(RunError, match=words) as error:
             build_bank(tmp_path / "stop", Toy(), [spoilt, small], load_files, workers=workers)
@@ -260,7 +308,9 @@ def test_unreadable_pictures(folder, tmp_path, name, words):
     kept, report = leave_out([spoilt, small], bank.index.bad)
     assert [t.question for t in kept] == ["what?"] and kept[0].query == (("alpha0.png", 0),)
     assert len(report) == 2 and "task left out" in report[1]
-    assert torch.equal(bank.images[bank.image_rows(kept[0].images)], Toy().encode_images(load_files(kept[0].images)).half())
+    assert torch.equal(
+        bank.images[bank.image_rows(kept[0].images)], Toy().encode_images(load_files(kept[0].images)).half()
+    )
     assert build_bank(tmp_path / "skip", Toy(), [spoilt, small], load_files, skip_bad=True).index.bad == bank.index.bad
     with pytest.raises(RunError, match="leaves out 1 unreadable"):
         build_bank(tmp_path / "skip", Toy(), [spoilt, small], load_files)
@@ -275,12 +325,21 @@ def test_free_paths(folder, tmp_path):
     rgb.save(tmp_path / "no ending", "PNG")
     rgb.save(tmp_path / "UPPER.PNG")
     load_files = ImageFolder(tmp_path, Preprocessing(8, (0.5,) * 3, (0.5,) * 3))
-    pixels = load_files(["my pictures/über.tiff", "my pictures/plain.bmp", "no ending", "UPPER.PNG",
-                         str(folder / "alpha1.png"), str(folder / "alpha1")])
+    pixels = load_files(
+        [
+            "my pictures/über.tiff",
+            "my pictures/plain.bmp",
+            "no ending",
+            "UPPER.PNG",
+            str(folder / "alpha1.png"),
+            str(folder / "alpha1"),
+        ]
+    )
     assert (pixels == pixels[:1]).all()
 
 
 # The encoder
+
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
@@ -322,6 +381,7 @@ def test_openai_tags_bring_their_activation(monkeypatch, checkpoint):
     def create(*args, **kwargs):
         seen.update(kwargs)
         raise RuntimeError("far enough")
+
     monkeypatch.setattr(open_clip, "create_model", create)
     for tag, want in ("openai", True), ("laion2b_s32b_b82k", False):
         with pytest.raises(ValueError, match="far enough"):
@@ -331,16 +391,25 @@ def test_openai_tags_bring_their_activation(monkeypatch, checkpoint):
 
 def test_nothing_is_unpickled(tmp_path, checkpoint):
     class Bomb:
-        def __reduce__(self): return os.mkdir, (str(tmp_path / "ran"),)
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "ran"),)
+
     torch.save({"state_dict": Bomb()}, tmp_path / "bomb.pt")
     with pytest.raises(ValueError, match="could not load"):
         load_encoder("two-layer-L-14-336", str(tmp_path / "bomb.pt"))
     assert not (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("arguments, words", [
-    (("ViT-L-14-336",), "known tags: openai"), (("ViT-B-32", "nothing.pt"), "nothing.pt"), (("no-such-model", "openai"), "no-such-model"),
-    (("local-dir:/nowhere",), "nowhere"), (("ViT-B-32", "openai", "cpu", "float8"), "float8")])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        (("ViT-L-14-336",), "known tags: openai"),
+        (("ViT-B-32", "nothing.pt"), "nothing.pt"),
+        (("no-such-model", "openai"), "no-such-model"),
+        (("local-dir:/nowhere",), "nowhere"),
+        (("ViT-B-32", "openai", "cpu", "float8"), "float8"),
+    ],
+)
 def test_models_that_cannot_be_loaded(arguments, words):
     with pytest.raises(ValueError, match=words):
         load_encoder(*arguments)
@@ -348,14 +417,20 @@ def test_models_that_cannot_be_loaded(arguments, words):
 
 def test_token_means_of_other_towers():
     "CustomTextCLIP keeps its text tower in `text`; towers that don't end at their largest token have no known end."
-    config = {"embed_dim": 8, "vision_cfg": {"image_size": 16, "layers": 1, "width": 64, "patch_size": 8},
-              "text_cfg": {"context_length": 10, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1}}
+    config = {
+        "embed_dim": 8,
+        "vision_cfg": {"image_size": 16, "layers": 1, "width": 64, "patch_size": 8},
+        "text_cfg": {"context_length": 10, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
+    }
     tokenizer, pictures = open_clip.SimpleTokenizer(context_length=10), Preprocessing(16, (0.5,) * 3, (0.5,) * 3)
     torch.manual_seed(0)
     model = open_clip.CustomTextCLIP(**config)
     encoder = ClipEncoder(model, tokenizer, pictures, "custom")
     assert encoder.encode_texts(["a red bowl"], "tokens").shape == (1, 64)
-    alone, padded = encoder.encode_texts(["a red bowl"], "tokens"), encoder.encode_texts(["a red bowl", "a much longer text here"], "tokens")
+    alone, padded = (
+        encoder.encode_texts(["a red bowl"], "tokens"),
+        encoder.encode_texts(["a red bowl", "a much longer text here"], "tokens"),
+    )
     torch.testing.assert_close(alone[0], padded[0])
     model.text.pool_type = "last"
     with pytest.raises(ValueError, match="largest token"):

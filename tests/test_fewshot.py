@@ -5,25 +5,33 @@ from msgspec.structs import replace
 from torch import Tensor
 
 from hyperclip_nb.basenet.adapter import WeightLayout, batch_logits, set_accuracy, task_accuracy
-from hyperclip_nb.dataset.batches import TaskSet
-from hyperclip_nb.diffusion.schedule import DiffusionConfig
-from hyperclip_nb.evaluation.fewshot import (
-    choose_steps, ensemble_latents, few_shot_guidance, few_shot_scores, few_shot_table, score_learner, support_draws,
-)
-from hyperclip_nb.hypernet.hypernetworks import HNet
-from hyperclip_nb.diffusion.hyperldm import DenoiserConfig, HyperLDM
-from hyperclip_nb.hypernet.metatrain import Adaptation, adapt, support_energy
 from hyperclip_nb.core.blocks import Standardizer
 from hyperclip_nb.core.seeds import seeded
+from hyperclip_nb.dataset.batches import TaskSet
+from hyperclip_nb.diffusion.hyperldm import DenoiserConfig, HyperLDM
+from hyperclip_nb.diffusion.schedule import DiffusionConfig
+from hyperclip_nb.evaluation.fewshot import (
+    choose_steps,
+    ensemble_latents,
+    few_shot_guidance,
+    few_shot_scores,
+    few_shot_table,
+    score_learner,
+    support_draws,
+)
+from hyperclip_nb.hypernet.hypernetworks import HNet
+from hyperclip_nb.hypernet.metatrain import Adaptation, adapt, support_energy
 
 layout, HOW = WeightLayout(EMBED, 5), Adaptation(steps=3, lr=0.3)
 
 
-def normal(*shape, seed=0) -> Tensor: return torch.randn(shape, generator=seeded(seed))
+def normal(*shape, seed=0) -> Tensor:
+    return torch.randn(shape, generator=seeded(seed))
 
 
 @pytest.fixture
-def hnet() -> HNet: return HNet(layout, 4, (9,), output_gain=1.0).eval().requires_grad_(False)
+def hnet() -> HNet:
+    return HNet(layout, 4, (9,), output_gain=1.0).eval().requires_grad_(False)
 
 
 @pytest.fixture
@@ -35,11 +43,16 @@ def uneven() -> TaskSet:
 
 def examples(batch, t: int) -> set[tuple]:
     "The images of a task of a batch, with their labels."
-    return {(*image.tolist(), int(label)) for image, label in zip(batch.images[t][batch.mask[t]], batch.labels[t][batch.mask[t]])}
+    return {
+        (*image.tolist(), int(label))
+        for image, label in zip(batch.images[t][batch.mask[t]], batch.labels[t][batch.mask[t]])
+    }
 
 
 def by_task(tasks, shots, **kw) -> dict[int, set[tuple]]:
-    return {int(i): examples(batch, t) for batch in support_draws(tasks, shots, **kw) for t, i in enumerate(batch.index)}
+    return {
+        int(i): examples(batch, t) for batch in support_draws(tasks, shots, **kw) for t, i in enumerate(batch.index)
+    }
 
 
 def test_draws_are_exact_per_answer_seeded_and_nested(uneven):
@@ -48,7 +61,9 @@ def test_draws_are_exact_per_answer_seeded_and_nested(uneven):
             for t, i in enumerate(batch.index.tolist()):
                 task = uneven.tasks[i]
                 there = torch.tensor([label for _, label in task.support]).bincount(minlength=len(task.answers))
-                assert torch.equal(batch.labels[t][batch.mask[t]].bincount(minlength=len(task.answers)), there.clamp(max=n))
+                assert torch.equal(
+                    batch.labels[t][batch.mask[t]].bincount(minlength=len(task.answers)), there.clamp(max=n)
+                )
     one, two, again, other = (by_task(uneven, n, seed=s) for n, s in ((1, 3), (2, 3), (1, 3), (1, 4)))
     assert one.keys() == set(range(len(uneven))) and one == again and one != other
     assert all(one[i] < two[i] for i in one if len(uneven.tasks[i].support) > 6)
@@ -60,7 +75,10 @@ def test_every_repeat_sees_every_task_once(uneven):
     assert torch.equal(seen.bincount(), torch.full((len(uneven),), 3))
     seen = torch.cat([batch.index for batch in support_draws(uneven, "all", repeats=3)])
     assert torch.equal(seen.sort().values, uneven.all_ids)  # there is nothing to repeat
-    first, second = by_task(uneven, 1, repeats=1), by_task(uneven, 1, repeats=2)  # the last repeat stays in the dictionary
+    first, second = (
+        by_task(uneven, 1, repeats=1),
+        by_task(uneven, 1, repeats=2),
+    )  # the last repeat stays in the dictionary
     assert first != second
 
 
@@ -74,7 +92,8 @@ def test_scores_equal_a_loop_over_tasks(uneven, hnet, shots, shared):
         found = []
         for batch in draws:
             (row,) = (batch.index == t).nonzero(as_tuple=True)
-            if not len(row): continue
+            if not len(row):
+                continue
             z = adapt(hnet, start if shared else start[t][None], batch.select(row), HOW)
             found.append(100 * task_accuracy(hnet(z), uneven.batch(torch.tensor([t]), "query"), layout).item())
         assert scores[t].item() == pytest.approx(sum(found) / len(found), abs=1e-4)
@@ -84,16 +103,30 @@ def test_one_descent_serves_all_numbers_of_steps(uneven, hnet):
     start, steps = normal(len(uneven), 4), (0, 2, 5)
     table = few_shot_table(hnet, start, uneven, (0, 1, "all"), HOW, steps, repeats=2)
     zero = 100 * set_accuracy(hnet(start), uneven, layout).double()
-    assert torch.equal(table[0], zero.expand(3, -1)) and torch.allclose(table[1][0], zero) and torch.allclose(table["all"][0], zero)
+    assert (
+        torch.equal(table[0], zero.expand(3, -1))
+        and torch.allclose(table[1][0], zero)
+        and torch.allclose(table["all"][0], zero)
+    )
     for k, row in zip(steps, table[1]):
-        torch.testing.assert_close(row, few_shot_scores(hnet, start, uneven, [1], Adaptation(steps=k, lr=0.3), repeats=2)[1])
+        torch.testing.assert_close(
+            row, few_shot_scores(hnet, start, uneven, [1], Adaptation(steps=k, lr=0.3), repeats=2)[1]
+        )
     chosen = {0: 0, 1: 5, "all": 2}
     scores = few_shot_scores(hnet, start, uneven, (0, 1, "all"), HOW, chosen, repeats=2)
-    assert torch.allclose(scores[1], table[1][2]) and torch.allclose(scores["all"], table["all"][1]) and torch.equal(scores[0], zero)
+    assert (
+        torch.allclose(scores[1], table[1][2])
+        and torch.allclose(scores["all"], table["all"][1])
+        and torch.equal(scores[0], zero)
+    )
 
 
 def test_steps_are_chosen_by_the_mean_and_fewest_among_equals():
-    table = {0: torch.tensor([[50.0, 50], [50, 50]]), 1: torch.tensor([[40.0, 50], [70, 30]]), "all": torch.tensor([[50.0, 50], [0, 100]])}
+    table = {
+        0: torch.tensor([[50.0, 50], [50, 50]]),
+        1: torch.tensor([[40.0, 50], [70, 30]]),
+        "all": torch.tensor([[50.0, 50], [0, 100]]),
+    }
     assert choose_steps(table, (2, 7)) == {0: 2, 1: 7, "all": 2}
 
 
@@ -104,8 +137,12 @@ def test_examples_help_and_more_help_more():
     generator = HNet(layout, 20, (30,), output_gain=3.0).eval().requires_grad_(False)
     answers = lambda part: batch_logits(generator(z), tasks.batch(tasks.all_ids, part), layout).argmax(-1).tolist()
     labels = {part: answers(part) for part in ("support", "query")}
-    relabel = lambda task, given: {part: tuple((i, label) for (i, _), label in zip(getattr(task, part), given[part])) for part in given}
-    taught = [replace(task, **relabel(task, {part: rows[t] for part, rows in labels.items()})) for t, task in enumerate(blank)]
+    relabel = lambda task, given: {
+        part: tuple((i, label) for (i, _), label in zip(getattr(task, part), given[part])) for part in given
+    }
+    taught = [
+        replace(task, **relabel(task, {part: rows[t] for part, rows in labels.items()})) for t, task in enumerate(blank)
+    ]
     tasks, how = TaskSet(taught, tasks.bank), Adaptation(steps=30, lr=0.1)
     scores = few_shot_scores(generator, generator.z0, tasks, (0, 1, 5, "all"), how, repeats=3)
     means = [score.mean().item() for score in scores.values()]
@@ -114,20 +151,26 @@ def test_examples_help_and_more_help_more():
 
 @pytest.fixture
 def ldm() -> HyperLDM:
-    schedule, size = DiffusionConfig(timesteps=20, schedule="cosine", prediction="v"), DenoiserConfig(hidden=8, depth=2, time_size=8)
+    schedule, size = (
+        DiffusionConfig(timesteps=20, schedule="cosine", prediction="v"),
+        DenoiserConfig(hidden=8, depth=2, time_size=8),
+    )
     return HyperLDM.make(3, 4, Standardizer(2 * normal(50, 4, seed=1) + 1), schedule, size)
 
 
 def test_guidance_at_factor_zero_is_plain_sampling_and_else_lowers_the_support_loss(ragged, hnet, ldm):
     e, batch = normal(len(ragged), 3), ragged.batch(ragged.all_ids)
-    draw = lambda factor, **kw: few_shot_guidance(ldm, hnet, e, batch, generator=seeded(7), factor=factor, samples=3, **kw)
+    draw = lambda factor, **kw: few_shot_guidance(
+        ldm, hnet, e, batch, generator=seeded(7), factor=factor, samples=3, **kw
+    )
     plain, energy = ldm.generate(e, generator=seeded(7), samples=3), support_energy(hnet, batch)
     torch.testing.assert_close(draw(0.0), plain)
     assert draw(1.0).shape == (3, len(ragged), 4)
     loss = lambda z: torch.stack([energy(sample) for sample in z]).mean()
     assert loss(draw(0.3)) < loss(plain) and loss(draw(1.0)) < loss(draw(0.3))
     assert loss(draw(1.0, rule="published")) < loss(plain)
-    with pytest.raises(ValueError, match="each of the 5 tasks"): few_shot_guidance(ldm, hnet, e[:2], batch, generator=seeded(7))
+    with pytest.raises(ValueError, match="each of the 5 tasks"):
+        few_shot_guidance(ldm, hnet, e[:2], batch, generator=seeded(7))
 
 
 def test_a_learner_can_be_anything_that_reads_a_support_set(uneven, hnet, ldm):
@@ -135,7 +178,8 @@ def test_a_learner_can_be_anything_that_reads_a_support_set(uneven, hnet, ldm):
     guided = lambda batch: few_shot_guidance(ldm, hnet, e[batch.index], batch, generator=seeded(0))
     scores = score_learner(guided, hnet, uneven, 2, repeats=2)
     assert scores.shape == (1, len(uneven)) and (scores >= 0).all() and (scores <= 100).all()
-    with pytest.raises(ValueError, match="path of 4 steps, got one of 0"): score_learner(guided, hnet, uneven, 2, (4,))
+    with pytest.raises(ValueError, match="path of 4 steps, got one of 0"):
+        score_learner(guided, hnet, uneven, 2, (4,))
 
 
 def test_ensembles_of_latents():
@@ -144,10 +188,13 @@ def test_ensembles_of_latents():
     for t in range(7):
         far = [sum((z[k, t] - z[j, t]).norm() for j in range(5)) for k in range(5)]
         assert torch.equal(ensemble_latents(z, "medoid")[t], z[far.index(min(far)), t])
-    with pytest.raises(ValueError, match="medoid"): ensemble_latents(z, "median")
+    with pytest.raises(ValueError, match="medoid"):
+        ensemble_latents(z, "median")
 
 
 def test_bad_input_is_refused(uneven, hnet):
     for shots, repeats in ((0, 1), ("some", 1), (1, 0), (1.5, 1)):
-        with pytest.raises(ValueError, match="at least 1 shot"): next(support_draws(uneven, shots, repeats))
-    with pytest.raises(ValueError, match="range"): few_shot_scores(hnet, normal(4), uneven, [1], Adaptation(steps=(1, 3)))
+        with pytest.raises(ValueError, match="at least 1 shot"):
+            next(support_draws(uneven, shots, repeats))
+    with pytest.raises(ValueError, match="range"):
+        few_shot_scores(hnet, normal(4), uneven, [1], Adaptation(steps=(1, 3)))

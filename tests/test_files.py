@@ -1,4 +1,5 @@
 "Round trips, damage of every kind, and writes that break off."
+
 import json
 import math
 import os
@@ -15,13 +16,36 @@ from safetensors.torch import save_file
 
 from hyperclip_nb.core import files
 from hyperclip_nb.core.files import (
-    RunError, fingerprint, load_tensors, read_json, save_tensors, sha256_of, to_plain, write_atomic, write_json,
+    RunError,
+    fingerprint,
+    load_tensors,
+    read_json,
+    save_tensors,
+    sha256_of,
+    to_plain,
+    write_atomic,
+    write_json,
 )
 
-DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.uint8, torch.bool]
+DTYPES = [
+    torch.float32,
+    torch.float64,
+    torch.float16,
+    torch.bfloat16,
+    torch.int64,
+    torch.int32,
+    torch.uint8,
+    torch.bool,
+]
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-2**53, 2**53) | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3), max_leaves=8)
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
 names = st.text(max_size=8).filter(lambda name: name != "__metadata__")
 
 
@@ -38,6 +62,7 @@ def tensors(draw):
 
 
 # --- tensors
+
 
 @settings(max_examples=60, deadline=None)
 @given(st.dictionaries(names, tensors(), max_size=4), st.dictionaries(st.text(max_size=4), json_values, max_size=2))
@@ -66,7 +91,7 @@ def small(folder):
 def test_a_changed_byte_is_refused_or_changes_nothing(folder, small, data):
     place, value = data.draw(st.integers(0, len(small) - 1)), data.draw(st.integers(0, 255))
     path = folder / "changed.safetensors"
-    path.write_bytes(small[:place] + bytes([value]) + small[place + 1:])
+    path.write_bytes(small[:place] + bytes([value]) + small[place + 1 :])
     try:
         loaded, meta = load_tensors(path)
     except RunError as error:
@@ -117,6 +142,7 @@ def test_what_was_loaded_does_not_follow_the_file(folder, small):
 
 # --- writes that break off
 
+
 @pytest.mark.parametrize("broken", ["os.fsync", "os.replace", "save_file"])
 def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, broken):
     path = tmp_path / "x.safetensors"
@@ -147,6 +173,7 @@ def test_folders_are_made_and_permissions_are_the_users(tmp_path):
 
 # --- JSON
 
+
 @settings(max_examples=100, deadline=None)
 @given(json_values)
 def test_json_comes_back_as_it_was(folder, value):
@@ -173,13 +200,19 @@ def test_the_error_names_the_entry(folder, sizes, data):
     assert str(error.value) == f"{folder / 'tree.json'}: Expected `int`, got `str` - at `$.files[{guilty!r}].size`"
 
 
-@pytest.mark.parametrize("content, message", [
-    ({"files": {}, "lists": [{}, {"a": [], "b": [{"size": 1}, {"size": None}]}]}, r"\$\.lists\[1\]\['b'\]\[1\]\.size"),
-    ({"files": {"x": {}}}, r"missing required field `size` - at `\$\.files\['x'\]`"),
-    ({"files": {"x": 3}}, r"got `int` - at `\$\.files\['x'\]`"),
-    ({}, "missing required field `files`"),
-    ([], "Expected `object`, got `array`"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (
+            {"files": {}, "lists": [{}, {"a": [], "b": [{"size": 1}, {"size": None}]}]},
+            r"\$\.lists\[1\]\['b'\]\[1\]\.size",
+        ),
+        ({"files": {"x": {}}}, r"missing required field `size` - at `\$\.files\['x'\]`"),
+        ({"files": {"x": 3}}, r"got `int` - at `\$\.files\['x'\]`"),
+        ({}, "missing required field `files`"),
+        ([], "Expected `object`, got `array`"),
+    ],
+)
 def test_wrong_types_are_placed(folder, content, message):
     write_json(folder / "wrong.json", content)
     with pytest.raises(RunError, match=message):
@@ -202,6 +235,7 @@ def test_numbers_that_json_lacks_are_refused_and_nothing_is_written(tmp_path, ba
 
 # --- fingerprints
 
+
 @dataclass
 class Point:
     x: float = 0.0
@@ -216,9 +250,31 @@ def test_fingerprints_do_not_see_order_and_survive_json(settings_):
 
 
 def test_fingerprints_tell_settings_apart():
-    different = [1, 2, 1.5, "1", True, None, math.inf, -math.inf, [1], [[1]], {"a": 1}, {"a": 2}, {"b": 1}, Point(), Point(1.0),
-                 Path("x"), torch.float32,
-                 torch.zeros(2), torch.zeros(1, 2), torch.zeros(2).half(), torch.ones(2), np.arange(3), (1, math.inf)]
+    different = [
+        1,
+        2,
+        1.5,
+        "1",
+        True,
+        None,
+        math.inf,
+        -math.inf,
+        [1],
+        [[1]],
+        {"a": 1},
+        {"a": 2},
+        {"b": 1},
+        Point(),
+        Point(1.0),
+        Path("x"),
+        torch.float32,
+        torch.zeros(2),
+        torch.zeros(1, 2),
+        torch.zeros(2).half(),
+        torch.ones(2),
+        np.arange(3),
+        (1, math.inf),
+    ]
     assert len({fingerprint(x) for x in different}) == len(different)
 
 

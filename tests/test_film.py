@@ -7,11 +7,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from hyperclip_nb.basenet.adapter import WeightLayout, adapter_logits, task_loss
-from hyperclip_nb.hypernet.film import FiLM, FiLMLayout, modulate
-from hyperclip_nb.hypernet.hypernetworks import HNet, WeightGenerator
-from hyperclip_nb.hypernet.hypernetworks import MNet
-from hyperclip_nb.hypernet.metatrain import Episodes, fit_meta
 from hyperclip_nb.core.training import TrainConfig, run
+from hyperclip_nb.hypernet.film import FiLM, FiLMLayout, modulate
+from hyperclip_nb.hypernet.hypernetworks import HNet, MNet, WeightGenerator
+from hyperclip_nb.hypernet.metatrain import Episodes, fit_meta
 
 layout = WeightLayout(EMBED, 5)
 PLACES = ("pre_activation", "post_activation")
@@ -19,12 +18,18 @@ PLACES = ("pre_activation", "post_activation")
 
 class FiLMNetwork(nn.Module):
     "FiLM as in the literature: a network with a modulation layer, all tasks' embeddings going in beside the images."
+
     def __init__(self, w0, g, where):
         super().__init__()
-        self.inward, self.outward, self.g, self.where = nn.Linear(EMBED, 5).double(), nn.Linear(5, EMBED).double(), g, where
+        self.inward, self.outward, self.g, self.where = (
+            nn.Linear(EMBED, 5).double(),
+            nn.Linear(5, EMBED).double(),
+            g,
+            where,
+        )
         m = {name: matrix[0] for name, matrix in layout.split(w0[None]).items()}
-        self.inward.weight.data, self.inward.bias.data = m["W1"] / EMBED ** 0.5, m["b1"].clone()
-        self.outward.weight.data, self.outward.bias.data = m["W2"] / 5 ** 0.5, m["b2"].clone()
+        self.inward.weight.data, self.inward.bias.data = m["W1"] / EMBED**0.5, m["b1"].clone()
+        self.outward.weight.data, self.outward.bias.data = m["W2"] / 5**0.5, m["b2"].clone()
 
     def forward(self, images, answers, e):
         scale, shift = self.g(e)[:, None].chunk(2, dim=-1)
@@ -41,7 +46,9 @@ def film(where, seed=0, **kw):
 @given(tasks=st.integers(1, 4), seed=st.integers(0, 99))
 @settings(max_examples=15, deadline=None)
 def test_equals_the_network_with_a_modulation_layer(where, tasks, seed):
-    normal = lambda *shape: torch.randn(shape, generator=torch.Generator().manual_seed(seed + len(shape)), dtype=torch.float64)
+    normal = lambda *shape: torch.randn(
+        shape, generator=torch.Generator().manual_seed(seed + len(shape)), dtype=torch.float64
+    )
     start = normal(layout.size)
     model = film(where, seed, start=start)
     images, answers, e = normal(tasks, 7, EMBED), normal(tasks, 3, EMBED).abs(), normal(tasks, 6)
@@ -52,14 +59,19 @@ def test_equals_the_network_with_a_modulation_layer(where, tasks, seed):
 @pytest.mark.parametrize("where", PLACES)
 def test_gradients_are_those_of_the_network_with_a_modulation_layer(where):
     normal = lambda *shape: torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)), dtype=torch.float64)
-    model, (images, answers, e) = film(where, start=normal(layout.size)), (normal(3, 7, EMBED), normal(3, 3, EMBED).abs(), normal(3, 6))
+    model, (images, answers, e) = (
+        film(where, start=normal(layout.size)),
+        (normal(3, 7, EMBED), normal(3, 3, EMBED).abs(), normal(3, 6)),
+    )
     network = FiLMNetwork(model.w0.detach(), film(where, start=model.w0).g, where)
     for logits in (adapter_logits(model(e), images, answers, layout), network(images, answers, e)):
         logits.log_softmax(-1)[..., 0].sum().backward()
     torch.testing.assert_close(model.g.head.columns.grad, network.g.head.columns.grad)
     ours = {name: grad[0] for name, grad in layout.split(model.w0.grad[None]).items()}
-    torch.testing.assert_close(ours["W1"], network.inward.weight.grad / EMBED ** 0.5)  # the stored weights are larger by this
-    torch.testing.assert_close(ours["W2"], network.outward.weight.grad / 5 ** 0.5)
+    torch.testing.assert_close(
+        ours["W1"], network.inward.weight.grad / EMBED**0.5
+    )  # the stored weights are larger by this
+    torch.testing.assert_close(ours["W2"], network.outward.weight.grad / 5**0.5)
     torch.testing.assert_close(ours["b2"], network.outward.bias.grad)
 
 
@@ -69,15 +81,21 @@ def test_at_the_identity_it_is_the_base_network_to_the_last_bit(ragged, where):
     model = FiLM(layout, EMBED, (9,), where, output_gain=0.0, start=shared)
     batch = ragged.batch(ragged.all_ids)
     assert torch.equal(model(ragged.embeddings()), shared.expand(len(ragged), -1))
-    assert torch.equal(task_loss(model(ragged.embeddings()), batch, layout), task_loss(shared.expand(len(ragged), -1), batch, layout))
+    assert torch.equal(
+        task_loss(model(ragged.embeddings()), batch, layout), task_loss(shared.expand(len(ragged), -1), batch, layout)
+    )
 
 
 @given(seed=st.integers(0, 99))
 @settings(max_examples=15, deadline=None)
 def test_a_positive_scale_passes_through_the_relu(seed):
-    normal = lambda *shape: torch.randn(shape, generator=torch.Generator().manual_seed(seed + len(shape)), dtype=torch.float64)
+    normal = lambda *shape: torch.randn(
+        shape, generator=torch.Generator().manual_seed(seed + len(shape)), dtype=torch.float64
+    )
     w0, images, answers = normal(layout.size), normal(3, 7, EMBED), normal(3, 3, EMBED)
-    logits = lambda where, scale, shift: adapter_logits(modulate(w0, scale, shift, layout, where), images, answers, layout)
+    logits = lambda where, scale, shift: adapter_logits(
+        modulate(w0, scale, shift, layout, where), images, answers, layout
+    )
     same, zero = [logits(where, normal(3, 5).exp(), torch.zeros(3, 5).double()) for where in PLACES], normal(3, 5)
     torch.testing.assert_close(*same)
     assert not torch.allclose(*[logits(where, normal(3, 5), zero) for where in PLACES])
@@ -103,8 +121,11 @@ def test_it_is_a_weight_generator_of_few_numbers():
 
 
 def test_bad_input_is_refused():
-    with pytest.raises(ValueError, match="pre_activation"): FiLM(layout, 6, where="both")
+    with pytest.raises(ValueError, match="pre_activation"):
+        FiLM(layout, 6, where="both")
     with pytest.raises(ValueError, match="pre_activation"):
         modulate(torch.zeros(layout.size), torch.ones(1, 5), torch.zeros(1, 5), layout, "both")
-    with pytest.raises(ValueError, match="latents"): film("pre_activation")(torch.zeros(2, 7).double())
-    with pytest.raises(ValueError, match=str(layout.size)): modulate(torch.zeros(3), torch.ones(1, 5), torch.zeros(1, 5), layout)
+    with pytest.raises(ValueError, match="latents"):
+        film("pre_activation")(torch.zeros(2, 7).double())
+    with pytest.raises(ValueError, match=str(layout.size)):
+        modulate(torch.zeros(3), torch.ones(1, 5), torch.zeros(1, 5), layout)

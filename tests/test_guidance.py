@@ -1,15 +1,17 @@
 "Guidance against known answers: energies by finite differences, optima that can be computed, noise with a known variance."
+
 import pytest
 import torch
 import torch.nn.functional as F
 from test_hyperclip import GENERATORS, LAYOUT, SMALL, Affine, E, Z, draw, family
-from test_synthetic import LATENT, QUESTION, TOLERANCE, best, known as truth, shuffled, train, unseen  # noqa: F401 (fixtures)
+from test_synthetic import LATENT, QUESTION, TOLERANCE, best, shuffled, train, unseen  # noqa: F401 (fixtures)
+from test_synthetic import known as truth
 
 from hyperclip_nb.core.energy import energy_and_grad
-from hyperclip_nb.guidance.guide import Guidance, guide, hyperclip_energy, latent_encoder, latent_unit
-from hyperclip_nb.guidance.hyperclip import ContrastConfig, HyperCLIP, HyperCLIPConfig, train_hyperclip
 from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.core.training import TrainConfig, last, run
+from hyperclip_nb.guidance.guide import Guidance, guide, hyperclip_energy, latent_encoder, latent_unit
+from hyperclip_nb.guidance.hyperclip import ContrastConfig, HyperCLIP, HyperCLIPConfig, train_hyperclip
 
 
 def trained(generate, z, e, noise, steps=400):
@@ -35,6 +37,7 @@ def excess(generate, z, best, start):
 
 # The energy
 
+
 @pytest.mark.parametrize("name", GENERATORS)
 @pytest.mark.parametrize("config", [HyperCLIPConfig(hidden=(16,)), SMALL])
 def test_energy_is_one_minus_the_cosine(name, config):
@@ -45,7 +48,9 @@ def test_energy_is_one_minus_the_cosine(name, config):
     cosine = F.cosine_similarity(model.encode_weights(generate(z)), model.encode_text(e))
     torch.testing.assert_close(value, 1 - cosine, atol=1e-4, rtol=1e-4)
     assert value.shape == (7,) and (value >= 0).all() and (value <= 2).all()
-    torch.testing.assert_close(latent_encoder(model, generate)(z), model.encode_weights(generate(z)), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        latent_encoder(model, generate)(z), model.encode_weights(generate(z)), atol=1e-4, rtol=1e-4
+    )
 
 
 def test_the_gradient_equals_finite_differences():
@@ -55,7 +60,9 @@ def test_the_gradient_equals_finite_differences():
     energy = hyperclip_energy(model, generate, e)
     _, grad = energy_and_grad(energy, z)
     with torch.no_grad():
-        numeric = torch.stack([(energy(z + step * d) - energy(z - step * d)) / (2 * step) for d in torch.eye(Z).double()], 1)
+        numeric = torch.stack(
+            [(energy(z + step * d) - energy(z - step * d)) / (2 * step) for d in torch.eye(Z).double()], 1
+        )
     torch.testing.assert_close(grad, numeric, atol=1e-7, rtol=1e-5)
 
 
@@ -77,6 +84,7 @@ def test_dropout_is_off_in_guidance():
 
 # Guidance
 
+
 def test_the_noise_moves_the_minimum_and_bayes_prior_puts_it_back(known):
     "Algorithm 11 from z0. Theory: at λ = 0 the walk ends at (1 + σ²) z*, an excess of σ⁴ = 0.0625; with the prior at z*."
     model, generate, unit, e, best = known
@@ -90,7 +98,11 @@ def test_the_noise_moves_the_minimum_and_bayes_prior_puts_it_back(known):
 def test_guidance_finds_networks_as_good_as_the_best(train, unseen, best):  # noqa: F811
     "Algorithms 1 and 11 on the family of test_synthetic.py, with questions and images that nobody has seen."
     model = trained(truth, train.z, train.e, 0.3, steps=800)
-    walk, z0, unit = Guidance(steps=100, schedule="cosine", prior="bayes"), torch.zeros(LATENT), latent_unit(train.z, 0.3)
+    walk, z0, unit = (
+        Guidance(steps=100, schedule="cosine", prior="bayes"),
+        torch.zeros(LATENT),
+        latent_unit(train.z, 0.3),
+    )
     found = lambda e: unseen.accuracy(truth(last(guide(model, truth, z0, e, walk, unit=unit))))
     assert unseen.accuracy(truth(z0[None])) < best - 8
     assert found(unseen.e) > best - TOLERANCE
@@ -99,8 +111,10 @@ def test_guidance_finds_networks_as_good_as_the_best(train, unseen, best):  # no
 
 def test_bayes_prior_is_one_over_the_scale(known):
     model, generate, unit, e, _ = known
-    paths = [torch.stack([*guide(model, generate, torch.zeros(2), e, Guidance(steps=4, prior=prior))])
-             for prior in ("bayes", 1 / model.scale.item(), 0.0)]
+    paths = [
+        torch.stack([*guide(model, generate, torch.zeros(2), e, Guidance(steps=4, prior=prior))])
+        for prior in ("bayes", 1 / model.scale.item(), 0.0)
+    ]
     assert torch.equal(paths[0], paths[1]) and not torch.equal(paths[0], paths[2])
 
 
@@ -110,7 +124,9 @@ def test_a_strong_prior_stays_at_the_start(known):
     for weight, reach in (10.0, 0.3), (1000.0, 0.003):
         z = last(guide(model, generate, start, e, Guidance(steps=300, lr=0.5 / weight, optimizer="sgd", prior=weight)))
         _, slope = energy_and_grad(hyperclip_energy(model, generate, e), z)
-        assert (weight * (z - start) + slope).abs().median() < 1e-3  # both forces in balance, but for walks that end at a kink of a ReLU
+        assert (
+            weight * (z - start) + slope
+        ).abs().median() < 1e-3  # both forces in balance, but for walks that end at a kink of a ReLU
         assert (z - start).abs().max() < reach
 
 
@@ -127,10 +143,16 @@ def test_the_path_begins_at_the_start_and_walks_downhill(known):
 def test_the_unit_scales_steps_and_prior_alike(known):
     "The same walk in another unit: stretch the generator's latents by 4, and say so."
     model, generate, _, e, _ = known
+
     class Stretched(Affine):
-        def forward(self, z): return super().forward(z / 4)
+        def forward(self, z):
+            return super().forward(z / 4)
+
     walk, start = Guidance(steps=15, prior=0.3), draw(2)
-    plain, stretched = last(guide(model, generate, start, e, walk)), last(guide(model, Stretched(2), 4 * start, e, walk, unit=4.0))
+    plain, stretched = (
+        last(guide(model, generate, start, e, walk)),
+        last(guide(model, Stretched(2), 4 * start, e, walk, unit=4.0)),
+    )
     torch.testing.assert_close(stretched / 4, plain, atol=1e-4, rtol=1e-4)
 
 
@@ -146,7 +168,9 @@ def test_langevin_at_one_over_the_scale_samples_the_latents_of_a_question(known)
     model, generate, unit, e, best = known
     walk = Guidance(steps=300, lr=0.2, optimizer="sgd", prior="bayes", langevin=1 / model.scale.item())
     z = last(guide(model, generate, torch.zeros(2), e.repeat(20, 1), walk, seeded(0, "langevin"), unit=unit))
-    away = (z.unflatten(0, (20, 100)) - best) / (unit / 1.25 ** 0.5)  # in standard deviations of the latents without noise
+    away = (z.unflatten(0, (20, 100)) - best) / (
+        unit / 1.25**0.5
+    )  # in standard deviations of the latents without noise
     assert away.mean((0, 1)).abs().max() < 0.1
     assert (away - away.mean(0)).std().item() == pytest.approx(0.5, rel=0.15)
 
@@ -163,16 +187,25 @@ def test_noise_is_seeded(known):
 def test_the_unit_counts_the_noise():
     z, spread = draw(3, 200, Z), draw(200, Z, seed=1).abs()
     torch.testing.assert_close(latent_unit(z), z.flatten(0, 1).std(0, unbiased=False))
-    torch.testing.assert_close(latent_unit(z, 0.5), 1.25 ** 0.5 * latent_unit(z))
+    torch.testing.assert_close(latent_unit(z, 0.5), 1.25**0.5 * latent_unit(z))
     noised = z + 0.5 * spread * draw(2000, 3, 200, Z)
     torch.testing.assert_close(latent_unit(z, 0.5, spread), noised.flatten(0, 2).std(0), rtol=2e-3, atol=0)
     torch.testing.assert_close(latent_unit(z, 0.5, spread), latent_unit(z, 0.5, spread.expand_as(z)))
 
 
-@pytest.mark.parametrize("options, word", [
-    ({"steps": -1}, "steps"), ({"lr": 0.0}, "lr"), ({"optimizer": "lion"}, "optimizer"), ({"schedule": "linear"}, "schedule"),
-    ({"prior": -1.0}, "prior"), ({"prior": "flat"}, "prior"), ({"langevin": 0.1}, "langevin"), ({"gradient_noise": -1.0}, "gradient_noise"),
-])
+@pytest.mark.parametrize(
+    "options, word",
+    [
+        ({"steps": -1}, "steps"),
+        ({"lr": 0.0}, "lr"),
+        ({"optimizer": "lion"}, "optimizer"),
+        ({"schedule": "linear"}, "schedule"),
+        ({"prior": -1.0}, "prior"),
+        ({"prior": "flat"}, "prior"),
+        ({"langevin": 0.1}, "langevin"),
+        ({"gradient_noise": -1.0}, "gradient_noise"),
+    ],
+)
 def test_bad_settings(options, word):
     with pytest.raises(ValueError, match=word):
         Guidance(**options)

@@ -2,36 +2,47 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import EMBED, ToyBank, toy_tasks
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.distributions import Independent, Normal, kl_divergence
 
 from hyperclip_nb.basenet.adapter import WeightLayout, adapter_logits, task_loss
-from hyperclip_nb.dataset.batches import TaskSet
-from hyperclip_nb.core.blocks import principal_directions
-from hyperclip_nb.hypernet.finetune import draw_views, examples_under, finetune
-from hyperclip_nb.hypernet.hvae import HVAE, HVAEConfig, HVAELoss, hvae_latents, hvae_loss, kl_to_prior, sample_posterior, train_hvae
-from hyperclip_nb.hypernet.hypernetworks import WeightGenerator
 from hyperclip_nb.basenet.fast.layers import WideLinear
-from hyperclip_nb.hypernet.hypernetworks import MNet
-from hyperclip_nb.hypernet.metatrain import Adaptation
+from hyperclip_nb.core.blocks import Standardizer, principal_directions
 from hyperclip_nb.core.runs import checkpointed
-from hyperclip_nb.core.blocks import Standardizer
-from hyperclip_nb.hypernet.store import store_adaptations
 from hyperclip_nb.core.training import TrainConfig, run
+from hyperclip_nb.dataset.batches import TaskSet
+from hyperclip_nb.hypernet.finetune import draw_views, examples_under, finetune
+from hyperclip_nb.hypernet.hvae import (
+    HVAE,
+    HVAEConfig,
+    HVAELoss,
+    hvae_latents,
+    hvae_loss,
+    kl_to_prior,
+    sample_posterior,
+    train_hvae,
+)
+from hyperclip_nb.hypernet.hypernetworks import MNet, WeightGenerator
+from hyperclip_nb.hypernet.metatrain import Adaptation
+from hyperclip_nb.hypernet.store import store_adaptations
 
 LAYOUT = WeightLayout(EMBED, 5)
 P = LAYOUT.size
 SMALL = HVAEConfig(latent_size=3, hidden=(16,), activation="silu", scale="global")
 
 
-def rng(seed=0): return torch.Generator().manual_seed(seed)
+def rng(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def toy_weights(views=3, tasks=40, rank=3, noise=0.0, seed=0):
     "Weights [V, T, P] around w0 [P] in a subspace of known rank."
     g = rng(seed)
-    w0, basis = torch.randn(P, generator=g), torch.randn(rank, P, generator=g) / P ** 0.5
-    return w0, w0 + torch.randn(views, tasks, rank, generator=g) @ basis * 3 + noise * torch.randn(views, tasks, P, generator=g)
+    w0, basis = torch.randn(P, generator=g), torch.randn(rank, P, generator=g) / P**0.5
+    return w0, w0 + torch.randn(views, tasks, rank, generator=g) @ basis * 3 + noise * torch.randn(
+        views, tasks, P, generator=g
+    )
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +54,7 @@ def toy():
 
 
 # views and fine-tuning
+
 
 def test_views_take_the_wanted_share_of_each_task_and_nothing_beyond_it(ragged):
     seen, counts = draw_views(ragged, views=200), ragged.sizes("all")
@@ -60,9 +72,12 @@ def test_views_are_the_same_for_the_same_seed(ragged):
     assert torch.equal(draw_views(ragged, seed=3), draw_views(ragged, seed=3))
 
 
-@pytest.mark.parametrize("wrong", [dict(views=0), dict(fraction=(0.0, 1.0)), dict(fraction=(0.9, 0.5)), dict(fraction=(0.5, 1.1))])
+@pytest.mark.parametrize(
+    "wrong", [dict(views=0), dict(fraction=(0.0, 1.0)), dict(fraction=(0.9, 0.5)), dict(fraction=(0.5, 1.1))]
+)
 def test_views_refuse(ragged, wrong):
-    with pytest.raises(ValueError, match="expected at least 1 view"): draw_views(ragged, **wrong)
+    with pytest.raises(ValueError, match="expected at least 1 view"):
+        draw_views(ragged, **wrong)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 25))
@@ -74,7 +89,9 @@ def test_examples_under_a_mask_are_exactly_those(seed, limit):
     keep = torch.rand(whole.mask.shape, generator=rng(seed)) < 0.5
     part = examples_under(whole, keep, limit, rng(seed))
     for row in range(4):
-        rows = lambda b, m: sorted((tuple(i.tolist()), l) for i, l in zip(b.images[row][m[row]], b.labels[row][m[row]].tolist()))
+        rows = lambda b, m: sorted(
+            (tuple(i.tolist()), l) for i, l in zip(b.images[row][m[row]], b.labels[row][m[row]].tolist())
+        )
         wanted, got = rows(whole, keep & whole.mask), rows(part, part.mask)
         assert len(got) == min(limit, len(wanted)) and all(got.count(one) <= wanted.count(one) for one in got)
     assert (part.labels[~part.mask] == 0).all() and part.images.isfinite().all()
@@ -87,7 +104,7 @@ def test_fine_tuning_equals_gradient_descent_on_the_seen_examples(ragged):
     for view in range(2):
         for t in range(5):
             batch, w = ragged.batch(torch.tensor([t]), "all"), model.z0.detach().clone().requires_grad_()
-            mine = seen[view, t, :batch.mask.shape[1]]
+            mine = seen[view, t, : batch.mask.shape[1]]
             for _ in range(4):
                 logits = adapter_logits(w[None], batch.images[:, mine], batch.answers, LAYOUT)[0]
                 (gradient,) = torch.autograd.grad(F.cross_entropy(logits, batch.labels[0, mine]), w)
@@ -105,12 +122,16 @@ def test_fine_tuning_into_a_mapped_file_in_pieces_gives_the_same(ragged, tmp_pat
 
 def test_fine_tuning_refuses_other_views_and_other_places(ragged):
     model, seen, how = MNet(LAYOUT), draw_views(ragged, views=2), Adaptation(steps=1)
-    with pytest.raises(ValueError, match=r"seen: expected bool \[V, T, N\] with T, N = \[5, 20\]"): finetune(model, ragged, how, seen[:, :4])
-    with pytest.raises(ValueError, match="float32"): finetune(model, ragged, how, seen.float())
-    with pytest.raises(ValueError, match=rf"out: expected \[2, 5, {P}\]"): finetune(model, ragged, how, seen, out=torch.empty(1, 5, P))
+    with pytest.raises(ValueError, match=r"seen: expected bool \[V, T, N\] with T, N = \[5, 20\]"):
+        finetune(model, ragged, how, seen[:, :4])
+    with pytest.raises(ValueError, match="float32"):
+        finetune(model, ragged, how, seen.float())
+    with pytest.raises(ValueError, match=rf"out: expected \[2, 5, {P}\]"):
+        finetune(model, ragged, how, seen, out=torch.empty(1, 5, P))
 
 
 # principal components
+
 
 @pytest.mark.parametrize("scale", ["global", "dimension"])
 @pytest.mark.parametrize("size", [1, 4, 6])
@@ -132,21 +153,26 @@ def test_reading_all_components_loses_nothing():
     u = model.scaler.encode(weights)
     back = u @ model.project @ torch.linalg.pinv(model.project)
     torch.testing.assert_close(back, u, atol=1e-4, rtol=0)
-    assert abs((u @ model.project).square().mean().item() - 1) < 1e-4  # unit variance on average, as the weights themselves
+    assert (
+        abs((u @ model.project).square().mean().item() - 1) < 1e-4
+    )  # unit variance on average, as the weights themselves
     whole = HVAE.make(LAYOUT, weights, w0, HVAEConfig(latent_size=3, hidden=(16,), scale="global"))
     with torch.no_grad():
         whole.encoder[0].weight.copy_(model.encoder[0].weight @ model.project.T * (P / 4) ** 0.5)
         whole.encoder[0].bias.copy_(model.encoder[0].bias)
         whole.encoder[2].load_state_dict(model.encoder[2].state_dict())
-    for a, b in zip(whole.encode(weights), model.encode(weights)): torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+    for a, b in zip(whole.encode(weights), model.encode(weights)):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
 
 
 def test_components_refuse_more_than_there_are():
     w0, weights = toy_weights(views=1, tasks=5)
-    with pytest.raises(ValueError, match="expected 1 to 5 components"): HVAE.make(LAYOUT, weights, w0, HVAEConfig(components=6))
+    with pytest.raises(ValueError, match="expected 1 to 5 components"):
+        HVAE.make(LAYOUT, weights, w0, HVAEConfig(components=6))
 
 
 # the model
+
 
 def test_it_is_a_weight_generator_that_adaptation_knows(ragged):
     w0, weights = toy_weights()
@@ -159,10 +185,21 @@ def test_it_is_a_weight_generator_that_adaptation_knows(ragged):
 
 def test_the_shape_follows_the_config():
     model = HVAE(LAYOUT, HVAEConfig(latent_size=7, hidden=(20, 10)))
-    linear = lambda net: [tuple(layer.weight.shape[::-1]) for layer in net if isinstance(layer, (torch.nn.Linear, WideLinear))]
-    assert linear(model.encoder) == [(P, 20), (20, 10), (10, 14)] and linear(model.decoder) == [(7, 10), (10, 20), (20, P)]
-    assert linear(HVAE(LAYOUT, HVAEConfig(latent_size=7, hidden=(), decoder_hidden=(5,), components=9)).decoder) == [(7, 5), (5, P)]
-    plain, shifted = (HVAE(LAYOUT, HVAEConfig(log_var_offset=offset)).encode(torch.ones(2, P)) for offset in (0.0, -1.0))
+    linear = lambda net: [
+        tuple(layer.weight.shape[::-1]) for layer in net if isinstance(layer, (torch.nn.Linear, WideLinear))
+    ]
+    assert linear(model.encoder) == [(P, 20), (20, 10), (10, 14)] and linear(model.decoder) == [
+        (7, 10),
+        (10, 20),
+        (20, P),
+    ]
+    assert linear(HVAE(LAYOUT, HVAEConfig(latent_size=7, hidden=(), decoder_hidden=(5,), components=9)).decoder) == [
+        (7, 5),
+        (5, P),
+    ]
+    plain, shifted = (
+        HVAE(LAYOUT, HVAEConfig(log_var_offset=offset)).encode(torch.ones(2, P)) for offset in (0.0, -1.0)
+    )
     torch.testing.assert_close(shifted[1], plain[1] - 1)
     torch.testing.assert_close(shifted[0], plain[0])
 
@@ -174,30 +211,48 @@ def test_a_saved_model_is_whole_without_the_weights_it_was_made_from(config):
     loaded.load_state_dict(made.state_dict())
     assert torch.equal(loaded.z0, made.z0) and torch.equal(loaded(loaded.z0[None]), made(made.z0[None]))
     double = loaded.double()
-    torch.testing.assert_close(double.encode(weights.double())[0].float(), made.encode(weights)[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        double.encode(weights.double())[0].float(), made.encode(weights)[0], atol=1e-4, rtol=1e-4
+    )
 
 
-@pytest.mark.parametrize("wrong", [dict(latent_size=0), dict(hidden=(0,)), dict(decoder_hidden=(3, -1)), dict(components=0),
-                                   dict(scale="none"), dict(activation="tanh")])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        dict(latent_size=0),
+        dict(hidden=(0,)),
+        dict(decoder_hidden=(3, -1)),
+        dict(components=0),
+        dict(scale="none"),
+        dict(activation="tanh"),
+    ],
+)
 def test_a_config_names_what_is_wrong(wrong):
-    with pytest.raises(ValueError, match=f"HVAEConfig.{next(iter(wrong))}: expected"): HVAEConfig(**wrong)
+    with pytest.raises(ValueError, match=f"HVAEConfig.{next(iter(wrong))}: expected"):
+        HVAEConfig(**wrong)
 
 
 @pytest.mark.parametrize("wrong", [dict(loss="both"), dict(beta=-1.0), dict(mix=-0.1), dict(batch=0), dict(examples=0)])
 def test_a_loss_names_what_is_wrong(wrong):
-    with pytest.raises(ValueError, match="expected"): HVAELoss(**wrong)
+    with pytest.raises(ValueError, match="expected"):
+        HVAELoss(**wrong)
 
 
 def test_wrong_sizes_are_refused():
     w0, weights = toy_weights()
-    with pytest.raises(ValueError, match="w0: expected"): HVAE.make(LAYOUT, weights, w0[:-1])
-    with pytest.raises(ValueError, match="weights: expected"): HVAE.make(LAYOUT, weights[..., 1:], w0)
+    with pytest.raises(ValueError, match="w0: expected"):
+        HVAE.make(LAYOUT, weights, w0[:-1])
+    with pytest.raises(ValueError, match="weights: expected"):
+        HVAE.make(LAYOUT, weights[..., 1:], w0)
     model = HVAE.make(LAYOUT, weights, w0, SMALL)
-    with pytest.raises(ValueError, match=r"expected latents \[T, 3\], got \[3\]"): model(torch.zeros(3))
-    with pytest.raises(ValueError, match="expected weights"): model.encode(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match=r"expected latents \[T, 3\], got \[3\]"):
+        model(torch.zeros(3))
+    with pytest.raises(ValueError, match="expected weights"):
+        model.encode(torch.zeros(2, 3))
 
 
 # the loss
+
 
 @given(st.integers(0, 10_000))
 @settings(deadline=None, max_examples=20)
@@ -230,10 +285,12 @@ def test_the_loss_equals_a_loop_over_networks(toy, kind, mix):
     for row in range(3):
         mean, log_var = model.encode(w[row])
         decoded = model((mean + (log_var / 2).exp() * noise[row])[None])
-        kl = sum((m ** 2 + s.exp() - 1 - s) / 2 for m, s in zip(mean, log_var))
-        in_weights = sum(((a - b) / s) ** 2 for a, b, s in zip(decoded[0], w[row], model.scaler.std)) / P ** 0.5
+        kl = sum((m**2 + s.exp() - 1 - s) / 2 for m, s in zip(mean, log_var))
+        in_weights = sum(((a - b) / s) ** 2 for a, b, s in zip(decoded[0], w[row], model.scaler.std)) / P**0.5
         nats = task_loss(decoded, held_out.select(torch.tensor([row])), LAYOUT)[0]
-        total += in_weights + 0.7 * kl / P ** 0.5 + mix * nats if kind == "weights" else nats + 0.7 * kl + mix * in_weights
+        total += (
+            in_weights + 0.7 * kl / P**0.5 + mix * nats if kind == "weights" else nats + 0.7 * kl + mix * in_weights
+        )
     torch.testing.assert_close(got, total / 3)
 
 
@@ -242,12 +299,13 @@ def test_the_published_loss_is_a_negative_elbo_up_to_a_constant(toy):
     model, config = HVAE.make(LAYOUT, weights, w0, HVAEConfig(latent_size=3, hidden=(16,))).double(), HVAELoss(beta=1.0)
     w, differences = weights[0, :6].double(), []
     for scale in (1.0, 2.0):  # two different models: the constant must be the same
-        with torch.no_grad(): model.decoder[-1].weight.mul_(scale)
+        with torch.no_grad():
+            model.decoder[-1].weight.mul_(scale)
         mean, log_var = model.encode(w)
         decoded = model(sample_posterior(mean, (log_var / 2).exp(), rng(1)))
-        log_likelihood = Normal(decoded, model.scaler.std / 2 ** 0.5).log_prob(w).sum(1)
+        log_likelihood = Normal(decoded, model.scaler.std / 2**0.5).log_prob(w).sum(1)
         elbo = (log_likelihood - kl_to_prior(mean, log_var)).mean()
-        differences.append(P ** 0.5 * hvae_loss(model, w, None, config, rng(1)) + elbo)
+        differences.append(P**0.5 * hvae_loss(model, w, None, config, rng(1)) + elbo)
     torch.testing.assert_close(*differences)
 
 
@@ -263,7 +321,8 @@ def trained(toy):
     fixed = lambda: hvae_loss(model, weights.flatten(0, 1), None, HVAELoss(beta=0.1), rng(9)).item()
     bounds = [fixed()]
     for update in train_hvae(model, weights, tasks, seen, CONFIG, HVAELoss(beta=0.1)):
-        if update.step % 100 == 0: bounds.append(fixed())
+        if update.step % 100 == 0:
+            bounds.append(fixed())
     return model.requires_grad_(False), bounds
 
 
@@ -292,7 +351,14 @@ def test_the_tasks_loss_trains_the_decoder_on_examples_outside_the_view(toy):
     held_out = examples_under(held_out, ~seen[0], 25, rng())
     loss = lambda: task_loss(model(model.encode(weights[0])[0]), held_out, LAYOUT).mean().item()
     before, drawn = loss(), []
-    steps = train_hvae(model, weights, tasks, seen, TrainConfig(steps=60, lr=3e-3), HVAELoss(loss="task", beta=0.01, batch=16, examples=3))
+    steps = train_hvae(
+        model,
+        weights,
+        tasks,
+        seen,
+        TrainConfig(steps=60, lr=3e-3),
+        HVAELoss(loss="task", beta=0.01, batch=16, examples=3),
+    )
     draw = steps.batches
     steps.batches = lambda generator: drawn.append(draw(generator)) or drawn[-1]
     run(steps)
@@ -301,29 +367,39 @@ def test_the_tasks_loss_trains_the_decoder_on_examples_outside_the_view(toy):
     for w, batch in drawn[:5]:
         assert batch.mask.sum(1).tolist() == [3] * 16
         for row, task in enumerate(batch.index.tolist()):
-            (view,) = [v for v in range(3) if torch.equal(weights[v, task], w[row])]  # rows of weights and of examples agree
+            (view,) = [
+                v for v in range(3) if torch.equal(weights[v, task], w[row])
+            ]  # rows of weights and of examples agree
             whole = tasks.batch(torch.tensor([task]), "all").images[0]
-            is_seen = {tuple(image.tolist()) for image in whole[seen[view, task]]} - {tuple(i.tolist()) for i in whole[~seen[view, task]]}
+            is_seen = {tuple(image.tolist()) for image in whole[seen[view, task]]} - {
+                tuple(i.tolist()) for i in whole[~seen[view, task]]
+            }
             assert not any(tuple(image.tolist()) in is_seen for image in batch.images[row])
 
 
 @pytest.mark.parametrize("kind", ["weights", "task"])
 def test_the_same_seeds_give_the_same_model_also_after_a_kill(toy, tmp_path, kind):
     tasks, seen, w0, weights = toy
+
     def start(seed=0):
         model = HVAE.make(LAYOUT, weights, w0, HVAEConfig(latent_size=3, hidden=(16,), components=5), seed)
         return model, train_hvae(model, weights, tasks, seen, TrainConfig(steps=20, seed=seed), HVAELoss(loss=kind))
+
     (model, steps), (killed, half), (resumed, rest), (other, others) = start(), start(), start(), start(1)
     whole = run(steps)
     half = checkpointed(half, tmp_path / "state", {"x": 1}, every=10)
-    for _ in range(10): next(half)
+    for _ in range(10):
+        next(half)
     assert run(checkpointed(rest, tmp_path / "state", {"x": 1})) == whole != run(others)
-    for (name, a), b in zip(model.state_dict().items(), resumed.state_dict().values()): assert torch.equal(a, b), name
+    for (name, a), b in zip(model.state_dict().items(), resumed.state_dict().values()):
+        assert torch.equal(a, b), name
 
 
 def test_training_reads_batches_from_a_mapped_file(toy, tmp_path):
     tasks, seen, w0, weights = toy
-    mapped = torch.from_file(str(tmp_path / "weights"), shared=True, size=weights.numel()).view(weights.shape).copy_(weights)
+    mapped = (
+        torch.from_file(str(tmp_path / "weights"), shared=True, size=weights.numel()).view(weights.shape).copy_(weights)
+    )
     losses = []
     for source in (weights, mapped):
         model = HVAE.make(LAYOUT, source, w0, SMALL)
@@ -334,9 +410,13 @@ def test_training_reads_batches_from_a_mapped_file(toy, tmp_path):
 def test_training_refuses_what_does_not_fit(toy):
     tasks, seen, w0, weights = toy
     model = HVAE.make(LAYOUT, weights, w0, SMALL)
-    with pytest.raises(ValueError, match=rf"weights: expected \[3, 40, {P}\]"): train_hvae(model, weights[:2], tasks, seen)
-    with pytest.raises(ValueError, match="seen: expected bool"): train_hvae(model, weights, tasks, seen[..., :-1])
+    with pytest.raises(ValueError, match=rf"weights: expected \[3, 40, {P}\]"):
+        train_hvae(model, weights[:2], tasks, seen)
+    with pytest.raises(ValueError, match="seen: expected bool"):
+        train_hvae(model, weights, tasks, seen[..., :-1])
     everything = draw_views(tasks, views=3, fraction=(1.0, 1.0))
     train_hvae(model, weights, tasks, everything)  # the weights' loss needs no examples
-    with pytest.raises(ValueError, match="got 120 views without any"): train_hvae(model, weights, tasks, everything, config=HVAELoss(loss="task"))
-    with pytest.raises(ValueError, match="held-out"): train_hvae(model, weights, tasks, everything, config=HVAELoss(mix=0.5))
+    with pytest.raises(ValueError, match="got 120 views without any"):
+        train_hvae(model, weights, tasks, everything, config=HVAELoss(loss="task"))
+    with pytest.raises(ValueError, match="held-out"):
+        train_hvae(model, weights, tasks, everything, config=HVAELoss(mix=0.5))

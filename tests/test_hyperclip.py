@@ -1,4 +1,5 @@
 "The CLIP of weights and questions: its loss against references, its shortcuts against the long way, its training on known families."
+
 import copy
 import itertools
 import math
@@ -12,38 +13,51 @@ from open_clip.loss import ClipLoss
 from torch import nn
 
 from hyperclip_nb.basenet.adapter import WeightLayout
-from hyperclip_nb.hypernet.hvae import HVAE, HVAEConfig
-from hyperclip_nb.guidance.hyperclip import (
-    ContrastConfig, HyperCLIP, HyperCLIPConfig, TaskClassification, classify_tasks, contrastive_loss, last_layer,
-    linear_readout, train_hyperclip,
-)
-from hyperclip_nb.hypernet.hypernetworks import HNet
 from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.core.training import TrainConfig, run
+from hyperclip_nb.guidance.hyperclip import (
+    ContrastConfig,
+    HyperCLIP,
+    HyperCLIPConfig,
+    TaskClassification,
+    classify_tasks,
+    contrastive_loss,
+    last_layer,
+    linear_readout,
+    train_hyperclip,
+)
+from hyperclip_nb.hypernet.hvae import HVAE, HVAEConfig
+from hyperclip_nb.hypernet.hypernetworks import HNet
 
 LAYOUT, Z, E = WeightLayout(6, 3), 4, 5
 SMALL = HyperCLIPConfig(components=Z, size=8, hidden=(32,), text_hidden=(32,), max_scale=30.0)
 
 
-def draw(*shape, seed=0): return torch.randn(shape, generator=seeded(seed, "draw", *shape))
-def unit(*shape, seed=0): return F.normalize(draw(*shape, seed=seed).double(), dim=-1)
+def draw(*shape, seed=0):
+    return torch.randn(shape, generator=seeded(seed, "draw", *shape))
+
+
+def unit(*shape, seed=0):
+    return F.normalize(draw(*shape, seed=seed).double(), dim=-1)
 
 
 class Affine(nn.Module):
     "The simplest generator, of no type that HyperCLIP knows."
+
     def __init__(self, size=Z, layout=LAYOUT):
         super().__init__()
         self.layout, self.latent_size = layout, size
         self.register_buffer("w0", draw(layout.size, seed=1))
-        self.register_buffer("matrix", draw(size, layout.size, seed=2) / layout.size ** 0.5)
+        self.register_buffer("matrix", draw(size, layout.size, seed=2) / layout.size**0.5)
 
-    def forward(self, z): return self.w0 + z @ self.matrix
+    def forward(self, z):
+        return self.w0 + z @ self.matrix
 
 
 def family(tasks, size=Z, seed=0):
     "Questions, and the latents that are right for them: a linear function."
     e = draw(tasks, E, seed=seed + 10)
-    return e, e @ draw(E, size, seed=3) / E ** 0.5
+    return e, e @ draw(E, size, seed=3) / E**0.5
 
 
 def hvae(**options):
@@ -52,6 +66,7 @@ def hvae(**options):
 
 
 # The loss
+
 
 @pytest.mark.parametrize("batch, size, scale", [(2, 3, 1.0), (5, 4, 14.3), (9, 2, 100.0)])
 def test_loss_equals_a_loop_and_open_clip(batch, size, scale):
@@ -78,6 +93,7 @@ def test_loss_refuses_rows_without_partners(a, b):
 
 # The encoders
 
+
 def test_whitened_components_are_white():
     generate = HNet(LAYOUT, Z, (16,), output_gain=1.0)
     weights = generate(draw(500, Z)).detach()
@@ -85,7 +101,7 @@ def test_whitened_components_are_white():
     torch.testing.assert_close(seen.mean(0), torch.zeros(6), atol=1e-4, rtol=0)
     torch.testing.assert_close(seen.T @ seen / 500, torch.eye(6), atol=1e-3, rtol=0)
     u, *_ = torch.linalg.svd((weights - weights.mean(0)).double(), full_matrices=False)  # the same six, up to the sign
-    torch.testing.assert_close((u[:, :6].T @ seen.double()).abs() / 500 ** 0.5, torch.eye(6).double(), atol=1e-3, rtol=0)
+    torch.testing.assert_close((u[:, :6].T @ seen.double()).abs() / 500**0.5, torch.eye(6).double(), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("config", [HyperCLIPConfig(), HyperCLIPConfig(components=3), HyperCLIPConfig(size=7), SMALL])
@@ -103,7 +119,7 @@ def test_the_papers_text_encoder_stays_as_it_is():
     torch.testing.assert_close(model.encode_text(e), F.normalize(e, dim=-1))
     assert not list(model.text_head.parameters())
     w = draw(2, LAYOUT.size)
-    torch.testing.assert_close(model.encode_weights(w), F.normalize(model.encoder(w * LAYOUT.size ** -0.5), dim=-1))
+    torch.testing.assert_close(model.encode_weights(w), F.normalize(model.encoder(w * LAYOUT.size**-0.5), dim=-1))
 
 
 @pytest.mark.parametrize("cap", [0.5, 3.0, 100.0])
@@ -133,8 +149,13 @@ def test_a_state_dict_is_all_there_is():
 
 # Shortcuts
 
-GENERATORS = {"hnet": lambda: HNet(LAYOUT, Z, (7, 8)), "hnet without layers": lambda: HNet(LAYOUT, Z, ()), "unknown": Affine,
-              "hvae": hvae, "hvae with one scale": lambda: hvae(scale="global", activation="silu", components=5)}
+GENERATORS = {
+    "hnet": lambda: HNet(LAYOUT, Z, (7, 8)),
+    "hnet without layers": lambda: HNet(LAYOUT, Z, ()),
+    "unknown": Affine,
+    "hvae": hvae,
+    "hvae with one scale": lambda: hvae(scale="global", activation="silu", components=5),
+}
 
 
 @pytest.mark.parametrize("name", GENERATORS)
@@ -142,16 +163,21 @@ def test_a_readout_of_weights_that_are_never_made(name):
     generate, matrix, offset, z = GENERATORS[name]().eval(), draw(3, LAYOUT.size), draw(3), draw(6, Z).requires_grad_()
     short, long = linear_readout(generate, matrix, offset)(z), generate(z) @ matrix.T + offset
     torch.testing.assert_close(short, long, atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(*(torch.autograd.grad(value.square().sum(), z)[0] for value in (short, long)), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(value.square().sum(), z)[0] for value in (short, long)), atol=1e-3, rtol=1e-3
+    )
     assert (last_layer(generate) is None) == (name == "unknown")
 
 
 # Training
 
+
 def trained(tasks=200, contrast=ContrastConfig(batch=64, latent_noise=0.3), steps=200, seed=0, lr=3e-3):
     generate, (e, z) = Affine(), family(tasks)
     model = HyperCLIP.make(LAYOUT, generate(z), E, SMALL, seed)
-    losses = run(train_hyperclip(model, generate, z, e, TrainConfig(steps=steps, lr=lr, schedule="linear", seed=seed), contrast))
+    losses = run(
+        train_hyperclip(model, generate, z, e, TrainConfig(steps=steps, lr=lr, schedule="linear", seed=seed), contrast)
+    )
     return model, generate, losses
 
 
@@ -190,7 +216,9 @@ def test_a_training_cut_off_goes_on_where_it_was():
 def test_the_model_given_is_the_average():
     generate, (e, z) = Affine(), family(40)
     model = HyperCLIP.make(LAYOUT, generate(z), E, SMALL)
-    steps = train_hyperclip(model, generate, z, e, TrainConfig(steps=6, lr=1e-2), ContrastConfig(ema_decay=1.0, ema_from=0.5))
+    steps = train_hyperclip(
+        model, generate, z, e, TrainConfig(steps=6, lr=1e-2), ContrastConfig(ema_decay=1.0, ema_from=0.5)
+    )
     student, seen = steps.model, []
     for update in steps:
         if update.step > 3:
@@ -213,42 +241,83 @@ def test_noise_has_the_spread_that_was_asked_for(spread):
     generate, (e, z) = Affine(), family(50)
     seen = []
     generate.forward = lambda z, original=generate.forward: (seen.append(z), original(z))[1]
-    given = None if spread is None else torch.full((Z,), 2.0) if spread == 1.0 else torch.linspace(0, 1, 50)[:, None].expand(50, Z)
+    given = (
+        None
+        if spread is None
+        else torch.full((Z,), 2.0)
+        if spread == 1.0
+        else torch.linspace(0, 1, 50)[:, None].expand(50, Z)
+    )
     model = HyperCLIP.make(LAYOUT, generate(draw(20, Z)), E, HyperCLIPConfig())
     seen.clear()
-    run(train_hyperclip(model, generate, torch.zeros(4, 50, Z) + (z if spread is None else 0), e, TrainConfig(steps=60),
-                        ContrastConfig(batch=50, latent_noise=0.5), given))
+    run(
+        train_hyperclip(
+            model,
+            generate,
+            torch.zeros(4, 50, Z) + (z if spread is None else 0),
+            e,
+            TrainConfig(steps=60),
+            ContrastConfig(batch=50, latent_noise=0.5),
+            given,
+        )
+    )
     total = torch.stack(seen).flatten(0, 1).var(0)
-    expected = {None: 1.25 * z.var(0), 1.0: torch.ones(Z), "per task": 0.25 * torch.linspace(0, 1, 50).square().mean().expand(Z)}[spread]
+    expected = {
+        None: 1.25 * z.var(0),
+        1.0: torch.ones(Z),
+        "per task": 0.25 * torch.linspace(0, 1, 50).square().mean().expand(Z),
+    }[spread]
     torch.testing.assert_close(total, expected, rtol=0.1, atol=0)
 
 
-@pytest.mark.parametrize("change, word", [
-    ({"e": (20, E + 1)}, "embeddings"), ({"e": (1, E), "z": (1, Z)}, "at least 2 tasks"), ({"z": (19, Z)}, "latents"),
-    ({"z": (20, Z + 1)}, "latents"), ({"z": (2, 2, 20, Z)}, "latents"), ({"spread": (3, Z)}, "spread"), ({"nan": "z"}, "finite"),
-    ({"nan": "e"}, "finite"), ({"layout": WeightLayout(6, 4)}, "generator of weights"),
-])
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"e": (20, E + 1)}, "embeddings"),
+        ({"e": (1, E), "z": (1, Z)}, "at least 2 tasks"),
+        ({"z": (19, Z)}, "latents"),
+        ({"z": (20, Z + 1)}, "latents"),
+        ({"z": (2, 2, 20, Z)}, "latents"),
+        ({"spread": (3, Z)}, "spread"),
+        ({"nan": "z"}, "finite"),
+        ({"nan": "e"}, "finite"),
+        ({"layout": WeightLayout(6, 4)}, "generator of weights"),
+    ],
+)
 def test_pairs_that_do_not_fit(change, word):
     e, z = draw(*change.get("e", (20, E))), draw(*change.get("z", (20, Z)))
     if "nan" in change:
         {"e": e, "z": z}[change["nan"]][1] = torch.nan
     model = HyperCLIP.make(LAYOUT, Affine()(draw(20, Z)), E, SMALL)
     with pytest.raises(ValueError, match=word):
-        train_hyperclip(model, Affine(layout=change.get("layout", LAYOUT)), z, e, TrainConfig(steps=1),
-                        spread=draw(*change["spread"]) if "spread" in change else None)
+        train_hyperclip(
+            model,
+            Affine(layout=change.get("layout", LAYOUT)),
+            z,
+            e,
+            TrainConfig(steps=1),
+            spread=draw(*change["spread"]) if "spread" in change else None,
+        )
 
 
-@pytest.mark.parametrize("make, word", [
-    (lambda: HyperCLIPConfig(components=0), "components"), (lambda: HyperCLIPConfig(size=1), "size"),
-    (lambda: HyperCLIPConfig(hidden=(0,)), "hidden"), (lambda: HyperCLIPConfig(dropout=1.0), "dropout"),
-    (lambda: HyperCLIPConfig(max_scale=0.0), "max_scale"), (lambda: ContrastConfig(batch=1), "batch"),
-    (lambda: ContrastConfig(latent_noise=-1.0), "latent_noise"), (lambda: ContrastConfig(ema_from=1.0), "ema_from"),
-    (lambda: HyperCLIP.make(LAYOUT, None, E, SMALL), "weights"),
-    (lambda: HyperCLIP.make(LAYOUT, draw(20, 5), E, SMALL), "weights"),
-    (lambda: HyperCLIP.make(LAYOUT, Affine()(draw(20, Z)), E, HyperCLIPConfig(components=9)), "9 directions"),
-    (lambda: HyperCLIP(LAYOUT, E).encode_weights(draw(2, 5)), "weights"),
-    (lambda: HyperCLIP(LAYOUT, E).encode_text(draw(2, 6)), "embeddings"),
-])
+@pytest.mark.parametrize(
+    "make, word",
+    [
+        (lambda: HyperCLIPConfig(components=0), "components"),
+        (lambda: HyperCLIPConfig(size=1), "size"),
+        (lambda: HyperCLIPConfig(hidden=(0,)), "hidden"),
+        (lambda: HyperCLIPConfig(dropout=1.0), "dropout"),
+        (lambda: HyperCLIPConfig(max_scale=0.0), "max_scale"),
+        (lambda: ContrastConfig(batch=1), "batch"),
+        (lambda: ContrastConfig(latent_noise=-1.0), "latent_noise"),
+        (lambda: ContrastConfig(ema_from=1.0), "ema_from"),
+        (lambda: HyperCLIP.make(LAYOUT, None, E, SMALL), "weights"),
+        (lambda: HyperCLIP.make(LAYOUT, draw(20, 5), E, SMALL), "weights"),
+        (lambda: HyperCLIP.make(LAYOUT, Affine()(draw(20, Z)), E, HyperCLIPConfig(components=9)), "9 directions"),
+        (lambda: HyperCLIP(LAYOUT, E).encode_weights(draw(2, 5)), "weights"),
+        (lambda: HyperCLIP(LAYOUT, E).encode_text(draw(2, 6)), "embeddings"),
+    ],
+)
 def test_bad_settings(make, word):
     with pytest.raises(ValueError, match=word):
         make()
@@ -256,10 +325,15 @@ def test_bad_settings(make, word):
 
 # Task classification
 
+
 class Scored(nn.Module):
     "A HyperCLIP with given similarities [T, T]: rows are 'weights', columns 'questions'."
-    def encode_weights(self, w): return w
-    def encode_text(self, e): return e
+
+    def encode_weights(self, w):
+        return w
+
+    def encode_text(self, e):
+        return e
 
 
 @settings(deadline=None, max_examples=25)

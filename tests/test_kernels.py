@@ -1,27 +1,32 @@
 import pytest
 import torch
-import torch.nn.functional as F
 from conftest import EMBED, ToyBank, toy_tasks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperclip_nb.basenet.adapter import WeightLayout, set_accuracy, task_accuracy, task_loss
-from hyperclip_nb.dataset.batches import Ragged, TaskSet, stretches
-from hyperclip_nb.hypernet.hypernetworks import HNet
 from hyperclip_nb.basenet.fast.kernels import GeneratedLoss, adapter_gradient, adapter_loss
-from hyperclip_nb.hypernet.hypernetworks import MNet
+from hyperclip_nb.core.training import TrainConfig
+from hyperclip_nb.dataset.batches import Ragged, TaskSet, stretches
+from hyperclip_nb.hypernet.hypernetworks import HNet, MNet
 from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, adapt, fit_meta, support_energy, trained_loss
-from hyperclip_nb.core.training import TrainConfig, fit
 
 layout = WeightLayout(EMBED, 5)
 
 
-def double(tasks: TaskSet) -> TaskSet: return TaskSet(tasks.tasks, tasks.bank, dtype=torch.float64)
-def draw(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def double(tasks: TaskSet) -> TaskSet:
+    return TaskSet(tasks.tasks, tasks.bank, dtype=torch.float64)
+
+
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @settings(max_examples=25, deadline=None)
-@given(sizes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 4), st.integers(2, 6)), min_size=1, max_size=6), seed=st.integers(0, 99))
+@given(
+    sizes=st.lists(st.tuples(st.integers(1, 9), st.integers(1, 4), st.integers(2, 6)), min_size=1, max_size=6),
+    seed=st.integers(0, 99),
+)
 def test_gradient_by_hand_is_that_of_autograd(sizes, seed):
     tasks = toy_tasks(sizes)
     tasks = TaskSet(tasks, ToyBank(tasks, seed), dtype=torch.float64)
@@ -66,19 +71,33 @@ def test_loss_of_generated_weights_is_that_of_the_plain_way(ragged, hidden):
 @pytest.mark.parametrize("model", ["hnet", "linear hnet", "mnet"])
 def test_an_outer_loss_trains_the_generator(ragged, model):
     "All gradients are those of the plain loss, and the weights are shown before they are overwritten."
-    tasks, make = double(ragged), {"hnet": lambda: HNet(layout, 6, (9,)), "linear hnet": lambda: HNet(layout, 6, ()), "mnet": lambda: MNet(layout)}[model]
+    tasks, make = (
+        double(ragged),
+        {
+            "hnet": lambda: HNet(layout, 6, (9,)),
+            "linear hnet": lambda: HNet(layout, 6, ()),
+            "mnet": lambda: MNet(layout),
+        }[model],
+    )
     batch, weight, nets = tasks.ragged(tasks.all_ids), draw(len(tasks), seed=5), [make().double() for _ in range(2)]
     for start in draw(1, nets[0].latent_size).expand(len(tasks), -1), draw(len(tasks), nets[0].latent_size, seed=1):
         found, seen = [], []
-        for net, loss_of in zip(nets, (lambda net, z: trained_loss(net, z, batch, lambda w: seen.append(w.clone())),
-                                       lambda net, z: task_loss(net(z), batch, layout))):
+        for net, loss_of in zip(
+            nets,
+            (
+                lambda net, z: trained_loss(net, z, batch, lambda w: seen.append(w.clone())),
+                lambda net, z: task_loss(net(z), batch, layout),
+            ),
+        ):
             net.zero_grad()
             z = start.clone().requires_grad_()
             loss = loss_of(net, z)
             (loss @ weight).backward()
             found.append([loss.detach(), z.grad, *(p.grad for p in net.parameters() if p.grad is not None)])
-        for mine, plain in zip(*found, strict=True): torch.testing.assert_close(mine, plain)
-        with torch.no_grad(): torch.testing.assert_close(seen[0].expand(len(tasks), -1), nets[1](start))
+        for mine, plain in zip(*found, strict=True):
+            torch.testing.assert_close(mine, plain)
+        with torch.no_grad():
+            torch.testing.assert_close(seen[0].expand(len(tasks), -1), nets[1](start))
         assert not seen[0].requires_grad
 
 
@@ -88,12 +107,16 @@ def test_an_overwritten_gradient_is_not_used(ragged):
     kernel, u = GeneratedLoss(hnet.head, batch, layout, trains=True), draw(len(ragged), 9).relu()
     first = kernel(u)
     kernel(u + 1).sum().backward()
-    with pytest.raises(RuntimeError, match="before the loss is called again"): first.sum().backward()
+    with pytest.raises(RuntimeError, match="before the loss is called again"):
+        first.sum().backward()
 
 
 def test_gradients_of_one_network_for_all_tasks(ragged):
     batch, w = double(ragged).batch(ragged.all_ids), draw(1, layout.size)
-    out, apart = torch.empty(len(ragged), layout.size, dtype=w.dtype), torch.empty(len(ragged), layout.size, dtype=w.dtype)
+    out, apart = (
+        torch.empty(len(ragged), layout.size, dtype=w.dtype),
+        torch.empty(len(ragged), layout.size, dtype=w.dtype),
+    )
     losses = adapter_gradient(w, batch, layout, out), adapter_gradient(w.repeat(len(ragged), 1), batch, layout, apart)
     torch.testing.assert_close(*losses)
     torch.testing.assert_close(out, apart)
@@ -101,7 +124,8 @@ def test_gradients_of_one_network_for_all_tasks(ragged):
 
 def test_a_second_derivative_is_refused(ragged):
     batch, w = double(ragged).batch(ragged.all_ids), draw(len(ragged), layout.size).requires_grad_()
-    with pytest.raises(RuntimeError, match="once"): torch.autograd.grad(adapter_loss(w, batch, layout).sum(), w, create_graph=True)
+    with pytest.raises(RuntimeError, match="once"):
+        torch.autograd.grad(adapter_loss(w, batch, layout).sum(), w, create_graph=True)
 
 
 @settings(max_examples=60, deadline=None)
@@ -117,7 +141,9 @@ def test_stretches_cover_everything_and_keep_their_promises(sizes, waste, limit)
 def test_ragged_holds_what_the_padded_batch_holds(ragged):
     seed = lambda: torch.Generator().manual_seed(3)
     share = torch.tensor([1.0, 0.5, 0.4, 0.8, 0.6])
-    whole, cut = (make(ragged.all_ids, "all", fraction=share, generator=seed()) for make in (ragged.batch, ragged.ragged))
+    whole, cut = (
+        make(ragged.all_ids, "all", fraction=share, generator=seed()) for make in (ragged.batch, ragged.ragged)
+    )
     assert isinstance(cut, Ragged) and len(cut) == 5 and len(cut.parts) > 1
     position = 0
     for part in cut.parts:
@@ -142,14 +168,28 @@ def test_set_accuracy_takes_a_function(ragged):
 def test_meta_training_on_whole_sets_watches_four_accuracies(ragged):
     seen = []
     hnet, how = HNet(layout, 6, (9,), output_gain=1.0), Adaptation(steps=3, lr=0.3)
-    watch = lambda support, query, before, after: seen.append([task_accuracy(w, part, layout) for w in (before, after) for part in (support, query)])
+    watch = lambda support, query, before, after: seen.append(
+        [task_accuracy(w, part, layout) for w in (before, after) for part in (support, query)]
+    )
     z0 = hnet.z0.detach().clone()
     plain, tasks = HNet(layout, 6, (9,), output_gain=1.0), ragged
-    next(fit_meta(hnet, tasks, TrainConfig(steps=1, clip=1e9), adaptation=how, order="first", episodes=Episodes(tasks=5, support=None, query=None), watch=watch))
+    next(
+        fit_meta(
+            hnet,
+            tasks,
+            TrainConfig(steps=1, clip=1e9),
+            adaptation=how,
+            order="first",
+            episodes=Episodes(tasks=5, support=None, query=None),
+            watch=watch,
+        )
+    )
     support = tasks.batch(tasks.all_ids, "support")
     moved = adapt(plain, z0, support, how)
     task_loss(plain(plain.z0 + (moved - z0)), tasks.batch(tasks.all_ids, "query"), layout).mean().backward()
-    for p, q in zip(hnet.parameters(), plain.parameters()): torch.testing.assert_close(p.grad, q.grad, atol=1e-5, rtol=1e-4)
+    for p, q in zip(hnet.parameters(), plain.parameters()):
+        torch.testing.assert_close(p.grad, q.grad, atol=1e-5, rtol=1e-4)
     expected = task_accuracy(plain(moved), support, layout).sort().values
     assert torch.equal(seen[0][2].sort().values, expected) and len(seen[0]) == 4
-    with pytest.raises(ValueError, match="both None"): Episodes(support=None)
+    with pytest.raises(ValueError, match="both None"):
+        Episodes(support=None)

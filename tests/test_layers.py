@@ -4,15 +4,23 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hyperclip_nb.basenet.fast import layers
 from hyperclip_nb.basenet.adapter import WeightLayout
+from hyperclip_nb.basenet.fast import layers
+from hyperclip_nb.basenet.fast.layers import (
+    ActiveColumns,
+    WideLinear,
+    large_linear,
+    product,
+    squared_distance,
+    with_one,
+)
 from hyperclip_nb.core.files import load_tensors, save_tensors
-from hyperclip_nb.hypernet.hypernetworks import HNet
-from hyperclip_nb.basenet.fast.layers import ActiveColumns, WideLinear, large_linear, product, squared_distance, with_one
 from hyperclip_nb.core.training import TrainConfig, fit
+from hyperclip_nb.hypernet.hypernetworks import HNet
 
 
-def draw(*shape, seed=0): return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def draw(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def pair(inputs, outputs, rectified=False):
@@ -27,7 +35,13 @@ def grads(layer, z, of):
 
 
 @settings(max_examples=60, deadline=None)
-@given(rows=st.integers(1, 5), inputs=st.integers(1, 12), outputs=st.integers(1, 60), asleep=st.integers(0, 12), seed=st.integers(0, 99))
+@given(
+    rows=st.integers(1, 5),
+    inputs=st.integers(1, 12),
+    outputs=st.integers(1, 60),
+    asleep=st.integers(0, 12),
+    seed=st.integers(0, 99),
+)
 @pytest.mark.parametrize("rectified", [False, True])
 def test_a_wide_layer_is_a_linear_layer(rectified, rows, inputs, outputs, asleep, seed):
     wide, plain = pair(inputs, outputs, rectified)
@@ -35,8 +49,10 @@ def test_a_wide_layer_is_a_linear_layer(rectified, rows, inputs, outputs, asleep
     z[:, :asleep] = -1
     z.requires_grad_()
     torch.testing.assert_close(wide(z.relu()), plain(z.relu()))
-    with torch.no_grad(): torch.testing.assert_close(wide(z.relu()), plain(z.relu()))
-    for mine, theirs in zip(*(grads(layer, z, lambda out: out.pow(3).sum()) for layer in (wide, plain))): torch.testing.assert_close(mine, theirs)
+    with torch.no_grad():
+        torch.testing.assert_close(wide(z.relu()), plain(z.relu()))
+    for mine, theirs in zip(*(grads(layer, z, lambda out: out.pow(3).sum()) for layer in (wide, plain))):
+        torch.testing.assert_close(mine, theirs)
 
 
 def test_a_wide_layer_has_second_derivatives():
@@ -48,14 +64,16 @@ def test_a_wide_layer_has_second_derivatives():
         slopes = torch.autograd.grad(layer(here.relu()).pow(3).sum(), [here, *layer.parameters()], create_graph=True)
         found.append([*torch.autograd.grad(sum(s.square().sum() for s in slopes), [here, *layer.parameters()])])
     torch.testing.assert_close(found[0][1].mT, found[1][1])
-    for i in 0, 2: torch.testing.assert_close(found[0][i], found[1][i])
+    for i in 0, 2:
+        torch.testing.assert_close(found[0][i], found[1][i])
 
 
 def test_zeros_that_are_no_relus_have_gradients():
     wide, plain = pair(8, 40)
     u = torch.zeros(3, 8, dtype=torch.float64, requires_grad=True)
     torch.testing.assert_close(*(torch.autograd.grad(layer(u).sum(), u)[0] for layer in (wide, plain)))
-    with pytest.raises(ValueError, match=r"inputs \[T, 8\], got \[3, 7\]"): wide(u[:, :7])
+    with pytest.raises(ValueError, match=r"inputs \[T, 8\], got \[3, 7\]"):
+        wide(u[:, :7])
 
 
 def test_columns_are_added_when_their_units_wake_up():
@@ -82,8 +100,13 @@ def threads(request):
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(rows=st.integers(1, 9), inner=st.integers(1, 9), columns=st.integers(1, 300), seed=st.integers(0, 99),
-       dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
+@given(
+    rows=st.integers(1, 9),
+    inner=st.integers(1, 9),
+    columns=st.integers(1, 300),
+    seed=st.integers(0, 99),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+)
 def test_a_wide_product_is_a_product(threads, monkeypatch, rows, inner, columns, seed, dtype):
     "By either library, of transposed and cut matrices, into given memory, and without a trace for autograd."
     monkeypatch.setattr(layers, "_LARGE", seed % 2 * 1_000)
@@ -112,9 +135,11 @@ def test_large_linear_is_linear_to_the_second_derivative(rows, inputs, outputs):
     given = [draw(rows, inputs).requires_grad_(), draw(outputs, inputs, seed=1).requires_grad_()]
     both = large_linear(*given), F.linear(*given)
     torch.testing.assert_close(*both)
-    for mine, theirs in zip(*(torch.autograd.grad(out.square().sum(), given, retain_graph=True) for out in both)): torch.testing.assert_close(mine, theirs)
+    for mine, theirs in zip(*(torch.autograd.grad(out.square().sum(), given, retain_graph=True) for out in both)):
+        torch.testing.assert_close(mine, theirs)
     slopes = [torch.autograd.grad(out.pow(3).sum(), given, create_graph=True) for out in both]
-    for mine, theirs in zip(*(torch.autograd.grad(sum(s.square().sum() for s in slope), given) for slope in slopes)): torch.testing.assert_close(mine, theirs)
+    for mine, theirs in zip(*(torch.autograd.grad(sum(s.square().sum() for s in slope), given) for slope in slopes)):
+        torch.testing.assert_close(mine, theirs)
     torch.testing.assert_close(large_linear(given[0][0], given[1]), F.linear(given[0][0], given[1]))
 
 
@@ -132,8 +157,12 @@ def test_gradients_in_used_memory_train_the_same_network(kind, uses):
         weight, out = (lambda: mine.columns), mine
 
     def training(layer, out):
-        return fit(layer, lambda x, generator: sum((out((i + 1) * x) - target).square().mean() for i in range(uses)),
-                   lambda generator: x + torch.randn(x.shape, generator=generator, dtype=x.dtype), TrainConfig(steps=6, clip=0.5))
+        return fit(
+            layer,
+            lambda x, generator: sum((out((i + 1) * x) - target).square().mean() for i in range(uses)),
+            lambda generator: x + torch.randn(x.shape, generator=generator, dtype=x.dtype),
+            TrainConfig(steps=6, clip=0.5),
+        )
 
     like = lambda tensor: tensor if kind == "many inputs" else tensor.mT
     places = set()
@@ -141,9 +170,11 @@ def test_gradients_in_used_memory_train_the_same_network(kind, uses):
         assert fast.loss == pytest.approx(slow.loss) and fast.grad_norm == pytest.approx(slow.grad_norm)
         torch.testing.assert_close(like(weight().grad), plain.weight.grad)
         places.add(weight().grad.data_ptr())
-        if fast.step == 3: weight().grad = None
+        if fast.step == 3:
+            weight().grad = None
     torch.testing.assert_close(like(weight()), plain.weight)
-    if uses == 1: assert len(places) <= 2
+    if uses == 1:
+        assert len(places) <= 2
 
 
 def test_squared_distance_is_what_it_says():
@@ -152,8 +183,12 @@ def test_squared_distance_is_what_it_says():
     for layer, value in (wide, squared_distance(x, wide, target)), (plain, (plain(x) - target).square().sum(1)):
         found.append([value, *torch.autograd.grad(value @ torch.arange(4.0).double(), [x, *layer.parameters()])])
     found[0][2] = found[0][2].mT
-    for mine, theirs in zip(*found): torch.testing.assert_close(mine, theirs)
-    with pytest.raises(RuntimeError): torch.autograd.grad(torch.autograd.grad(squared_distance(x, wide, target).sum(), x, create_graph=True)[0].sum(), x)
+    for mine, theirs in zip(*found):
+        torch.testing.assert_close(mine, theirs)
+    with pytest.raises(RuntimeError):
+        torch.autograd.grad(
+            torch.autograd.grad(squared_distance(x, wide, target).sum(), x, create_graph=True)[0].sum(), x
+        )
 
 
 def test_a_generator_is_saved_and_read(tmp_path):
@@ -162,9 +197,14 @@ def test_a_generator_is_saved_and_read(tmp_path):
     save_tensors(tmp_path / "h.safetensors", hnet.state_dict(), {})
     other.load_state_dict(load_tensors(tmp_path / "h.safetensors")[0])
     z = draw(3, 6).float()
-    assert torch.equal(other(z), hnet(z)) and other.head.columns.is_contiguous() and other.head.weight.shape == (layout.size, 9)
+    assert (
+        torch.equal(other(z), hnet(z))
+        and other.head.columns.is_contiguous()
+        and other.head.weight.shape == (layout.size, 9)
+    )
     with torch.no_grad():
-        for some in z, z[:1]: torch.testing.assert_close(other(some), F.linear(hnet.body(some), hnet.head.weight, hnet.head.bias))
+        for some in z, z[:1]:
+            torch.testing.assert_close(other(some), F.linear(hnet.body(some), hnet.head.weight, hnet.head.bias))
 
 
 def test_the_state_of_a_linear_layer_fits():
@@ -172,6 +212,10 @@ def test_the_state_of_a_linear_layer_fits():
     before = {"body.weight": draw(5, 3), "head.weight": draw(30, 5, seed=1), "head.bias": draw(30, seed=2)}
     model = torch.nn.ModuleDict({"body": torch.nn.Linear(3, 5, bias=False, dtype=torch.float64), "head": wide})
     model.load_state_dict(before)
-    assert torch.equal(wide.columns, before["head.weight"].mT) and wide.columns.is_contiguous() and "head.weight" in before
-    with pytest.raises(RuntimeError, match="Missing"): wide.load_state_dict({"bias": plain.bias})
-    with pytest.raises(RuntimeError, match="size mismatch"): wide.load_state_dict({"weight": plain.weight.mT, "bias": plain.bias})
+    assert (
+        torch.equal(wide.columns, before["head.weight"].mT) and wide.columns.is_contiguous() and "head.weight" in before
+    )
+    with pytest.raises(RuntimeError, match="Missing"):
+        wide.load_state_dict({"bias": plain.bias})
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        wide.load_state_dict({"weight": plain.weight.mT, "bias": plain.bias})

@@ -1,4 +1,5 @@
 "Meta-VQA against an independent slow reading of its rules, against the published tasks, and against broken files."
+
 import json
 import os
 import random
@@ -28,9 +29,16 @@ def write_vqa(folder: Path, entries) -> Path:
         for entry_part, image, question, kind, answer in entries:
             if entry_part == part:
                 number = next(ids)
-                annotations.append({"question_type": "what", "multiple_choice_answer": answer, "image_id": image,
-                                    "answers": [{"answer": answer, "answer_confidence": "yes", "answer_id": 1}],
-                                    "answer_type": kind, "question_id": number})
+                annotations.append(
+                    {
+                        "question_type": "what",
+                        "multiple_choice_answer": answer,
+                        "image_id": image,
+                        "answers": [{"answer": answer, "answer_confidence": "yes", "answer_id": 1}],
+                        "answer_type": kind,
+                        "question_id": number,
+                    }
+                )
                 questions.append({"image_id": image, "question": question, "question_id": number})
         random.Random(0).shuffle(questions)  # the order of the questions file must not matter
         (folder / ANNOTATIONS.format(part)).write_text(json.dumps({"info": {}, "annotations": annotations}))
@@ -77,10 +85,21 @@ def reference(entries) -> dict[str, dict]:
 @given(seed=st.integers(0, 10**6))
 def test_build_follows_the_rules(seed, tmp_path_factory):
     rng = random.Random(seed)
-    questions = [f"What is in box {i}?" for i in range(rng.randint(1, 8))] + ["Is it red or blue?", "Is it red or?", "Why?"]
-    entries = [(rng.choice(["train", "val"]), rng.randint(1, 150), rng.choice(questions),
-                rng.choice(["number", "other", "other", "yes/no"]), rng.choice(["a", "b", "a cat", "2", "x y", f"{rng.random()}"]))
-               for _ in range(rng.randint(0, 600))]
+    questions = [f"What is in box {i}?" for i in range(rng.randint(1, 8))] + [
+        "Is it red or blue?",
+        "Is it red or?",
+        "Why?",
+    ]
+    entries = [
+        (
+            rng.choice(["train", "val"]),
+            rng.randint(1, 150),
+            rng.choice(questions),
+            rng.choice(["number", "other", "other", "yes/no"]),
+            rng.choice(["a", "b", "a cat", "2", "x y", f"{rng.random()}"]),
+        )
+        for _ in range(rng.randint(0, 600))
+    ]
     folder = tmp_path_factory.mktemp("vqa")
     report = build_meta_vqa(write_vqa(folder, entries), folder / "out")
     want = reference(entries)
@@ -119,10 +138,15 @@ def entries_behind(published: dict, rng: random.Random):
             for answer in task["answers"]:
                 names = unshuffle([n for n, a in task["train"] + task["test"] if a == answer])
                 answers[answer] = [(n.split("_")[1][:-4], int(n[-12:])) for n in names]
-        mine = [(part, image, question, "other", answer) for answer, images in answers.items() for part, image in images]
+        mine = [
+            (part, image, question, "other", answer) for answer, images in answers.items() for part, image in images
+        ]
         noise += [(part, next(fresh), question, "other", f"singleton {part}") for part in ("train", "val")]
         noise += [(part, image, question, "number", "a second entry") for part, image, *_ in rng.sample(mine, 3)]
-        noise += [("train", next(fresh), question, "yes/no", "yes"), ("train", next(fresh), f"{question} or", "other", "left")]
+        noise += [
+            ("train", next(fresh), question, "yes/no", "yes"),
+            ("train", next(fresh), f"{question} or", "other", "left"),
+        ]
         noise += [("val", next(fresh), f"Rare {place}?", "other", rng.choice("ab")) for _ in range(3)]
         entries += mine
         # a repeated image must come later than its first entry; train entries come before val ones by file
@@ -132,8 +156,12 @@ def entries_behind(published: dict, rng: random.Random):
 
 def miniature(seed: int = 0, questions: int = 40) -> list:
     rng, images = random.Random(seed), count(1)
-    return [(part, next(images), f"What is on thing {q}?", "other", rng.choice(["a cat", "a dog", "snow", "2"]))
-            for part in ("train", "val") for q in range(questions) for _ in range(rng.randint(15, 40))]
+    return [
+        (part, next(images), f"What is on thing {q}?", "other", rng.choice(["a cat", "a dog", "snow", "2"]))
+        for part in ("train", "val")
+        for q in range(questions)
+        for _ in range(rng.randint(15, 40))
+    ]
 
 
 def test_the_inversion_leads_back(tmp_path):
@@ -170,7 +198,9 @@ def test_figures_of_the_paper_hold():
 
 
 def test_templates_win_and_rules_fill_in(tmp_path):
-    build_meta_vqa(write_vqa(tmp_path / "vqa", miniature()), tmp_path / "out", {"What is on thing 3?": "thing 3 carries {}"})
+    build_meta_vqa(
+        write_vqa(tmp_path / "vqa", miniature()), tmp_path / "out", {"What is on thing 3?": "thing 3 carries {}"}
+    )
     tasks = {task.question: task for part in load_meta_vqa(tmp_path / "out").values() for task in part}
     assert len(tasks) == 40
     for question, task in tasks.items():
@@ -188,7 +218,9 @@ def test_a_template_without_a_hole_is_refused(tmp_path):
 
 def test_empty_answers_stop_unless_they_are_wanted(tmp_path):
     entries = [(part, i, "What is it?", "other", "" if i % 2 else "x") for part in ("train", "val") for i in range(30)]
-    with pytest.raises(RunError, match=r"annotations\.json: \$\.annotations\[1\]\.multiple_choice_answer: expected an answer, got ''"):
+    with pytest.raises(
+        RunError, match=r"annotations\.json: \$\.annotations\[1\]\.multiple_choice_answer: expected an answer, got ''"
+    ):
         build_meta_vqa(write_vqa(tmp_path / "vqa", entries), tmp_path / "out")
     assert build_meta_vqa(tmp_path / "vqa", tmp_path / "out", allow_empty=True).pairs == 60
 
@@ -200,10 +232,28 @@ def test_a_missing_file_is_named(tmp_path):
         build_meta_vqa(tmp_path, tmp_path / "out")
 
 
-JSON = st.recursive(st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=5),
-                    lambda x: st.lists(x, max_size=3) | st.dictionaries(st.sampled_from(
-                        ["annotations", "questions", "question_id", "image_id", "answer_type", "multiple_choice_answer", "question",
-                         "x"]), x), max_leaves=8)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=5),
+    lambda x: (
+        st.lists(x, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                [
+                    "annotations",
+                    "questions",
+                    "question_id",
+                    "image_id",
+                    "answer_type",
+                    "multiple_choice_answer",
+                    "question",
+                    "x",
+                ]
+            ),
+            x,
+        )
+    ),
+    max_leaves=8,
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -211,7 +261,9 @@ JSON = st.recursive(st.none() | st.booleans() | st.integers(-5, 5) | st.text(max
 def test_whatever_comes_is_read_or_refused_with_a_place(data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("vqa")
     write_vqa(folder, [("train", 1, "What?", "other", "a"), ("val", 2, "Où est le {chat}?", "number", "2")])
-    path = folder / data.draw(st.sampled_from([ANNOTATIONS, QUESTIONS])).format(data.draw(st.sampled_from(["train", "val"])))
+    path = folder / data.draw(st.sampled_from([ANNOTATIONS, QUESTIONS])).format(
+        data.draw(st.sampled_from(["train", "val"]))
+    )
     text = path.read_text()
     cut = data.draw(st.integers(0, len(text) - 1))
     replacement = data.draw(st.one_of(st.just(text[:cut]), JSON.map(json.dumps), st.binary(max_size=20)))
@@ -224,17 +276,31 @@ def test_whatever_comes_is_read_or_refused_with_a_place(data, tmp_path_factory):
 
 
 @settings(max_examples=60, deadline=None)
-@given(content=st.one_of(st.dictionaries(st.sampled_from(["Q?", "", "R?"]), JSON | st.fixed_dictionaries({
-    "train": st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["x", "y", ""])), max_size=3),
-    "test": st.lists(st.tuples(st.sampled_from("cd"), st.sampled_from(["x", "y"])), max_size=3),
-    "answers": st.lists(st.sampled_from(["x", "y", ""]), max_size=3)})), JSON))
+@given(
+    content=st.one_of(
+        st.dictionaries(
+            st.sampled_from(["Q?", "", "R?"]),
+            JSON
+            | st.fixed_dictionaries(
+                {
+                    "train": st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["x", "y", ""])), max_size=3),
+                    "test": st.lists(st.tuples(st.sampled_from("cd"), st.sampled_from(["x", "y"])), max_size=3),
+                    "answers": st.lists(st.sampled_from(["x", "y", ""]), max_size=3),
+                }
+            ),
+        ),
+        JSON,
+    )
+)
 def test_check_lists_problems_and_load_refuses(content, tmp_path_factory):
     folder = tmp_path_factory.mktemp("meta")
     (folder / FILES["train"]).write_text(json.dumps(content))
     check = check_meta_vqa(folder)
     assert check.problems == [p for p in check.problems if str(folder / FILES["train"]) in p]
-    if check.problems and not any("expected more than 20" in p or "image name" in p or "in train, got" in p or "at least twice" in p
-                                  for p in check.problems):
+    if check.problems and not any(
+        "expected more than 20" in p or "image name" in p or "in train, got" in p or "at least twice" in p
+        for p in check.problems
+    ):
         with pytest.raises(RunError):
             load_meta_vqa(folder)
     print(check)

@@ -3,18 +3,18 @@ import torch
 from conftest import EMBED, ToyBank, toy_tasks
 
 from hyperclip_nb.basenet.adapter import WeightLayout, task_loss
-from hyperclip_nb.dataset.batches import TaskSet
-from hyperclip_nb.hypernet.hypernetworks import HNet
-from hyperclip_nb.hypernet.hypernetworks import MNet
-from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, adapt, fit_meta
 from hyperclip_nb.core.blocks import Standardizer
-from hyperclip_nb.hypernet.store import store_adaptations
 from hyperclip_nb.core.training import TrainConfig, run
+from hyperclip_nb.dataset.batches import TaskSet
+from hyperclip_nb.hypernet.hypernetworks import HNet, MNet
+from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, adapt, fit_meta
+from hyperclip_nb.hypernet.store import store_adaptations
 
 layout = WeightLayout(EMBED, 5)
 
 
-def small_hnet(seed=0, **kw): return HNet(layout, 6, (9,), output_gain=1.0, generator=torch.Generator().manual_seed(seed), **kw).double()
+def small_hnet(seed=0, **kw):
+    return HNet(layout, 6, (9,), output_gain=1.0, generator=torch.Generator().manual_seed(seed), **kw).double()
 
 
 def double(tasks: TaskSet) -> TaskSet:
@@ -26,7 +26,9 @@ def double(tasks: TaskSet) -> TaskSet:
 def test_batched_adaptation_equals_a_loop_over_tasks_with_autograd(ragged, make, optimizer):
     model, tasks = make(), double(ragged)
     lr = 0.1 if optimizer == "sgd" else 0.02
-    together = adapt(model, model.z0.detach(), tasks.batch(tasks.all_ids), Adaptation(steps=7, lr=lr, optimizer=optimizer))
+    together = adapt(
+        model, model.z0.detach(), tasks.batch(tasks.all_ids), Adaptation(steps=7, lr=lr, optimizer=optimizer)
+    )
     for t in range(len(tasks)):
         batch = tasks.batch(torch.tensor([t]))
         z = model.z0.detach().clone().requires_grad_()
@@ -71,22 +73,35 @@ def test_first_order_meta_gradient_is_the_gradient_at_the_end_of_the_path(ragged
 
 def test_a_range_of_steps_gives_each_task_its_own(ragged):
     model, batch = small_hnet(), double(ragged).batch(ragged.all_ids)
-    draw = lambda: adapt(model, model.z0.detach(), batch, Adaptation(steps=(1, 4), lr=0.3), generator=torch.Generator().manual_seed(5))
+    draw = lambda: adapt(
+        model, model.z0.detach(), batch, Adaptation(steps=(1, 4), lr=0.3), generator=torch.Generator().manual_seed(5)
+    )
     fixed = torch.stack([adapt(model, model.z0.detach(), batch, Adaptation(steps=k, lr=0.3)) for k in range(1, 5)])
     drawn = draw()
     assert torch.equal(drawn, draw())
     used = (fixed == drawn).all(-1)
     assert (used.sum(0) == 1).all() and used.any(1).sum() > 1
-    with pytest.raises(ValueError, match="generator"): adapt(model, model.z0.detach(), batch, Adaptation(steps=(1, 4)))
+    with pytest.raises(ValueError, match="generator"):
+        adapt(model, model.z0.detach(), batch, Adaptation(steps=(1, 4)))
 
 
 @pytest.mark.parametrize("kind", ["multitask", "mnet_maml", "hnet_maml", "conditional", "conditional_maml"])
 def test_every_algorithm_learns(ragged, kind):
-    model = MNet(layout) if kind in ("multitask", "mnet_maml") else HNet(layout, EMBED if "cond" in kind else 6, (16,), output_gain=1.0)
+    model = (
+        MNet(layout)
+        if kind in ("multitask", "mnet_maml")
+        else HNet(layout, EMBED if "cond" in kind else 6, (16,), output_gain=1.0)
+    )
     embeddings = ragged.embeddings() if "cond" in kind else None
     adaptation = Adaptation(steps=3, lr=0.01) if "maml" in kind else None
-    steps = fit_meta(model, ragged, TrainConfig(steps=60, lr=1e-1 if kind == "mnet_maml" else 1e-2, seed=1), adaptation=adaptation, embeddings=embeddings,
-                     episodes=Episodes(tasks=5, support=4, query=4))
+    steps = fit_meta(
+        model,
+        ragged,
+        TrainConfig(steps=60, lr=1e-1 if kind == "mnet_maml" else 1e-2, seed=1),
+        adaptation=adaptation,
+        embeddings=embeddings,
+        episodes=Episodes(tasks=5, support=4, query=4),
+    )
     losses = run(steps)
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
 
@@ -103,6 +118,7 @@ def test_the_same_seed_gives_the_same_run(ragged):
     def train(seed):
         model = HNet(layout, 6, (9,), dropout=0.2, output_gain=1.0)
         return run(fit_meta(model, ragged, TrainConfig(steps=5, seed=seed), adaptation=Adaptation(steps=2))), model.z0
+
     (a, za), (b, zb), (c, _) = train(0), train(0), train(1)
     assert a == b and torch.equal(za, zb) and a != c
 
@@ -121,7 +137,9 @@ def test_stored_adaptations_are_the_adaptations(ragged):
 def test_buckets_do_not_change_what_is_stored():
     tasks = toy_tasks([(n, 2, 3) for n in (2, 30, 4, 25, 3, 8)])
     tasks = TaskSet(tasks, ToyBank(tasks))
-    whole = lambda limit: store_adaptations(small_hnet().float(), tasks, Adaptation(steps=3), views=1, fraction=(1.0, 1.0), limit=limit)
+    whole = lambda limit: store_adaptations(
+        small_hnet().float(), tasks, Adaptation(steps=3), views=1, fraction=(1.0, 1.0), limit=limit
+    )
     torch.testing.assert_close(whole(10_000), whole(33), atol=1e-6, rtol=1e-5)
 
 
@@ -133,13 +151,20 @@ def test_standardizer_goes_there_and_back(scale):
     torch.testing.assert_close(s.decode(u), z)
     torch.testing.assert_close(u.mean((0, 1)), torch.zeros(3), atol=1e-5, rtol=0)
     spread = u.std((0, 1), unbiased=False)
-    if scale == "dimension": torch.testing.assert_close(spread, torch.ones(3))
-    else: assert spread[1] / spread[2] > 30 and u.square().mean() == pytest.approx(1)
+    if scale == "dimension":
+        torch.testing.assert_close(spread, torch.ones(3))
+    else:
+        assert spread[1] / spread[2] > 30 and u.square().mean() == pytest.approx(1)
 
 
 def test_bad_settings_are_refused(ragged):
-    with pytest.raises(ValueError, match="K >= 0"): Adaptation(steps=(3, 2))
-    with pytest.raises(ValueError, match="above 0"): Adaptation(lr=0.0)
-    with pytest.raises(ValueError, match="embeddings"): fit_meta(small_hnet(), ragged, TrainConfig(), embeddings=torch.zeros(2, 6))
-    with pytest.raises(ValueError, match="view"): store_adaptations(small_hnet(), ragged, Adaptation(), views=0)
-    with pytest.raises(ValueError, match="latents"): small_hnet()(torch.zeros(2, 7).double())
+    with pytest.raises(ValueError, match="K >= 0"):
+        Adaptation(steps=(3, 2))
+    with pytest.raises(ValueError, match="above 0"):
+        Adaptation(lr=0.0)
+    with pytest.raises(ValueError, match="embeddings"):
+        fit_meta(small_hnet(), ragged, TrainConfig(), embeddings=torch.zeros(2, 6))
+    with pytest.raises(ValueError, match="view"):
+        store_adaptations(small_hnet(), ragged, Adaptation(), views=0)
+    with pytest.raises(ValueError, match="latents"):
+        small_hnet()(torch.zeros(2, 7).double())

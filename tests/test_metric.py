@@ -6,23 +6,25 @@ from torch import Tensor
 from hyperclip_nb.basenet.adapter import WeightLayout, batch_logits, task_loss
 from hyperclip_nb.dataset.batches import TaskSet
 from hyperclip_nb.diffusion.schedule import weighted_square
-from hyperclip_nb.hypernet.hypernetworks import HNet
-from hyperclip_nb.hypernet.hypernetworks import MNet
-from hyperclip_nb.hypernet.metatrain import Adaptation, adapt
 from hyperclip_nb.hypernet.curvature import latent_metric, lift
+from hyperclip_nb.hypernet.hypernetworks import HNet
+from hyperclip_nb.hypernet.metatrain import Adaptation, adapt
 
 layout = WeightLayout(EMBED, 3)
 
 
 @pytest.fixture
-def tasks(ragged) -> TaskSet: return TaskSet(ragged.tasks, ragged.bank, dtype=torch.float64)
+def tasks(ragged) -> TaskSet:
+    return TaskSet(ragged.tasks, ragged.bank, dtype=torch.float64)
 
 
 @pytest.fixture
-def hnet() -> HNet: return HNet(layout, 4, (9,), output_gain=1.0, generator=torch.Generator().manual_seed(1)).double()
+def hnet() -> HNet:
+    return HNet(layout, 4, (9,), output_gain=1.0, generator=torch.Generator().manual_seed(1)).double()
 
 
-def normal(*shape, seed=0) -> Tensor: return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+def normal(*shape, seed=0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def test_the_hessian_is_autograds_task_by_task(tasks, hnet):
@@ -32,7 +34,9 @@ def test_the_hessian_is_autograds_task_by_task(tasks, hnet):
     for view in range(2):
         for t in range(len(tasks)):
             batch = tasks.batch(torch.tensor([t]), "all")
-            alone = torch.autograd.functional.hessian(lambda v: task_loss(hnet(v[None]), batch, layout).sum(), z[view, t])
+            alone = torch.autograd.functional.hessian(
+                lambda v: task_loss(hnet(v[None]), batch, layout).sum(), z[view, t]
+            )
             torch.testing.assert_close(metric[view, t], alone)
 
 
@@ -54,7 +58,9 @@ def test_a_step_along_a_steep_direction_costs_what_the_metric_says(tasks, hnet):
     metric, batch = latent_metric(hnet, z, tasks, "hessian"), tasks.batch(tasks.all_ids, "all")
     values, directions = torch.linalg.eigh(metric)
     step = 1e-4 * directions[..., -1]
-    cost = (task_loss(hnet(z + step), batch, layout) + task_loss(hnet(z - step), batch, layout)) / 2 - task_loss(hnet(z), batch, layout)
+    cost = (task_loss(hnet(z + step), batch, layout) + task_loss(hnet(z - step), batch, layout)) / 2 - task_loss(
+        hnet(z), batch, layout
+    )
     torch.testing.assert_close(cost, 1e-8 / 2 * values[:, -1], rtol=1e-2, atol=1e-11)
 
 
@@ -75,6 +81,9 @@ def test_the_weighted_loss_is_a_loop_over_tasks(tasks, hnet):
 
 
 def test_bad_input_is_refused(tasks, hnet):
-    with pytest.raises(ValueError, match="gauss_newton"): latent_metric(hnet, normal(len(tasks), 4), tasks, "fisher")
-    with pytest.raises(ValueError, match="latents"): latent_metric(hnet, normal(len(tasks) + 1, 4), tasks)
-    with pytest.raises(ValueError, match="floor"): lift(torch.eye(3), 0.0)
+    with pytest.raises(ValueError, match="gauss_newton"):
+        latent_metric(hnet, normal(len(tasks), 4), tasks, "fisher")
+    with pytest.raises(ValueError, match="latents"):
+        latent_metric(hnet, normal(len(tasks) + 1, 4), tasks)
+    with pytest.raises(ValueError, match="floor"):
+        lift(torch.eye(3), 0.0)

@@ -1,29 +1,42 @@
 "From the downloads to a results table, in files of the real formats: every command and function in between, with the small CLIP."
+
 import json
 from pathlib import Path
 
+import miniature
 import pytest
 import torch
 from PIL import Image
 
-import miniature
 from hyperclip_nb.basenet.adapter import WeightLayout
 from hyperclip_nb.cli.commands import main
+from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core.training import TrainConfig, run
 from hyperclip_nb.dataset.coco_tasks import read_objects
-from hyperclip_nb.dataset.sources import open_tasks, read_tasks, with_coco_tasks
 from hyperclip_nb.dataset.encoders import ImageFolder
 from hyperclip_nb.dataset.features import FeatureBank
-from hyperclip_nb.core.files import RunError
-from hyperclip_nb.hypernet.hypernetworks import MNet
-from hyperclip_nb.hypernet.metatrain import Adaptation, fit_meta
 from hyperclip_nb.dataset.small_clip import load_small_clip
 from hyperclip_nb.dataset.small_clip_training import save_small_clip
-from hyperclip_nb.core.training import TrainConfig, run
+from hyperclip_nb.dataset.sources import open_tasks, read_tasks, with_coco_tasks
+from hyperclip_nb.hypernet.hypernetworks import MNet
+from hyperclip_nb.hypernet.metatrain import Adaptation, fit_meta
 
 
 def features(home: Path, *options, tasks="meta_vqa", out="features") -> None:
-    main(["features", "--tasks", str(home / tasks), "--images", str(home / "coco"), "--out", str(home / out), "--workers", "1",
-          *map(str, options)])
+    main(
+        [
+            "features",
+            "--tasks",
+            str(home / tasks),
+            "--images",
+            str(home / "coco"),
+            "--out",
+            str(home / out),
+            "--workers",
+            "1",
+            *map(str, options),
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +63,10 @@ def test_the_files_have_the_real_shape(home):
 
 
 def test_to_a_results_table(home, tmp_path):
+    from test_experiment import TINY
+
     from hyperclip_nb.evaluation.presets import Preset, Source
     from hyperclip_nb.evaluation.reproduce import reproduce
-    from test_experiment import TINY
 
     methods = "clip_zero_shot", "multitask", "cond_multitask", "hnet_hyperldm_g1.5"
     preset = Preset(recipe=TINY, methods=methods, shots=(0, 1, "all"), kinds=("hnet",), seeds=1, audit=False)
@@ -70,8 +84,28 @@ def test_to_a_results_table(home, tmp_path):
 
 def test_the_third_command(home, tmp_path, capsys):
     "As the README says, with the smoke preset in place of the paper's."
-    main(["reproduce", "--preset", "smoke", "--tasks", str(home / "meta_vqa"), "--features", str(home / "features"), "--out", str(tmp_path / "run"),
-          "--methods", "clip_zero_shot", "multitask", "hvae_hyperclip", "hvae_hyperldm_g1.5", "--workers", "1", "--split", "image-disjoint"])
+    main(
+        [
+            "reproduce",
+            "--preset",
+            "smoke",
+            "--tasks",
+            str(home / "meta_vqa"),
+            "--features",
+            str(home / "features"),
+            "--out",
+            str(tmp_path / "run"),
+            "--methods",
+            "clip_zero_shot",
+            "multitask",
+            "hvae_hyperclip",
+            "hvae_hyperldm_g1.5",
+            "--workers",
+            "1",
+            "--split",
+            "image-disjoint",
+        ]
+    )
     assert "HVAE + HyperLDM γ = 1.5" in capsys.readouterr().out
     assert (tmp_path / "run" / "figures" / "forest.png").exists()
 
@@ -81,12 +115,16 @@ def test_splits_of_the_miniature(home):
     splits, _ = open_tasks(home / "meta_vqa", home / "features", validation=0.2, report=told.append)
     published = read_tasks(home / "meta_vqa")
     assert splits["test"] == published["test"] and told == []
-    assert {t.question for t in splits["train"]} | {t.question for t in splits["val"]} == {t.question for t in published["train"]}
+    assert {t.question for t in splits["train"]} | {t.question for t in splits["val"]} == {
+        t.question for t in published["train"]
+    }
 
 
 def test_image_disjoint(home):
     told = []
-    splits, bank = open_tasks(home / "meta_vqa", home / "features", "image-disjoint", validation=0.1, report=told.append)
+    splits, bank = open_tasks(
+        home / "meta_vqa", home / "features", "image-disjoint", validation=0.1, report=told.append
+    )
     held_out = {image for name in ("val", "test") for task in splits[name] for image in task.images}
     assert not held_out & {image for task in splits["train"] for image in task.images}
     assert splits["test"] == read_tasks(home / "meta_vqa")["test"]
@@ -96,12 +134,16 @@ def test_image_disjoint(home):
 def test_half_of_the_batches_from_instances(home):
     splits, bank = open_tasks(home / "meta_vqa", home / "features", validation=0.2)
     held_out = {image for name in ("val", "test") for task in splits[name] for image in task.images}
-    with pytest.raises(ValueError, match="5 classes with 10 images"):  # nearly all of the miniature's pictures are held out
+    with pytest.raises(
+        ValueError, match="5 classes with 10 images"
+    ):  # nearly all of the miniature's pictures are held out
         with_coco_tasks(splits, bank, home / "coco")
     mixed, episodes = with_coco_tasks({"train": splits["train"], "test": []}, bank, home / "coco", tasks=50)
     assert len(mixed) == len(splits["train"]) + 50
     model = MNet(WeightLayout(mixed.images.shape[1], 4))
-    losses = run(fit_meta(model, mixed, TrainConfig(steps=3, lr=0.01), adaptation=Adaptation(steps=2, lr=0.1), episodes=episodes))
+    losses = run(
+        fit_meta(model, mixed, TrainConfig(steps=3, lr=0.01), adaptation=Adaptation(steps=2, lr=0.1), episodes=episodes)
+    )
     assert torch.tensor(losses).isfinite().all() and held_out
 
 
@@ -110,7 +152,9 @@ def test_rows_are_the_encoder_s(home):
     bank, encoder = FeatureBank.open(home / "features").verify(), load_small_clip()
     load = ImageFolder(home / "coco", encoder.preprocessing)
     some = bank.index.images[::40]
-    torch.testing.assert_close(bank.images[bank.image_rows(some)].float(), encoder.encode_images(load(some)), atol=3e-3, rtol=3e-3)
+    torch.testing.assert_close(
+        bank.images[bank.image_rows(some)].float(), encoder.encode_images(load(some)), atol=3e-3, rtol=3e-3
+    )
     objects = read_objects(home / "coco")
     assert {objects.images[i] for i in objects.members} <= set(bank.index.images)
     prompts = [task.prompts[0] for task in read_tasks(home / "meta_vqa")["test"]]

@@ -1,4 +1,5 @@
 "Pictures: labels, artists, refusals, and the same bytes for the same arrays."
+
 import matplotlib
 
 matplotlib.use("Agg")
@@ -7,9 +8,22 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+
 from hyperclip_nb.plots.pictures import (
-    COLORS, MARKERS, PAPER, before_after, confusion, curves, difference_plot, few_shot_curve, forest_plot, gallery,
-    group_style, heatmap, loss_curve, save,
+    COLORS,
+    MARKERS,
+    PAPER,
+    before_after,
+    confusion,
+    curves,
+    difference_plot,
+    few_shot_curve,
+    forest_plot,
+    gallery,
+    group_style,
+    heatmap,
+    loss_curve,
+    save,
 )
 
 
@@ -57,7 +71,7 @@ def test_forest_shows_values_intervals_and_order():
 
 
 def test_difference_is_solid_only_away_from_zero():
-    ax = difference_plot(list("abcd"), [1, 1, -1, 0], [[.5, 2], [-.5, 2], [-2, -.5], [0, 0]], "base")
+    ax = difference_plot(list("abcd"), [1, 1, -1, 0], [[0.5, 2], [-0.5, 2], [-2, -0.5], [0, 0]], "base")
     dots = [line for line in ax.lines if line.get_linestyle() == "None"]
     assert [dot.get_markerfacecolor() != PAPER for dot in dots] == [True, False, True, False]
     assert [t.get_text() for t in ax.texts] == ["+1.0", "+1.0", "−1.0", "+0.0"]
@@ -95,24 +109,30 @@ def test_before_after_says_the_truth_when_wrong():
     assert [ax.get_xlabel() for ax in axes.flat][:3] == ["✓ y → x", "✓ still y", "✗ z → x\n(it is z)"]
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: forest_plot(["a"], [1, 2], [[0, 1]]), r"values of shape \[1\]"),
-    (lambda: forest_plot(["a"], [1], [[0, np.nan]]), "finite intervals"),
-    (lambda: curves([0, 1], {"a": [1, 2, 3]}, xlabel="x", ylabel="y", title="t"), "a of shape"),
-    (lambda: curves([0, 1], {"a": [1, 2]}, {"b": [[0, 1], [0, 1]]}, xlabel="x", ylabel="y", title="t"), r"\['b'\]"),
-    (lambda: confusion(np.eye(3), ["a", "b"]), r"counts of shape \[2, 2\]"),
-    (lambda: heatmap(np.eye(3), ["a"], ["b"], xlabel="x", ylabel="y", title="t"), "1 rows and 1 columns"),
-    (lambda: gallery(images, ["a"]), "5, 8, 8, 3"),
-    (lambda: gallery(images[:0], []), "images"),
-    (lambda: before_after(images[:2], ["a", "b"], ["a"], ["a", "b"]), "shorter"),
-    (lambda: save(plt.figure(), "a.pdf"), ".png"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: forest_plot(["a"], [1, 2], [[0, 1]]), r"values of shape \[1\]"),
+        (lambda: forest_plot(["a"], [1], [[0, np.nan]]), "finite intervals"),
+        (lambda: curves([0, 1], {"a": [1, 2, 3]}, xlabel="x", ylabel="y", title="t"), "a of shape"),
+        (lambda: curves([0, 1], {"a": [1, 2]}, {"b": [[0, 1], [0, 1]]}, xlabel="x", ylabel="y", title="t"), r"\['b'\]"),
+        (lambda: confusion(np.eye(3), ["a", "b"]), r"counts of shape \[2, 2\]"),
+        (lambda: heatmap(np.eye(3), ["a"], ["b"], xlabel="x", ylabel="y", title="t"), "1 rows and 1 columns"),
+        (lambda: gallery(images, ["a"]), "5, 8, 8, 3"),
+        (lambda: gallery(images[:0], []), "images"),
+        (lambda: before_after(images[:2], ["a", "b"], ["a"], ["a", "b"]), "shorter"),
+        (lambda: save(plt.figure(), "a.pdf"), ".png"),
+    ],
+)
 def test_refusals_say_what_came(call, message):
-    with pytest.raises(ValueError, match=message): call()
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 def test_same_arrays_same_bytes(tmp_path):
     draw = lambda name: save(few_shot_curve([0, 1], {"a": [1, 2]}), tmp_path / name).read_bytes()
     assert draw("a.png") == draw("b.png")
-    assert draw("a.png")[:4] == b"\x89PNG" and b"matplotlib" not in draw("a.png").lower()  # its version is no part of the picture
+    assert (
+        draw("a.png")[:4] == b"\x89PNG" and b"matplotlib" not in draw("a.png").lower()
+    )  # its version is no part of the picture
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.png", "b.png"]

@@ -1,4 +1,5 @@
 "Prompts: exactly one hole whatever comes, the published wording for the most part, and English where it is asked for."
+
 import json
 import os
 import random
@@ -12,7 +13,9 @@ from hypothesis import strategies as st
 from hyperclip_nb.dataset.prompts import TAGS, WORDS, parse, question_to_prompt, split_words, tag_word
 
 PUBLISHED = os.environ.get("HYPERCLIP_META_VQA")
-VOCABULARY = [word for words in WORDS.values() for word in words.split()] + "what who zebra zebras cat kitchen orange ? , 's {} { }".split()
+VOCABULARY = [
+    word for words in WORDS.values() for word in words.split()
+] + "what who zebra zebras cat kitchen orange ? , 's {} { }".split()
 STYLES = st.sampled_from(["published", "grammatical"])
 
 
@@ -26,7 +29,9 @@ def test_always_exactly_one_hole(question, style):
 
 
 @settings(max_examples=200, deadline=None)
-@given(words=st.lists(st.sampled_from("the zebra of on doing painted is it 's standing".split()), min_size=1, max_size=400))
+@given(
+    words=st.lists(st.sampled_from("the zebra of on doing painted is it 's standing".split()), min_size=1, max_size=400)
+)
 def test_long_questions_end(words):
     "Nested repetitions in a pattern can take forever; these may not."
     assert question_to_prompt("What is " + " ".join(words)).count("{}") == 1
@@ -35,12 +40,21 @@ def test_long_questions_end(words):
 ENGLISH = {  # question: (published, grammatical)
     "What does the woman have in her hand?": ("the woman have {} in her hand", "the woman has {} in her hand"),
     "What kind of boat is that?": ("that is {} of boat", "the kind of boat is {}"),
-    "What type of vegetable is on the fork?": ("{} of vegetable is on the fork", "the type of vegetable on the fork is {}"),
-    "What kind of socks is the referee wearing?": ("the referee is wearing {} of socks", "the kind of socks the referee is wearing is {}"),
+    "What type of vegetable is on the fork?": (
+        "{} of vegetable is on the fork",
+        "the type of vegetable on the fork is {}",
+    ),
+    "What kind of socks is the referee wearing?": (
+        "the referee is wearing {} of socks",
+        "the kind of socks the referee is wearing is {}",
+    ),
     "What are the ducks doing?": ("the ducks are doing {}", "the ducks are {}"),
     "What is the man sitting on the bench holding?": ("the man sitting on the bench is holding {}",) * 2,
     "What is the chef trying to do?": ("the chef is trying to do {}", "the chef is trying to {}"),
-    "What is the girl's bike leaning against?": ("the girl 's bike is leaning against {}", "the girl's bike is leaning against {}"),
+    "What is the girl's bike leaning against?": (
+        "the girl 's bike is leaning against {}",
+        "the girl's bike is leaning against {}",
+    ),
     "What color is the car parked behind the van?": ("the car parked behind the van is {}",) * 2,
     "What color is the coat the man is wearing?": ("the coat the man is wearing is {}",) * 2,
     "How many spoons are in the cup?": ("{} spoons are in the cup",) * 2,
@@ -93,8 +107,11 @@ def test_rules_do_not_hang_on_the_nouns_of_the_published_questions():
     templates = json.loads((Path(PUBLISHED) / "prompt_meta.json").read_text())
     rng, other, total = random.Random(0), [], 0
     for question, template in templates.items():
-        nouns = {word for word in split_words(question)[2:] if tag_word(word) == "O" and word not in TAGS and word.islower()
-                 and re.search(rf"\b{word}\b", template)} - {"old", "years"}
+        nouns = {
+            word
+            for word in split_words(question)[2:]
+            if tag_word(word) == "O" and word not in TAGS and word.islower() and re.search(rf"\b{word}\b", template)
+        } - {"old", "years"}
         new = {noun: "".join(rng.choices("bcdfgklmnprtv", k=5)) + "a" + "s" * noun.endswith("s") for noun in nouns}
         swapped, expected = (re.sub(r"\w+", lambda m: new.get(m[0], m[0]), text) for text in (question, template))
         total += bool(nouns)

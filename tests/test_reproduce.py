@@ -1,11 +1,12 @@
 "The comparison around the experiment: what is packed, claimed, audited and refused."
+
 import pytest
 import torch
 from test_experiment import experiment
 
-from hyperclip_nb.evaluation.recipe import Recipe
 from hyperclip_nb.evaluation.claims import claims, few_shot_rows, summarised
 from hyperclip_nb.evaluation.presets import PRESETS, Source, run_folder, shortened
+from hyperclip_nb.evaluation.recipe import Recipe
 from hyperclip_nb.evaluation.reproduce import audits, packed, reproduce, unpacked
 
 
@@ -17,15 +18,26 @@ def test_scores_and_settings_survive_the_packing():
 
 def test_every_preset_names_rows_that_exist_and_shortening_touches_steps_only():
     from hyperclip_nb.evaluation.methods import ROWS
-    for preset in PRESETS.values(): assert set(preset.methods) | set(preset.paper_methods) <= set(ROWS)
+
+    for preset in PRESETS.values():
+        assert set(preset.methods) | set(preset.paper_methods) <= set(ROWS)
     short = shortened(Recipe(), 0.1)
-    assert short.hnet.steps == Recipe().hnet.steps // 10 and short.hnet.lr == Recipe().hnet.lr and short.stored == Recipe().stored
+    assert (
+        short.hnet.steps == Recipe().hnet.steps // 10
+        and short.hnet.lr == Recipe().hnet.lr
+        and short.stored == Recipe().stored
+    )
 
 
 def test_claims_follow_their_intervals():
     g = torch.Generator().manual_seed(0)
     base = 50 + torch.randn(3, 100, generator=g, dtype=torch.float64)
-    scores = {"multitask": base, "cond_multitask": base + 2, "hnet_hyperclip": base + 1, "hnet_hyperclip+shuffled": base - 1}
+    scores = {
+        "multitask": base,
+        "cond_multitask": base + 2,
+        "hnet_hyperclip": base + 1,
+        "hnet_hyperclip+shuffled": base - 1,
+    }
     text = claims(scores, {"hnet/1": base, "hnet_hyperldm_g1.5/1": base + 1})
     lines = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in text.splitlines()[2:]}
     assert lines["HNet + HyperCLIP above unconditional multitask"] == "yes"
@@ -42,15 +54,29 @@ def test_the_audit_and_the_curves_are_tables(tmp_path):
     assert "HNet, z0" in table and table.index("| 2 shots") < table.index("| 10 shots") < table.index("| all shots")
 
 
-@pytest.mark.parametrize("options, said", [
-    ({"preset": "none"}, "expected preset"), ({"methods": ["magic"]}, "magic"), ({"seeds": 0}, "at least 1 seed"),
-    ({"source": Source(features="x")}, "both tasks and features")])
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ({"preset": "none"}, "expected preset"),
+        ({"methods": ["magic"]}, "magic"),
+        ({"seeds": 0}, "at least 1 seed"),
+        ({"source": Source(features="x")}, "both tasks and features"),
+    ],
+)
 def test_bad_input_is_refused_before_anything_is_written(tmp_path, options, said):
-    with pytest.raises(ValueError, match=said): reproduce(**{"preset": "smoke", "out": tmp_path / "run", **options})
+    with pytest.raises(ValueError, match=said):
+        reproduce(**{"preset": "smoke", "out": tmp_path / "run", **options})
     assert not (tmp_path / "run").exists()
 
 
 def test_runs_of_other_worlds_and_data_have_their_own_folder(tmp_path):
-    names = [run_folder("scenes", source).name for source in (Source(data=tmp_path), Source(data=tmp_path, world=1), Source(data=tmp_path, tasks=tmp_path / "vqa"))]
+    names = [
+        run_folder("scenes", source).name
+        for source in (
+            Source(data=tmp_path),
+            Source(data=tmp_path, world=1),
+            Source(data=tmp_path, tasks=tmp_path / "vqa"),
+        )
+    ]
     assert names == ["scenes", "scenes-world-1", "scenes-vqa"]
     assert run_folder("scenes", Source(), tmp_path) == tmp_path

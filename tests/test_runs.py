@@ -1,4 +1,5 @@
 "A run that is killed, damaged, shared between processes or started by other code."
+
 import json
 import multiprocessing
 import os
@@ -36,6 +37,7 @@ def run(tmp_path):
 
 # --- where data go
 
+
 def test_data_dir_asks_the_user_then_the_environment_then_looks_around(tmp_path, monkeypatch):
     monkeypatch.setenv("HYPERCLIP_DATA", str(tmp_path / "env"))
     assert data_dir(tmp_path / "said") == (tmp_path / "said").resolve()
@@ -58,6 +60,7 @@ def test_data_dir_asks_the_user_then_the_environment_then_looks_around(tmp_path,
 
 
 # --- parts
+
 
 def test_the_same_settings_are_built_once(run):
     built = run.part("x", {"lr": 0.1, "names": ("a", "b")}, ones())
@@ -133,13 +136,16 @@ def test_parts_may_lie_in_folders(run):
 
 # --- the directory
 
+
 def test_going_on_keeps_parts_and_starting_over_deletes_them(run):
     run.part("x", {}, ones())
     run.checkpoint("y").write_bytes(b"state")
     again = Run.create(run.path, {"a": 2})
     assert again.config == {"a": 2} and again.has("x", {}) and run.checkpoint("y").exists()
     fresh = Run.create(run.path, {"a": 2}, resume=False)
-    assert not fresh.has("x", {}) and sorted(p.name for p in run.path.iterdir() if p.name != ".lock") == ["manifest.json"]
+    assert not fresh.has("x", {}) and sorted(p.name for p in run.path.iterdir() if p.name != ".lock") == [
+        "manifest.json"
+    ]
 
 
 def test_a_directory_of_something_else_is_left_alone(tmp_path):
@@ -152,11 +158,17 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path):
         Run.open(tmp_path / "nowhere")
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"schema": 2}, "expected schema 1, got 2"), ({"schema": "1"}, "expected schema 1, got '1'"), ({"files": []}, r"\$\.files"),
-    ({"extra": 1}, "extra"),
-    ({"files": {"x": {"sha256": 1, "settings": {}, "code": ""}}}, r"\$\.files\['x'\]\.sha256"), ({"config": None}, r"\$\.config"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"schema": 2}, "expected schema 1, got 2"),
+        ({"schema": "1"}, "expected schema 1, got '1'"),
+        ({"files": []}, r"\$\.files"),
+        ({"extra": 1}, "extra"),
+        ({"files": {"x": {"sha256": 1, "settings": {}, "code": ""}}}, r"\$\.files\['x'\]\.sha256"),
+        ({"config": None}, r"\$\.config"),
+    ],
+)
 def test_manifests_are_checked(run, change, message):
     manifest = read_json(run.path / "manifest.json", dict) | change
     write_json(run.path / "manifest.json", manifest)
@@ -192,6 +204,7 @@ def test_other_code_is_used_and_mentioned_once(run, monkeypatch):
 
 
 # --- kills
+
 
 class Killed(BaseException):
     "Not an Exception, like the end of a process."
@@ -237,7 +250,9 @@ def sine_loop(path, every=10):
 
     config = TrainConfig(steps=60, lr=1e-2, schedule="cosine", warmup=5, weight_decay=0.01)
     ema = EMA(model, decay=0.9)
-    loop = track_ema(fit(model, lambda batch, generator: (model(batch[0]) - batch[1]).square().mean(), batches, config), model, ema)
+    loop = track_ema(
+        fit(model, lambda batch, generator: (model(batch[0]) - batch[1]).square().mean(), batches, config), model, ema
+    )
     loop = keep_best(loop, ema.module, lambda: -ema.module[0].weight.norm().item(), every=7)
     return checkpointed(loop, path, {"config": config}, every), loop, model, ema
 
@@ -333,6 +348,7 @@ def test_the_checkpoint_goes_when_the_part_is_stored(run):
 
 # --- several processes
 
+
 def fill(path, worker):
     run = Run.open(path)
     for i in range(8):
@@ -342,7 +358,9 @@ def fill(path, worker):
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
 def test_two_processes_lose_nothing(run):
-    processes = [multiprocessing.get_context("fork").Process(target=fill, args=(run.path, worker)) for worker in range(2)]
+    processes = [
+        multiprocessing.get_context("fork").Process(target=fill, args=(run.path, worker)) for worker in range(2)
+    ]
     for process in processes:
         process.start()
     for process in processes:

@@ -1,4 +1,5 @@
 "Scenes, worlds, questions and captions: what must hold for every seed, and what can be read off the pixels alone."
+
 import hashlib
 import os
 import subprocess
@@ -10,15 +11,55 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import center_of_mass, label
 
-from hyperclip_nb.dataset.captions import CARDS, all_texts, caption, caption_batch, card_question, flat_scene, quiz_card, sign
 from hyperclip_nb.core.files import RunError
+from hyperclip_nb.dataset.captions import (
+    CARDS,
+    all_texts,
+    caption,
+    caption_batch,
+    card_question,
+    flat_scene,
+    quiz_card,
+    sign,
+)
 from hyperclip_nb.dataset.questions import (
-    FAMILIES, SIDES, Question, draw_images, find_question, image_id, kept_labels, make_task, prompts_for, questions,
-    scene_of, scenes_tasks, split_cells,
+    FAMILIES,
+    SIDES,
+    Question,
+    draw_images,
+    find_question,
+    image_id,
+    kept_labels,
+    make_task,
+    prompts_for,
+    questions,
+    scene_of,
+    scenes_tasks,
+    split_cells,
 )
 from hyperclip_nb.dataset.scenes import (
-    BACKGROUNDS, BOXES, CATEGORIES, CATEGORY, COLORS, COUNTS, GLYPHS, NOUNS, PLACES, POSES, SIDE, SIZES, THINGS, Scene,
-    Tape, Thing, color_distance, contact_sheet, draw_scene, glyph_mask, legible, spots,
+    BACKGROUNDS,
+    BOXES,
+    CATEGORIES,
+    CATEGORY,
+    COLORS,
+    COUNTS,
+    GLYPHS,
+    NOUNS,
+    PLACES,
+    POSES,
+    SIDE,
+    SIZES,
+    THINGS,
+    Scene,
+    Tape,
+    Thing,
+    color_distance,
+    contact_sheet,
+    draw_scene,
+    glyph_mask,
+    legible,
+    spots,
 )
 from hyperclip_nb.dataset.tasks import check_task
 from hyperclip_nb.dataset.worlds import ATTRIBUTES, Wish, World, company, draw_priors, favorites_table
@@ -29,10 +70,12 @@ asked = st.sampled_from(questions())
 
 
 @pytest.fixture(scope="module")
-def splits(): return scenes_tasks(0, support=6, query=3)
+def splits():
+    return scenes_tasks(0, support=6, query=3)
 
 
 # ---- drawing
+
 
 @pytest.mark.parametrize("name", THINGS)
 def test_every_glyph_draws_ink_in_every_size_and_pose(name):
@@ -52,6 +95,7 @@ def test_glyphs_are_not_the_box_of_a_missing_character():
 def _character_map() -> set[int]:
     import matplotlib.font_manager
     import matplotlib.ft2font
+
     return set(matplotlib.ft2font.FT2Font(str(matplotlib.font_manager.findfont("DejaVu Sans"))).get_charmap())
 
 
@@ -65,18 +109,29 @@ def test_copies_stay_in_their_box_and_apart(name, place, size, count, seed):
     for i, (x, y) in enumerate(corners):
         assert all(abs(x - u) >= side or abs(y - v) >= side for u, v in corners[:i])
     if count == "one":  # "left" is never "bottom left"
-        (x, y), = corners
-        if place in ("left", "right", "center"): assert abs(y + side / 2 - 32) <= 7
-        if place in ("top", "bottom", "center"): assert abs(x + side / 2 - 32) <= 7
+        ((x, y),) = corners
+        if place in ("left", "right", "center"):
+            assert abs(y + side / 2 - 32) <= 7
+        if place in ("top", "bottom", "center"):
+            assert abs(x + side / 2 - 32) <= 7
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.sampled_from(["square", "circle"]), st.sampled_from(list(COLORS)), st.sampled_from(list(BACKGROUNDS)),
-       st.sampled_from(["center", *SIDES]), st.sampled_from(COUNTS), seeds)
+@given(
+    st.sampled_from(["square", "circle"]),
+    st.sampled_from(list(COLORS)),
+    st.sampled_from(list(BACKGROUNDS)),
+    st.sampled_from(["center", *SIDES]),
+    st.sampled_from(COUNTS),
+    seeds,
+)
 def test_pixels_tell_number_colour_and_place(name, color, ground, place, count, seed):
-    if not legible(color, ground): return
+    if not legible(color, ground):
+        return
     image = draw_scene(Scene(ground, "plain", (Thing(name, color, place, "large", count),)), Tape(seed)).astype(float)
-    far = np.sqrt(((image - np.array(COLORS[color])) ** 2).sum(-1)) < np.sqrt(((image - np.array(BACKGROUNDS[ground])) ** 2).sum(-1))
+    far = np.sqrt(((image - np.array(COLORS[color])) ** 2).sum(-1)) < np.sqrt(
+        ((image - np.array(BACKGROUNDS[ground])) ** 2).sum(-1)
+    )
     parts, found = label(far)
     solid = [i for i in range(1, found + 1) if (parts == i).sum() > 20]
     assert len(solid) == COUNTS.index(count) + 1
@@ -88,7 +143,9 @@ def test_pixels_tell_number_colour_and_place(name, color, ground, place, count, 
         assert max(away.values()) < 8 if place == "center" else max(away, key=away.get) == place
 
 
-@pytest.mark.parametrize("pose, edge", [("upright", "bottom"), ("upside down", "top"), ("left", "right"), ("right", "left")])
+@pytest.mark.parametrize(
+    "pose, edge", [("upright", "bottom"), ("upside down", "top"), ("left", "right"), ("right", "left")]
+)
 def test_poses_turn_the_way_their_names_say(pose, edge):
     "A triangle's base is opposite to where its top points."
     mask = glyph_mask("triangle", 28, pose)[..., 0]
@@ -117,13 +174,23 @@ def test_contact_sheet_checks_its_labels():
 
 # ---- the tape
 
+
 def test_tape_is_the_same_in_another_process_with_another_hash_seed():
-    code = ("from hyperclip_nb.dataset.questions import *; import hashlib; t = make_task(questions()[100], 3, 4, 2);"
-            "print(hashlib.sha256(repr(t).encode() + draw_images(t.images).tobytes()).hexdigest())")
-    run = lambda seed: subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONHASHSEED": seed}, check=True,
-                                      capture_output=True, text=True).stdout.strip()
+    code = (
+        "from hyperclip_nb.dataset.questions import *; import hashlib; t = make_task(questions()[100], 3, 4, 2);"
+        "print(hashlib.sha256(repr(t).encode() + draw_images(t.images).tobytes()).hexdigest())"
+    )
+    run = lambda seed: subprocess.run(
+        [sys.executable, "-c", code],
+        env=os.environ | {"PYTHONHASHSEED": seed},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
     task = make_task(questions()[100], 3, 4, 2)
-    assert {run("0"), run("7")} == {hashlib.sha256(repr(task).encode() + draw_images(task.images).tobytes()).hexdigest()}
+    assert {run("0"), run("7")} == {
+        hashlib.sha256(repr(task).encode() + draw_images(task.images).tobytes()).hexdigest()
+    }
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=9).filter(lambda w: sum(w) > 1e-6), seeds)
@@ -139,6 +206,7 @@ def test_shuffled_loses_nothing(items, seed):
 
 # ---- worlds
 
+
 @settings(max_examples=25, deadline=None)
 @given(seeds)
 def test_every_seed_gives_a_world_of_the_same_shape(seed):
@@ -150,8 +218,10 @@ def test_every_seed_gives_a_world_of_the_same_shape(seed):
         first = {c: values[table[[THINGS.index(n) for n in names]].mean(0).argmax()] for c, names in CATEGORIES.items()}
         counts = [list(first.values()).count(v) for v in values]
         assert max(counts) - min(counts) <= 1  # dealt, not drawn
-        if attribute == "color": colors = first
-        if attribute == "background": assert all(legible(colors[c], first[c]) for c in CATEGORIES)
+        if attribute == "color":
+            colors = first
+        if attribute == "background":
+            assert all(legible(colors[c], first[c]) for c in CATEGORIES)
     assert "| creature |" in favorites_table(World(seed))
 
 
@@ -162,7 +232,11 @@ def test_scenes_keep_their_wishes(seed, name, place, many, single, apart, readab
     scene = world.scene(Tape("wish", seed), name, Wish((place,), many, single, apart, readable))
     first, *others = scene.things
     names = [t.name for t in scene.things]
-    assert first.name == name and first.place == place and len(set(names)) == len(names) == len({t.place for t in scene.things})
+    assert (
+        first.name == name
+        and first.place == place
+        and len(set(names)) == len(names) == len({t.place for t in scene.things})
+    )
     assert (len(others) == 0) == (place == "center")
     assert all(legible(t.color, scene.background) for t in scene.things)
     assert all(t.pose == "upright" or GLYPHS[t.name].poses for t in scene.things)
@@ -193,12 +267,14 @@ def test_the_flat_world_has_no_habits():
 
 # ---- questions and tasks
 
+
 def read_again(question: Question, scene: Scene) -> str:
     "The answer, found without the family's own reader; fails where the question has none or several."
     (thing,) = [t for t in scene.things if question.subject in (t.name, CATEGORY[t.name])]
     assert not question.side or question.side in thing.place
     assert question.family == "count" or thing.count == "one"
-    if question.family in ("pattern", "background"): return getattr(scene, question.family)
+    if question.family in ("pattern", "background"):
+        return getattr(scene, question.family)
     if question.family in ("beside", "stacked", "neighbor"):
         (other,) = set(scene.things) - {thing}
         assert {thing.place, other.place} == ({"top", "bottom"} if question.family == "stacked" else {"left", "right"})
@@ -235,7 +311,9 @@ def test_no_cell_is_on_two_sides_and_shares_hold(seed):
     for question in questions():
         sides.setdefault(question.cell, set()).add(split[question.cell])
     assert all(len(s) == 1 for s in sides.values()) and set(split) == set(sides)
-    shares = {name: sum(split[q.cell] == name for q in questions()) / len(questions()) for name in ("train", "val", "test")}
+    shares = {
+        name: sum(split[q.cell] == name for q in questions()) / len(questions()) for name in ("train", "val", "test")
+    }
     assert abs(shares["train"] - 0.64) < 0.04 and abs(shares["val"] - 0.11) < 0.03 and abs(shares["test"] - 0.25) < 0.03
 
 
@@ -268,7 +346,9 @@ def test_a_larger_task_begins_like_a_smaller_one():
 
 def test_the_data_set_has_not_changed(splits):
     "The shipped CLIP and the recorded numbers belong to exactly these labels and, up to the font's rasteriser, pictures."
-    text = "\n".join(f"{name} {t.question} {t.answers} {t.support} {t.query}" for name, part in splits.items() for t in part)
+    text = "\n".join(
+        f"{name} {t.question} {t.answers} {t.support} {t.query}" for name, part in splits.items() for t in part
+    )
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == "18b8b44fb23ac624"
     mean = draw_images([t.query[0][0] for t in splits["test"]]).mean((0, 1, 2))
     assert np.abs(mean - (160.6, 156.8, 145.6)).max() < 0.5
@@ -281,16 +361,28 @@ def test_labels_are_listed_once_and_again_when_the_code_changes(tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr("hyperclip_nb.dataset.questions.list_labels", lambda *a: pytest.fail("listed twice"))
         assert kept_labels(path, 0, 9) == labels
-    assert kept_labels(path, 1, 9) != labels and kept_labels(path, 0, 9) == labels  # what is there must be what is asked for
+    assert (
+        kept_labels(path, 1, 9) != labels and kept_labels(path, 0, 9) == labels
+    )  # what is there must be what is asked for
     monkeypatch.setattr("hyperclip_nb.dataset.questions.sha256_of", lambda path: "other code")
     monkeypatch.setattr("hyperclip_nb.dataset.questions.list_labels", lambda *a: [0] * 9)
     assert kept_labels(path, 0, 9) == [[0] * 9] * len(questions())
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(RunError, match="labels.safetensors.*damaged"): kept_labels(path, 0, 9)
+    with pytest.raises(RunError, match="labels.safetensors.*damaged"):
+        kept_labels(path, 0, 9)
 
 
-@pytest.mark.parametrize("bad", ["", "scenes-0/what-color-is-the-comet", "scenes-x/what-color-is-the-comet/1", "comet.png",
-                                 "scenes-0/what-color-is-the-unicorn/1", "scenes-0/what-color-is-the-comet/-1"])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "",
+        "scenes-0/what-color-is-the-comet",
+        "scenes-x/what-color-is-the-comet/1",
+        "comet.png",
+        "scenes-0/what-color-is-the-unicorn/1",
+        "scenes-0/what-color-is-the-comet/-1",
+    ],
+)
 def test_an_unknown_image_is_named(bad):
     with pytest.raises(ValueError, match="expected an image id like"):
         draw_images([bad])
@@ -302,8 +394,19 @@ def test_impossible_tasks_are_refused(arguments):
         scenes_tasks(*arguments)
 
 
-@given(asked, st.sampled_from([str.upper, str.lower, str.title, lambda t: t.rstrip("?"), lambda t: f"  {t} ",
-                               lambda t: t.replace("color", "colour")]))
+@given(
+    asked,
+    st.sampled_from(
+        [
+            str.upper,
+            str.lower,
+            str.title,
+            lambda t: t.rstrip("?"),
+            lambda t: f"  {t} ",
+            lambda t: t.replace("color", "colour"),
+        ]
+    ),
+)
 def test_questions_are_found_however_typed(question, typed):
     assert find_question(typed(question.text)) == question
 
@@ -311,13 +414,18 @@ def test_questions_are_found_however_typed(question, typed):
 def test_prompts_for_unknown_questions_and_answers():
     assert prompts_for("Is it nice?", ["yes"]) == ("Is it nice? yes",)
     assert prompts_for("what is next to the cat", ["dog", "scissors"]) == (
-        "the cat is next to a dog", "the cat is next to a pair of scissors")
-    assert prompts_for("What color is the comet on the right?", ["red"]) == ("the comet on the right is red",)  # no task's wording
+        "the cat is next to a dog",
+        "the cat is next to a pair of scissors",
+    )
+    assert prompts_for("What color is the comet on the right?", ["red"]) == (
+        "the comet on the right is red",
+    )  # no task's wording
     with pytest.raises(ValueError, match="expected a question"):
         prompts_for("?!", ["yes"])
 
 
 # ---- captions
+
 
 @settings(max_examples=20, deadline=None)
 @given(seeds)
@@ -355,5 +463,6 @@ def test_quiz_cards_show_their_sign(question, seed):
 
 def test_every_text_fits_the_small_clips_context():
     from open_clip.tokenizer import SimpleTokenizer
+
     tokenizer = SimpleTokenizer()
     assert max(len(tokenizer.encode(text)) for text in all_texts(3000)) <= 22

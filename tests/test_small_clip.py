@@ -1,4 +1,5 @@
 "The shipped CLIP is what its record says, and its tokenizer never drops a word silently."
+
 import itertools
 import shutil
 import warnings
@@ -9,23 +10,40 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
-from hyperclip_nb.dataset import small_clip_training, sources
 from hyperclip_nb.core.files import RunError
+from hyperclip_nb.dataset import small_clip_training, sources
 from hyperclip_nb.dataset.questions import find_question, questions, scenes_tasks
 from hyperclip_nb.dataset.scenes import CATEGORY
-from hyperclip_nb.dataset.small_clip import ASSETS, PADDING, UNKNOWN, WEIGHTS, SmallTokenizer, load_small_clip, small_clip_record
+from hyperclip_nb.dataset.small_clip import (
+    ASSETS,
+    PADDING,
+    UNKNOWN,
+    WEIGHTS,
+    SmallTokenizer,
+    load_small_clip,
+    small_clip_record,
+)
 from hyperclip_nb.dataset.small_clip_training import (
-    RECIPE, Pairs, generalise, nearest_questions, pairs_hash, retrieval_accuracy, train_small_clip, zero_shot_accuracy,
+    RECIPE,
+    Pairs,
+    generalise,
+    nearest_questions,
+    pairs_hash,
+    retrieval_accuracy,
+    train_small_clip,
+    zero_shot_accuracy,
 )
 from hyperclip_nb.dataset.sources import scenes_bank
 
 
 @pytest.fixture(scope="module")
-def encoder(): return load_small_clip()
+def encoder():
+    return load_small_clip()
 
 
 @pytest.fixture(scope="module")
-def splits(): return scenes_tasks(0)
+def splits():
+    return scenes_tasks(0)
 
 
 def quietly(tokenizer, texts):
@@ -35,6 +53,7 @@ def quietly(tokenizer, texts):
 
 
 # Words
+
 
 def test_tokens_are_clips_own_renumbered_in_ascending_order(encoder):
     tokenizer, base = encoder.tokenizer, SimpleTokenizer()
@@ -54,7 +73,12 @@ TINY = SmallTokenizer([320, 525, 518])  # "a", "of", "the"
 
 
 @settings(deadline=None, max_examples=200)
-@given(st.lists(st.text(max_size=12) | st.sampled_from(["the", "moon", "<end_of_text>", "zeppelin", "Ünïcode", "{}"]), max_size=8))
+@given(
+    st.lists(
+        st.text(max_size=12) | st.sampled_from(["the", "moon", "<end_of_text>", "zeppelin", "Ünïcode", "{}"]),
+        max_size=8,
+    )
+)
 def test_any_text_keeps_every_word(words):
     tokenizer = TINY
     text = " ".join(words)
@@ -64,7 +88,9 @@ def test_any_text_keeps_every_word(words):
     except ValueError as error:
         assert "at most 22 tokens" in str(error) and len(cut) > 22
         return
-    assert (row == tokenizer.end).sum() == (row == tokenizer.start).sum() == 1  # not even "<end_of_text>" makes a second one
+    assert (
+        (row == tokenizer.end).sum() == (row == tokenizer.start).sum() == 1
+    )  # not even "<end_of_text>" makes a second one
     assert int(row.argmax()) == len(cut) + 1  # here, each known word is one piece: a token for every word
 
 
@@ -82,20 +108,27 @@ def test_texts_that_cannot_be_encoded(encoder, text, words):
 
 # Training
 
+
 def test_generalised_questions_are_questions_about_the_category():
     for question in questions():
         general = generalise(question.text)
         if question.subject in CATEGORY:
             category = CATEGORY[question.subject]
-            assert question.subject not in general and category.split()[-1] in general  # sky objects: the plural ends otherwise
+            assert (
+                question.subject not in general and category.split()[-1] in general
+            )  # sky objects: the plural ends otherwise
             found = find_question(general)
-            assert found is None or (found.subject, found.family, found.side) == (category, question.family, question.side)
+            assert found is None or (found.subject, found.family, found.side) == (
+                category,
+                question.family,
+                question.side,
+            )
         else:
             assert general == question.text
 
 
 def test_pairs_depend_on_seed_and_step_only():
-    tokenizer = small_clip.load_small_clip().tokenizer
+    tokenizer = load_small_clip().tokenizer
     a, b, other = (Pairs(tokenizer, 9, 4, seed) for seed in (0, 0, 1))
     assert torch.equal(a[5][0], b[5][0]) and torch.equal(a[5][1], b[5][1])
     assert not torch.equal(a[5][0], other[5][0]) and not torch.equal(a[5][0], a[6][0])
@@ -118,6 +151,7 @@ def test_the_recipe_begins_as_recorded(encoder, monkeypatch):
 
 # What ships
 
+
 def test_size():
     assert sum(path.stat().st_size for path in ASSETS.iterdir()) < 8e6
 
@@ -127,7 +161,9 @@ def test_recorded_accuracy(encoder, splits):
     scores = zero_shot_accuracy(encoder, splits["test"][::10])
     figures = small_clip_record()["figures"]
     assert sum(scores.values()) / len(scores) == pytest.approx(figures["zero-shot, every tenth task"], abs=0.01)
-    assert figures["chance"] + 0.15 < figures["zero-shot"] < 0.55  # it sees something, and leaves something to be learnt
+    assert (
+        figures["chance"] + 0.15 < figures["zero-shot"] < 0.55
+    )  # it sees something, and leaves something to be learnt
     assert retrieval_accuracy(encoder, batches=5) == pytest.approx(figures["retrieval among 128"], abs=0.05)
 
 
@@ -135,7 +171,9 @@ def test_questions_keep_what_is_asked(encoder, splits):
     for pooling, share in ("clip", 0.95), ("tokens", 0.75):
         test, train = (encoder.encode_texts([t.question for t in splits[part]], pooling) for part in ("test", "train"))
         nearest = nearest_questions(test, train)[:, 0].tolist()
-        assert sum(a.family == splits["train"][i].family for a, i in zip(splits["test"], nearest)) >= share * len(nearest)
+        assert sum(a.family == splits["train"][i].family for a, i in zip(splits["test"], nearest)) >= share * len(
+            nearest
+        )
 
 
 @pytest.mark.parametrize("name", [WEIGHTS, "small_clip.json"])

@@ -5,6 +5,7 @@ with the probabilities of the network `Known(z*)`, where z* is a linear function
 is that of `Known(z*)`, and a method that reads the embedding can reach it: a conditional network must come within 2 points of it on
 tasks and images that it has never seen, and one network for all must not. (Guidance by HyperCLIP on such a family: test_hyperclip.py.)
 """
+
 from dataclasses import replace
 
 import pytest
@@ -13,18 +14,17 @@ from conftest import EMBED, ToyBank
 from torch import Tensor, nn
 
 from hyperclip_nb.basenet.adapter import WeightLayout, batch_logits, set_accuracy
-from hyperclip_nb.dataset.batches import TaskSet
-from hyperclip_nb.guidance.question_regression import KernelRegression
-from hyperclip_nb.diffusion.schedule import DiffusionConfig
-from hyperclip_nb.hypernet.film import FiLM, modulate
-from hyperclip_nb.hypernet.hypernetworks import HNet
-from hyperclip_nb.diffusion.hyperldm import DenoiserConfig, HyperLDM, LDMConfig, train_hyperldm
-from hyperclip_nb.hypernet.hypernetworks import MNet
-from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, adapt, fit_meta
 from hyperclip_nb.core.blocks import Standardizer
-from hyperclip_nb.dataset.tasks import Task
 from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.core.training import TrainConfig, run
+from hyperclip_nb.dataset.batches import TaskSet
+from hyperclip_nb.dataset.tasks import Task
+from hyperclip_nb.diffusion.hyperldm import DenoiserConfig, HyperLDM, LDMConfig, train_hyperldm
+from hyperclip_nb.diffusion.schedule import DiffusionConfig
+from hyperclip_nb.guidance.question_regression import KernelRegression
+from hyperclip_nb.hypernet.film import FiLM, modulate
+from hyperclip_nb.hypernet.hypernetworks import HNet, MNet
+from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, adapt, fit_meta
 
 layout, LATENT, QUESTION, TOLERANCE = WeightLayout(EMBED, 4), 4, 5, 2.0
 TRAIN = TrainConfig(steps=500, lr=0.05, schedule="linear")
@@ -33,14 +33,16 @@ ALL = Episodes(support=1, query=79)  # multitask learning takes no support set: 
 
 class Known(nn.Module):
     "The generator that labels the images: `modulate` with a scale 1 + z·S and a shift z·B. Linear in z."
+
     def __init__(self):
         super().__init__()
         normal = lambda *shape: torch.randn(shape, generator=seeded(0, "known", *shape))
         self.layout, self.latent_size, self.w0 = layout, LATENT, normal(layout.size)
-        self.scale, self.shift = normal(2, LATENT, layout.hidden) / LATENT ** 0.5
-        self.from_embedding = normal(QUESTION, LATENT) / QUESTION ** 0.5
+        self.scale, self.shift = normal(2, LATENT, layout.hidden) / LATENT**0.5
+        self.from_embedding = normal(QUESTION, LATENT) / QUESTION**0.5
 
-    def forward(self, z: Tensor) -> Tensor: return modulate(self.w0, 1 + z @ self.scale, z @ self.shift, layout)
+    def forward(self, z: Tensor) -> Tensor:
+        return modulate(self.w0, 1 + z @ self.scale, z @ self.shift, layout)
 
 
 known = Known()
@@ -48,14 +50,26 @@ known = Known()
 
 class Family:
     "Tasks, their embeddings [T, E] and their optimal latents [T, Z]."
+
     def __init__(self, name: str, count: int, support: int, query: int):
         draw, sizes = seeded(0, name), {"support": support, "query": query}
         self.e = torch.randn(count, QUESTION, generator=draw)
         self.z = self.e @ known.from_embedding
+
         def tasks(labels):
-            return [Task(question=f"{name} {t}?", answers=tuple("abcd"), prompts=tuple(f"{name} {t} {c}" for c in "abcd"),
-                         **{part: tuple((f"{name}-{t}-{part}-{i}", labels[part][t][i]) for i in range(n)) for part, n in sizes.items()})
-                    for t in range(count)]
+            return [
+                Task(
+                    question=f"{name} {t}?",
+                    answers=tuple("abcd"),
+                    prompts=tuple(f"{name} {t} {c}" for c in "abcd"),
+                    **{
+                        part: tuple((f"{name}-{t}-{part}-{i}", labels[part][t][i]) for i in range(n))
+                        for part, n in sizes.items()
+                    },
+                )
+                for t in range(count)
+            ]
+
         blank = tasks({part: [[0] * n] * count for part, n in sizes.items()})
         bank = ToyBank(blank, seed=count)
         unlabelled, labels = TaskSet(blank, bank), {}
@@ -64,19 +78,23 @@ class Family:
             labels[part] = torch.multinomial(probs.flatten(0, 1), 1, generator=draw).view(probs.shape[:2]).tolist()
         self.set = TaskSet(tasks(labels), bank)
 
-    def accuracy(self, w: Tensor) -> float: return 100 * set_accuracy(w, self.set, layout).mean().item()
+    def accuracy(self, w: Tensor) -> float:
+        return 100 * set_accuracy(w, self.set, layout).mean().item()
 
 
 @pytest.fixture(scope="module")
-def train(): return Family("train", 600, 40, 40)
+def train():
+    return Family("train", 600, 40, 40)
 
 
 @pytest.fixture(scope="module")
-def unseen(): return Family("test", 60, 40, 100)
+def unseen():
+    return Family("test", 60, 40, 100)
 
 
 @pytest.fixture(scope="module")
-def best(unseen): return unseen.accuracy(known(unseen.z))
+def best(unseen):
+    return unseen.accuracy(known(unseen.z))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +104,8 @@ def multitask(train):
     return model.z0.detach()
 
 
-def shuffled(unseen: Family) -> Tensor: return unseen.e.roll(17, 0)
+def shuffled(unseen: Family) -> Tensor:
+    return unseen.e.roll(17, 0)
 
 
 def test_one_network_for_all_stays_clearly_below(unseen, best, multitask):
@@ -108,7 +127,17 @@ def test_conditional_networks(network, train, unseen, best, multitask):
 def test_conditional_hnet_maml(train, unseen, best, multitask):
     "Algorithm 7, with the loss at the start itself: good before and after the inner steps."
     model, inner = HNet(layout, QUESTION, hidden=(), start=multitask), Adaptation(steps=2, lr=0.02)
-    run(fit_meta(model, train.set, TRAIN, embeddings=train.e, adaptation=inner, anchor=1.0, episodes=Episodes(support=20, query=60)))
+    run(
+        fit_meta(
+            model,
+            train.set,
+            TRAIN,
+            embeddings=train.e,
+            adaptation=inner,
+            anchor=1.0,
+            episodes=Episodes(support=20, query=60),
+        )
+    )
     adapted = adapt(model, unseen.e, unseen.set.batch(unseen.set.all_ids), inner)
     assert unseen.accuracy(model(unseen.e)) > best - TOLERANCE
     assert unseen.accuracy(model(adapted)) > best - TOLERANCE
@@ -117,9 +146,18 @@ def test_conditional_hnet_maml(train, unseen, best, multitask):
 
 def test_hyperldm_on_the_true_latents(train, unseen, best):
     "Algorithms 12 and 14. One sample per task; a sample given a question must be that question's latent."
-    ldm = HyperLDM.make(QUESTION, LATENT, Standardizer(train.z), DiffusionConfig(timesteps=100, schedule="cosine", prediction="v"),
-                        DenoiserConfig(hidden=64, depth=2, time_size=16))
-    run(train_hyperldm(ldm, train.z, train.e, TrainConfig(steps=2_000, lr=3e-3, schedule="linear"), LDMConfig(batch=128, drop=0.1)))
+    ldm = HyperLDM.make(
+        QUESTION,
+        LATENT,
+        Standardizer(train.z),
+        DiffusionConfig(timesteps=100, schedule="cosine", prediction="v"),
+        DenoiserConfig(hidden=64, depth=2, time_size=16),
+    )
+    run(
+        train_hyperldm(
+            ldm, train.z, train.e, TrainConfig(steps=2_000, lr=3e-3, schedule="linear"), LDMConfig(batch=128, drop=0.1)
+        )
+    )
     sample = lambda e, gamma: ldm.generate(e, gamma=gamma, generator=seeded(1))[0]
     assert unseen.accuracy(known(sample(unseen.e, 1.0))) > best - TOLERANCE
     assert unseen.accuracy(known(sample(shuffled(unseen), 1.0))) < best - 8

@@ -1,4 +1,5 @@
 "Tasks: what is written comes back, what is broken is refused, what is split stays whole."
+
 import json
 
 import msgspec
@@ -8,8 +9,16 @@ from hypothesis import strategies as st
 
 from hyperclip_nb.core.files import RunError
 from hyperclip_nb.dataset.tasks import (
-    Task, check_task, fill_template, image_disjoint, leave_out, load_tasks, save_tasks, split_validation,
-    task_from_labels, task_problems,
+    Task,
+    check_task,
+    fill_template,
+    image_disjoint,
+    leave_out,
+    load_tasks,
+    save_tasks,
+    split_validation,
+    task_from_labels,
+    task_problems,
 )
 
 NAMES = st.text(min_size=1, max_size=8).filter(str.strip)  # any script, braces and all
@@ -21,9 +30,15 @@ def sound_tasks(draw, question=NAMES):
     images = draw(st.lists(NAMES, min_size=2, max_size=9, unique=True))
     examples = [(image, draw(st.integers(0, len(answers) - 1))) for image in images]
     cut = draw(st.integers(1, len(images) - 1))
-    return Task(question=draw(question), answers=tuple(answers), prompts=tuple(fill_template("it is {}!", a) for a in answers),
-                support=tuple(examples[:cut]), query=tuple(examples[cut:]), family=draw(st.text(max_size=3)),
-                cell=draw(st.sampled_from("ab")))
+    return Task(
+        question=draw(question),
+        answers=tuple(answers),
+        prompts=tuple(fill_template("it is {}!", a) for a in answers),
+        support=tuple(examples[:cut]),
+        query=tuple(examples[cut:]),
+        family=draw(st.text(max_size=3)),
+        cell=draw(st.sampled_from("ab")),
+    )
 
 
 @settings(max_examples=50, deadline=None)
@@ -44,7 +59,12 @@ def test_a_template_has_exactly_one_hole(template, answer):
 
 CHANGES = {
     "question: expected a question": {"question": " "},
-    "answers: expected at least 2": {"answers": ("a",), "prompts": ("x",), "support": (("i", 0),), "query": (("j", 0),)},
+    "answers: expected at least 2": {
+        "answers": ("a",),
+        "prompts": ("x",),
+        "support": (("i", 0),),
+        "query": (("j", 0),),
+    },
     "prompts: expected one per answer": {"prompts": ("x",)},
     "answers\\[1\\]: expected text": {"answers": ("a", " ")},
     "'a' occurs more than once": {"answers": ("a", "a")},
@@ -76,8 +96,18 @@ def test_a_damaged_file_is_refused_or_sound(data, task, tmp_path_factory):
     path = save_tasks(tmp_path_factory.mktemp("tasks") / "tasks.json", [task])
     content = path.read_bytes()
     place = data.draw(st.integers(0, len(content) - 1))
-    path.write_bytes(data.draw(st.sampled_from([content[:place], content[:place] + b"\x00" + content[place + 1:],
-                                                content[:place] + b"7" + content[place + 1:], content + b"}"])))
+    path.write_bytes(
+        data.draw(
+            st.sampled_from(
+                [
+                    content[:place],
+                    content[:place] + b"\x00" + content[place + 1 :],
+                    content[:place] + b"7" + content[place + 1 :],
+                    content + b"}",
+                ]
+            )
+        )
+    )
     try:
         loaded = load_tasks(path)
     except RunError as error:
@@ -95,11 +125,18 @@ def test_a_question_twice_is_refused(tmp_path):
 
 
 @settings(max_examples=50, deadline=None)
-@given(cells=st.lists(st.sampled_from(["", "a", "b", "c", "question 0"]), min_size=4, max_size=40),
-       fraction=st.floats(0.05, 0.9), seed=st.integers(0, 99))
+@given(
+    cells=st.lists(st.sampled_from(["", "a", "b", "c", "question 0"]), min_size=4, max_size=40),
+    fraction=st.floats(0.05, 0.9),
+    seed=st.integers(0, 99),
+)
 def test_validation_holds_whole_cells(cells, fraction, seed):
-    tasks = [Task(question=f"q{i}", answers=("a", "b"), prompts=("x", "y"), support=(("i", 0),), query=(("j", 1),), cell=cell)
-             for i, cell in enumerate(cells)]
+    tasks = [
+        Task(
+            question=f"q{i}", answers=("a", "b"), prompts=("x", "y"), support=(("i", 0),), query=(("j", 1),), cell=cell
+        )
+        for i, cell in enumerate(cells)
+    ]
     kept, aside = split_validation(tasks, fraction, seed)
     assert sorted(t.question for t in kept + aside) == sorted(t.question for t in tasks)
     assert not {t.cell for t in kept if t.cell} & {t.cell for t in aside if t.cell}

@@ -1,4 +1,5 @@
 "The training loop against hand-written ones, and its state against a run that was not interrupted."
+
 import math
 
 import pytest
@@ -23,7 +24,9 @@ def batches(generator):
 
 
 def loss_of(model):
-    return lambda batch, generator: (model(batch[0]) + 0.1 * torch.randn(16, 1, generator=generator) - batch[1]).square().mean()
+    return lambda batch, generator: (
+        (model(batch[0]) + 0.1 * torch.randn(16, 1, generator=generator) - batch[1]).square().mean()
+    )
 
 
 def wrapped(config, seed=0):
@@ -40,7 +43,8 @@ def same(a, b):
 
 # --- seeds
 
-@given(st.integers(-2**63, 2**63), st.lists(st.one_of(st.integers(), st.text(max_size=5)), max_size=3))
+
+@given(st.integers(-(2**63), 2**63), st.lists(st.one_of(st.integers(), st.text(max_size=5)), max_size=3))
 def test_seeds_fit_torch_and_differ_by_every_name(seed, names):
     value = step_seed(seed, *names)
     assert 0 <= value < 2**63
@@ -61,12 +65,26 @@ def test_seed_names_are_words_and_whole_numbers():
 
 # --- configuration
 
-@pytest.mark.parametrize("wrong", [
-    {"steps": 0}, {"steps": 1.5}, {"lr": 0.0}, {"lr": math.nan}, {"lr": math.inf}, {"clip": 0.0}, {"clip": math.nan},
-    {"weight_decay": -1.0}, {"schedule": "step"}, {"warmup": 2000}, {"warmup": -1}, {"seed": "0"},
-])
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"steps": 0},
+        {"steps": 1.5},
+        {"lr": 0.0},
+        {"lr": math.nan},
+        {"lr": math.inf},
+        {"clip": 0.0},
+        {"clip": math.nan},
+        {"weight_decay": -1.0},
+        {"schedule": "step"},
+        {"warmup": 2000},
+        {"warmup": -1},
+        {"seed": "0"},
+    ],
+)
 def test_wrong_configurations_are_refused_by_name(wrong):
-    (name, value), = wrong.items()
+    ((name, value),) = wrong.items()
     with pytest.raises(ValueError, match=name) as error:
         TrainConfig(**wrong)
     assert repr(value) in str(error.value)
@@ -79,11 +97,12 @@ def test_the_schedule_rises_then_falls_and_is_never_zero(steps, data, schedule):
     factors = [lr_at(k, config) for k in range(steps)]
     assert all(0 < f <= 1 for f in factors)
     assert factors[warmup] == 1
-    assert factors[:warmup + 1] == sorted(factors[:warmup + 1]) and len(set(factors[:warmup + 1])) == warmup + 1
+    assert factors[: warmup + 1] == sorted(factors[: warmup + 1]) and len(set(factors[: warmup + 1])) == warmup + 1
     assert factors[warmup:] == sorted(factors[warmup:], reverse=True)
 
 
 # --- the loop
+
 
 @pytest.mark.parametrize("weight_decay, optimizer", [(0.0, torch.optim.Adam), (0.1, torch.optim.AdamW)])
 def test_fit_is_the_loop_one_would_write(weight_decay, optimizer):
@@ -103,7 +122,9 @@ def test_fit_is_the_loop_one_would_write(weight_decay, optimizer):
         adam.param_groups[0]["lr"] = 1e-2 * lr_at(k, config)
         adam.step()
         assert update.step == k + 1
-        assert (update.loss, update.grad_norm, update.lr) == pytest.approx((loss.item(), norm.item(), adam.param_groups[0]["lr"]), rel=1e-4)
+        assert (update.loss, update.grad_norm, update.lr) == pytest.approx(
+            (loss.item(), norm.item(), adam.param_groups[0]["lr"]), rel=1e-4
+        )
     assert any(u.grad_norm > 1 for u in updates)
     for a, b in zip(ours.parameters(), reference.parameters()):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
@@ -178,6 +199,7 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(bad):
 
 # --- state
 
+
 @settings(max_examples=12, deadline=None)
 @given(st.integers(0, 40), st.sampled_from([0.0, 0.1]))
 def test_resumed_at_any_step_it_ends_in_the_same_bits(kill, weight_decay):
@@ -200,6 +222,7 @@ def test_parameters_without_a_module_are_resumed_too():
         w = nn.Parameter(torch.ones(3))
         draw = lambda generator: torch.randn(3, generator=generator)
         return w, fit([w], lambda batch, generator: (w - batch).square().sum(), draw, TrainConfig(steps=20))
+
     w, loop = make()
     expected = list(loop)
     _, loop = make()
@@ -221,6 +244,7 @@ def test_two_layers_that_would_overwrite_each_other_are_refused():
 
 
 # --- wrappers
+
 
 @given(st.floats(0, 1), st.integers(0, 5), st.integers(1, 12))
 def test_ema_is_its_formula(decay, after, steps):

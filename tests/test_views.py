@@ -1,4 +1,5 @@
 "Planes, counts and pictures against what can be computed by hand."
+
 import io
 
 import matplotlib
@@ -33,7 +34,12 @@ def test_grid_covers_the_points_and_is_ordered_row_by_row():
     plane = planes.plane_through(points)
     first, second, latents = planes.grid_on_plane(plane, points.reshape(5, 2, 6), size=7, margin=0.2)
     at = plane.coordinates(points)
-    assert first[0] < at[:, 0].min() and first[-1] > at[:, 0].max() and second[0] < at[:, 1].min() and second[-1] > at[:, 1].max()
+    assert (
+        first[0] < at[:, 0].min()
+        and first[-1] > at[:, 0].max()
+        and second[0] < at[:, 1].min()
+        and second[-1] > at[:, 1].max()
+    )
     np.testing.assert_allclose(np.diff(first), np.diff(second)[0])
     np.testing.assert_allclose(plane.coordinates(latents.reshape(7, 7, 6))[3, 5], [first[5], second[3]])
 
@@ -43,14 +49,15 @@ def test_grid_covers_the_points_and_is_ordered_row_by_row():
 def test_counts_are_those_of_a_loop(seed, size, count):
     truth, answers = np.random.default_rng(seed).integers(0, size, (2, count))
     counts = np.zeros((size, size), dtype=int)
-    for true, answer in zip(truth, answers): counts[true, answer] += 1
+    for true, answer in zip(truth, answers):
+        counts[true, answer] += 1
     np.testing.assert_array_equal(closeups.counts_of(truth, answers, size), counts)
 
 
 def test_sectors_have_the_colour_of_the_nearest_prompt():
     anchors = np.array([[1.0, 0.0], [-0.5, 0.8], [-0.5, -0.8]])
     ax = closeups.feature_shift([[-1, -1], [1, 1]], [[-1, 1], [1, -1]], [0, 1], anchors, ["a", "b", "c"])
-    image, = ax.images
+    (image,) = ax.images
     low, high, bottom, top = image.get_extent()
     pixels = np.asarray(image.get_array())
     for point in [(0.9, 0.0), (-0.8, 0.9), (-0.8, -0.9)]:
@@ -62,8 +69,10 @@ def test_sectors_have_the_colour_of_the_nearest_prompt():
 def test_energy_surface_draws_the_path_on_both_and_refuses_a_transposed_grid():
     first, second, values = np.arange(4.0), np.arange(3.0), np.random.default_rng(0).random((3, 4))
     axes = planes.energy_surface(first, second, values, values, [[0, 0], [1, 1], [2, 1]])
-    for ax in axes: np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[0, 0], [1, 1], [2, 1]])
-    with pytest.raises(ValueError, match=r"\[3, 4\]"): planes.energy_surface(first, second, values.T, values.T)
+    for ax in axes:
+        np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[0, 0], [1, 1], [2, 1]])
+    with pytest.raises(ValueError, match=r"\[3, 4\]"):
+        planes.energy_surface(first, second, values.T, values.T)
 
 
 def test_animation_is_small_repeatable_and_ends_with_the_whole_path():
@@ -80,7 +89,8 @@ def test_animation_is_small_repeatable_and_ends_with_the_whole_path():
     inked = [(frame.min(-1) < 200).sum() for frame in frames]
     assert inked[0] < inked[-1]
     assert planes.animate_trajectory(paths[:2]).startswith(b"GIF89a")
-    with pytest.raises(ValueError, match="a step"): planes.animate_trajectory(paths[:1])
+    with pytest.raises(ValueError, match="a step"):
+        planes.animate_trajectory(paths[:1])
 
 
 def test_accuracy_along_path_keeps_both_ends():

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..dataset.batches import Part, Ragged, TaskBatch, TaskSet
 
@@ -21,16 +21,23 @@ from ..dataset.batches import Part, Ragged, TaskBatch, TaskSet
 @dataclass(frozen=True)
 class WeightLayout:
     "Where each matrix of the adapter lies in a flat vector of weights."
-    embed: int        # E, size of CLIP's features
+
+    embed: int  # E, size of CLIP's features
     hidden: int = 16  # H, hidden units of the adapter (256 in the paper)
 
     def __post_init__(self):
-        if self.embed < 1 or self.hidden < 1: raise ValueError(f"expected positive sizes, got {self}")
+        if self.embed < 1 or self.hidden < 1:
+            raise ValueError(f"expected positive sizes, got {self}")
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         "Name and shape of each matrix, in the order in which they lie in the vector."
-        return {"W1": (self.hidden, self.embed), "b1": (self.hidden,), "W2": (self.embed, self.hidden), "b2": (self.embed,)}
+        return {
+            "W1": (self.hidden, self.embed),
+            "b1": (self.hidden,),
+            "W2": (self.embed, self.hidden),
+            "b2": (self.embed,),
+        }
 
     @property
     def size(self) -> int:
@@ -39,7 +46,7 @@ class WeightLayout:
 
     def split(
         self,
-        w: Tensor,           # [T, P] weights, one row per task
+        w: Tensor,  # [T, P] weights, one row per task
     ) -> dict[str, Tensor]:  # each matrix with a leading task axis, as views
         "The matrices in a batch of weight vectors."
         if w.ndim != 2 or w.shape[1] != self.size:
@@ -49,36 +56,36 @@ class WeightLayout:
 
 # %% ../../nbs/2_basenet/01_adapter.ipynb #38dd1d96
 def adapter_logits(
-    w: Tensor,             # [T, P] weights, one row per task; [1, P] is shared by all tasks
-    images: Tensor,        # [T, N, E] CLIP image features
-    answers: Tensor,       # [T, C, E] CLIP features of the answers' prompts
+    w: Tensor,  # [T, P] weights, one row per task; [1, P] is shared by all tasks
+    images: Tensor,  # [T, N, E] CLIP image features
+    answers: Tensor,  # [T, C, E] CLIP features of the answers' prompts
     layout: WeightLayout,  # where each matrix lies in `w`
     answer_mask: Tensor | None = None,  # [T, C] bool; logits of padded answers are -inf
     scale: float = 100.0,  # CLIP's logit scale
-) -> Tensor:               # [T, N, C] logits
+) -> Tensor:  # [T, N, C] logits
     "Classify each task's images with that task's own CLIP-Adapter (Gao et al. 2021; paper, section 4)."
     m = layout.split(w.expand(len(images), -1) if len(w) == 1 else w)
     # alpha scales the product by 1/sqrt(fan-in) inside the matrix multiplication, at no cost.
-    hidden = torch.baddbmm(m["b1"][:, None], images, m["W1"].mT, alpha=layout.embed ** -0.5).relu()
-    adapted = images + torch.baddbmm(m["b2"][:, None], hidden, m["W2"].mT, alpha=layout.hidden ** -0.5)
+    hidden = torch.baddbmm(m["b1"][:, None], images, m["W1"].mT, alpha=layout.embed**-0.5).relu()
+    adapted = images + torch.baddbmm(m["b2"][:, None], hidden, m["W2"].mT, alpha=layout.hidden**-0.5)
     logits = scale * F.normalize(adapted, dim=-1) @ F.normalize(answers, dim=-1).mT
     return logits if answer_mask is None else logits.masked_fill(~answer_mask[:, None], -torch.inf)
 
 
 def batch_logits(
-    w: Tensor,             # [T, P] or [1, P] weights
-    batch: TaskBatch,      # the tasks
+    w: Tensor,  # [T, P] or [1, P] weights
+    batch: TaskBatch,  # the tasks
     layout: WeightLayout,  # where each matrix lies in `w`
-) -> Tensor:               # [T, N, C] logits, -inf for padded answers
+) -> Tensor:  # [T, N, C] logits, -inf for padded answers
     "Logits of a batch of tasks."
     return adapter_logits(w, batch.images, batch.answers, layout, batch.answer_mask)
 
 # %% ../../nbs/2_basenet/01_adapter.ipynb #7cfa86cd
 def initial_weights(
-    layout: WeightLayout,        # where each matrix lies
+    layout: WeightLayout,  # where each matrix lies
     generator: torch.Generator,  # draws the input layer
-    output_std: float = 0.05,    # spread of the output layer, in units of the stored weights
-) -> Tensor:                     # [P] weights of a network near the identity
+    output_std: float = 0.05,  # spread of the output layer, in units of the stored weights
+) -> Tensor:  # [P] weights of a network near the identity
     "Weights to start training from: random input layer, small output layer, zero biases."
     m = {name: torch.zeros(shape) for name, shape in layout.shapes.items()}
     m["W1"].normal_(generator=generator)
@@ -87,60 +94,66 @@ def initial_weights(
 
 # %% ../../nbs/2_basenet/01_adapter.ipynb #992a308e
 def _mean_over_examples(
-    value: Tensor,     # [T, N]
+    value: Tensor,  # [T, N]
     batch: TaskBatch,  # whose mask says which examples are real
-) -> Tensor:           # [T]
+) -> Tensor:  # [T]
     "Average over each task's real examples."
     return (value * batch.mask).sum(1) / batch.mask.sum(1).clamp(min=1)
 
 
 def logits_loss(
-    logits: Tensor,    # [T, N, C]
+    logits: Tensor,  # [T, N, C]
     batch: TaskBatch,  # the tasks
-) -> Tensor:           # [T] nats
+) -> Tensor:  # [T] nats
     "Mean cross-entropy of each task, L(D, w) in the paper, from its logits."
     nats = F.cross_entropy(logits.flatten(0, 1), batch.labels.flatten(), reduction="none").view_as(batch.labels)
     return _mean_over_examples(nats, batch)
 
 
 def logits_accuracy(
-    logits: Tensor,    # [T, N, C]
+    logits: Tensor,  # [T, N, C]
     batch: TaskBatch,  # the tasks
-) -> Tensor:           # [T] between 0 and 1
+) -> Tensor:  # [T] between 0 and 1
     "Share of each task's examples that get the right answer, from its logits."
     return _mean_over_examples((logits.argmax(-1) == batch.labels).float(), batch)
 
 
 def task_loss(
-    w: Tensor,                   # [T, P] or [1, P] weights
-    batch: TaskBatch | Ragged,   # the tasks
-    layout: WeightLayout,        # where each matrix lies in `w`
-) -> Tensor:                     # [T] nats
+    w: Tensor,  # [T, P] or [1, P] weights
+    batch: TaskBatch | Ragged,  # the tasks
+    layout: WeightLayout,  # where each matrix lies in `w`
+) -> Tensor:  # [T] nats
     "Mean cross-entropy of each task's base network on its examples."
     return torch.cat([logits_loss(batch_logits(rows, part, layout), part) for rows, part in batch.with_rows(w)])
 
 
 def task_accuracy(
-    w: Tensor,                   # [T, P] or [1, P] weights
-    batch: TaskBatch | Ragged,   # the tasks
-    layout: WeightLayout,        # where each matrix lies in `w`
-) -> Tensor:                     # [T] between 0 and 1
+    w: Tensor,  # [T, P] or [1, P] weights
+    batch: TaskBatch | Ragged,  # the tasks
+    layout: WeightLayout,  # where each matrix lies in `w`
+) -> Tensor:  # [T] between 0 and 1
     "Accuracy of each task's base network on its examples."
     return torch.cat([logits_accuracy(batch_logits(rows, part, layout), part) for rows, part in batch.with_rows(w)])
 
 # %% ../../nbs/2_basenet/01_adapter.ipynb #d9806745
 def set_accuracy(
-    w: Tensor | Callable[[Tensor], Tensor],  # [T, P] weights of all tasks of the set, or [1, P] shared, or a function: ids [T'] -> [T', P]
-    tasks: TaskSet,               # the tasks
-    layout: WeightLayout,         # where each matrix lies in `w`
-    part: Part = "query",         # on which examples
-    numbers: int = 25_000_000,    # weights in a chunk of tasks
-) -> Tensor:                      # [T] between 0 and 1
+    w: Tensor
+    | Callable[
+        [Tensor], Tensor
+    ],  # [T, P] weights of all tasks of the set, or [1, P] shared, or a function: ids [T'] -> [T', P]
+    tasks: TaskSet,  # the tasks
+    layout: WeightLayout,  # where each matrix lies in `w`
+    part: Part = "query",  # on which examples
+    numbers: int = 25_000_000,  # weights in a chunk of tasks
+) -> Tensor:  # [T] between 0 and 1
     "Accuracy of every task of a set, in buckets of alike sizes."
     if isinstance(w, Tensor) and len(w) not in (1, len(tasks)):
         raise ValueError(f"expected weights for 1 or {len(tasks)} tasks, got {len(w)}")
     weights = w if callable(w) else lambda ids: w if len(w) == 1 else w[ids]
-    accuracy, by_size = torch.empty(len(tasks), device=tasks.device), tasks.sizes(part).argsort(descending=True, stable=True)
+    accuracy, by_size = (
+        torch.empty(len(tasks), device=tasks.device),
+        tasks.sizes(part).argsort(descending=True, stable=True),
+    )
     with torch.no_grad():
         for ids in by_size.split(max(1, numbers // layout.size)):
             batch = tasks.ragged(ids, part, sort=False)

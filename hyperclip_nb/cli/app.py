@@ -19,18 +19,26 @@ import tyro
 
 # %% ../../nbs/9_cli/appendix/app.ipynb #ec60b456
 def page(
-    run: str | None = None,   # the run directory; None: the demo's
+    run: str | None = None,  # the run directory; None: the demo's
     data: str | None = None,  # where features and runs are; None: see `runs.data_dir`
-    seed: int = 0,            # which of the run's seeds
-) -> dict[str, Any]:         # what an .ipynb file holds
+    seed: int = 0,  # which of the run's seeds
+) -> dict[str, Any]:  # what an .ipynb file holds
     "A notebook that shows the explorer and nothing else."
-    title = ("# Ask a question, get a network\n\n"
-             "A question in words becomes the weights of a small network, which then answers it on pictures.")
+    title = (
+        "# Ask a question, get a network\n\n"
+        "A question in words becomes the weights of a small network, which then answers it on pictures."
+    )
     code = f"from hyperclip_nb.explorer.widgets import explore\n\nexplore(run={run!r}, data={data!r}, seed={seed})"
-    cells = [{"cell_type": "markdown", "id": "title", "metadata": {}, "source": title},
-             {"cell_type": "code", "id": "explorer", "metadata": {}, "source": code, "outputs": [], "execution_count": None}]
-    return {"nbformat": 4, "nbformat_minor": 5, "cells": cells,
-            "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}}
+    cells = [
+        {"cell_type": "markdown", "id": "title", "metadata": {}, "source": title},
+        {"cell_type": "code", "id": "explorer", "metadata": {}, "source": code, "outputs": [], "execution_count": None},
+    ]
+    return {
+        "nbformat": 4,
+        "nbformat_minor": 5,
+        "cells": cells,
+        "metadata": {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    }
 
 # %% ../../nbs/9_cli/appendix/app.ipynb #c314cdc2
 POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-src 'self' ws: wss: data: blob:; frame-ancestors 'self'"
@@ -39,20 +47,30 @@ POLICY = "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; connect-
 @dataclass(frozen=True, kw_only=True)
 class App:
     "Serve the explorer as a page in the browser: ask, move sliders, take adapters home. Ends with Ctrl-C."
-    port: int = 8866      # where it listens, on this machine only
-    run: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None   # the run directory; default: runs/demo under the data directory
-    data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None  # where features and runs are; default as for demo
-    seed: int = 0         # which of the run's seeds
+
+    port: int = 8866  # where it listens, on this machine only
+    run: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = (
+        None  # the run directory; default: runs/demo under the data directory
+    )
+    data: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = (
+        None  # where features and runs are; default as for demo
+    )
+    seed: int = 0  # which of the run's seeds
     browser: tyro.conf.FlagCreatePairsOff[bool] = True  # open it in a browser
 
     def __call__(self) -> None:
-        if not 1 <= self.port <= 65535: raise ValueError(f"expected a port from 1 to 65535, got {self.port}")
+        if not 1 <= self.port <= 65535:
+            raise ValueError(f"expected a port from 1 to 65535, got {self.port}")
         if importlib.util.find_spec("voila") is None:
-            raise ValueError("expected the package voila, which serves notebooks as pages, found none: pip install voila")
+            raise ValueError(
+                "expected the package voila, which serves notebooks as pages, found none: pip install voila"
+            )
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try: probe.bind(("127.0.0.1", self.port))
-            except OSError as error: raise ValueError(f"port {self.port}: {error.strerror}; choose another one with --port") from None
+            try:
+                probe.bind(("127.0.0.1", self.port))
+            except OSError as error:
+                raise ValueError(f"port {self.port}: {error.strerror}; choose another one with --port") from None
         from voila.app import Voila
 
         print(f"the explorer will be at http://localhost:{self.port}/ (Ctrl-C ends it)", flush=True)
@@ -62,9 +80,17 @@ class App:
             notebook.write_text(json.dumps(page(*places, self.seed)), encoding="utf-8")
             os.environ.setdefault("OMP_NUM_THREADS", "1")  # one kernel for each visitor, each with small networks
             Voila.launch_instance(
-                argv=[str(notebook), f"--port={self.port}", "--Voila.ip=127.0.0.1", "--strip_sources=True", "--show_tracebacks=False",
-                      "--Voila.log_level=WARN", *([] if self.browser else ["--no-browser"])],
-                tornado_settings={"headers": {"Content-Security-Policy": POLICY}})
+                argv=[
+                    str(notebook),
+                    f"--port={self.port}",
+                    "--Voila.ip=127.0.0.1",
+                    "--strip_sources=True",
+                    "--show_tracebacks=False",
+                    "--Voila.log_level=WARN",
+                    *([] if self.browser else ["--no-browser"]),
+                ],
+                tornado_settings={"headers": {"Content-Security-Policy": POLICY}},
+            )
 
 # %% ../../nbs/9_cli/appendix/app.ipynb #ab298a55
 COMMANDS = {"app": App}

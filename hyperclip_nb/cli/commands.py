@@ -31,115 +31,186 @@ Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 @dataclass(frozen=True, kw_only=True)
 class Demo:
     "Train a weight generator and HyperLDM on the embedded data set, generate networks for unseen questions, print the table."
-    data: Folder = None    # where features and runs go; default: $HYPERCLIP_DATA, ./data in a checkout, else the user's cache
-    out: Folder = None     # the run directory; default: runs/demo under the data directory
-    seeds: int = 3              # how many times everything is trained
-    workers: int = 0            # seeds that run side by side; 0: one for each core
-    world: int = 0              # seed of the world that the scenes come from
-    device: str = "cpu"         # cpu or cuda
+
+    data: Folder = (
+        None  # where features and runs go; default: $HYPERCLIP_DATA, ./data in a checkout, else the user's cache
+    )
+    out: Folder = None  # the run directory; default: runs/demo under the data directory
+    seeds: int = 3  # how many times everything is trained
+    workers: int = 0  # seeds that run side by side; 0: one for each core
+    world: int = 0  # seed of the world that the scenes come from
+    device: str = "cpu"  # cpu or cuda
     fresh: tyro.conf.FlagCreatePairsOff[bool] = False  # train everything again instead of going on with what is there
 
     def __call__(self) -> None:
-        if self.seeds < 1: raise ValueError(f"expected at least 1 seed, got {self.seeds}")
+        if self.seeds < 1:
+            raise ValueError(f"expected at least 1 seed, got {self.seeds}")
         import matplotlib
+
         matplotlib.use("Agg")
+        from hyperclip_nb.core.runs import data_dir
         from hyperclip_nb.evaluation.asking import ask, open_experiment
-        from hyperclip_nb.plots.pictures import save
-        from hyperclip_nb.evaluation.report import choose_questions, latents_figure, sheet_figure, trajectories_figure
         from hyperclip_nb.evaluation.presets import Source, run_folder
+        from hyperclip_nb.evaluation.report import choose_questions, latents_figure, sheet_figure, trajectories_figure
         from hyperclip_nb.evaluation.reproduce import reproduce
         from hyperclip_nb.evaluation.results import to_markdown
-        from hyperclip_nb.core.runs import data_dir
+        from hyperclip_nb.plots.pictures import save
 
         source = Source(data=self.data, world=self.world)
         out = run_folder("demo", source, self.out)
         print(f"data directory: {data_dir(self.data)}\nrun directory:  {out}")
-        results = reproduce("demo", out=out, source=source, seeds=self.seeds, device=self.device, workers=self.workers or cores(), resume=not self.fresh)
+        results = reproduce(
+            "demo",
+            out=out,
+            source=source,
+            seeds=self.seeds,
+            device=self.device,
+            workers=self.workers or cores(),
+            resume=not self.fresh,
+        )
         experiment = open_experiment(out, self.data, self.device)
         run, tasks = experiment.run, experiment.sets["test"]
         print("drawing figures")
         example = tasks.tasks[choose_questions(experiment)[0]].question
-        for name, figure in {"latents": latents_figure(experiment),
-                             "trajectories": trajectories_figure(experiment).flat[0], "before_after": sheet_figure(ask(experiment, example)[0]).flat[0]}.items():
+        for name, figure in {
+            "latents": latents_figure(experiment),
+            "trajectories": trajectories_figure(experiment).flat[0],
+            "before_after": sheet_figure(ask(experiment, example)[0]).flat[0],
+        }.items():
             save(figure.figure, run.path / "figures" / f"{name}.png")
-        print(f"\n{to_markdown(results)}\n{run.path}:\n  results.json, results.md   the table, what it says about the paper's claims, few-shot curves, families\n  *.safetensors              weights, latents\n"
-              f"  figures/                   forest, few_shot, latents, trajectories, before_after\n\nNow ask a question: "
-              f"hyperclip_nb adapt \"{example}\"")
+        print(
+            f"\n{to_markdown(results)}\n{run.path}:\n  results.json, results.md   the table, what it says about the paper's claims, few-shot curves, families\n  *.safetensors              weights, latents\n"
+            f"  figures/                   forest, few_shot, latents, trajectories, before_after\n\nNow ask a question: "
+            f'hyperclip_nb adapt "{example}"'
+        )
 
 # %% ../../nbs/9_cli/01_commands.ipynb #aa3dd750
 @dataclass(frozen=True, kw_only=True)
 class Reproduce:
     "Compare all methods, with all controls: tables, claims and figures in a run directory."
-    preset: Literal["scenes", "smoke", "paper"] = "scenes"  # smoke: two minutes, to see that it runs; paper: hyperparameters for Meta-VQA
-    methods: tuple[str, ...] = ()  # ids of rows, for example multitask cond_multitask hvae_hyperldm_g1.5@10; default: the preset's
-    seeds: int | None = None       # how many times everything is trained; default: the preset's
-    out: Folder = None             # the run directory; default: runs/PRESET under the data directory
-    data: Folder = None            # where features and runs go; default as for demo
-    world: int = 0                 # seed of the scenes' world
-    tasks: Folder = None           # task files in place of the scenes (see meta-vqa build)
-    features: Folder = None        # their features (see features)
+
+    preset: Literal["scenes", "smoke", "paper"] = (
+        "scenes"  # smoke: two minutes, to see that it runs; paper: hyperparameters for Meta-VQA
+    )
+    methods: tuple[
+        str, ...
+    ] = ()  # ids of rows, for example multitask cond_multitask hvae_hyperldm_g1.5@10; default: the preset's
+    seeds: int | None = None  # how many times everything is trained; default: the preset's
+    out: Folder = None  # the run directory; default: runs/PRESET under the data directory
+    data: Folder = None  # where features and runs go; default as for demo
+    world: int = 0  # seed of the scenes' world
+    tasks: Folder = None  # task files in place of the scenes (see meta-vqa build)
+    features: Folder = None  # their features (see features)
     split: Literal["standard", "image-disjoint"] = "standard"  # of task files
-    instances: Folder = None       # COCO's instances files: half of the batches of unconditional networks are COCO tasks
-    workers: int = 0               # seeds that run side by side; 0: one for each core, or 1 on a GPU
-    device: str = "cpu"            # cpu or cuda
+    instances: Folder = None  # COCO's instances files: half of the batches of unconditional networks are COCO tasks
+    workers: int = 0  # seeds that run side by side; 0: one for each core, or 1 on a GPU
+    device: str = "cpu"  # cpu or cuda
     fresh: tyro.conf.FlagCreatePairsOff[bool] = False  # train everything again instead of going on with what is there
 
     def __call__(self) -> None:
-        if self.seeds is not None and self.seeds < 1: raise ValueError(f"expected at least 1 seed, got {self.seeds}")
+        if self.seeds is not None and self.seeds < 1:
+            raise ValueError(f"expected at least 1 seed, got {self.seeds}")
         import matplotlib
+
         matplotlib.use("Agg")
         from hyperclip_nb.evaluation.presets import Source, run_folder
         from hyperclip_nb.evaluation.reproduce import reproduce
 
-        source = Source(data=self.data, world=self.world, tasks=self.tasks, features=self.features, split=self.split, instances=self.instances)
+        source = Source(
+            data=self.data,
+            world=self.world,
+            tasks=self.tasks,
+            features=self.features,
+            split=self.split,
+            instances=self.instances,
+        )
         out = run_folder(self.preset, source, self.out)
         print(f"run directory: {out}")
         workers = self.workers or (cores() if self.device == "cpu" else 1)
-        reproduce(self.preset, out=out, source=source, methods=self.methods, seeds=self.seeds, device=self.device, workers=workers, resume=not self.fresh)
-        print(f"\n{(out / 'results.md').read_text()}\n{out}: results.json, results.md, figures/forest.png, figures/few_shot.png")
+        reproduce(
+            self.preset,
+            out=out,
+            source=source,
+            methods=self.methods,
+            seeds=self.seeds,
+            device=self.device,
+            workers=workers,
+            resume=not self.fresh,
+        )
+        print(
+            f"\n{(out / 'results.md').read_text()}\n{out}: results.json, results.md, figures/forest.png, figures/few_shot.png"
+        )
 
 # %% ../../nbs/9_cli/01_commands.ipynb #60de85ce
 @dataclass(frozen=True, kw_only=True)
 class Adapt:
     "Generate a network for a question from its text, and let it classify a sheet of scenes."
+
     question: Annotated[str, tyro.conf.Positional]  # in words, for example "What color is the comet?"
-    answers: str = ""           # separated by commas; may be left out for a question worded like one of the scenes'
-    run: Folder = None     # a run directory; default: runs/demo under the data directory
-    data: Folder = None    # where features are cached; default as for demo
-    out: Folder = None     # folder for the sheet and the weights; default: asked/ in the run directory
-    gamma: float = 1.5          # guidance strength: 0 ignores the question, 1 is plain, more exaggerates
-    samples: int = 10           # networks that are generated and averaged
-    images: int = 24            # pictures on the sheet
-    seed: int = 0               # which of the run's seeds
+    answers: str = ""  # separated by commas; may be left out for a question worded like one of the scenes'
+    run: Folder = None  # a run directory; default: runs/demo under the data directory
+    data: Folder = None  # where features are cached; default as for demo
+    out: Folder = None  # folder for the sheet and the weights; default: asked/ in the run directory
+    gamma: float = 1.5  # guidance strength: 0 ignores the question, 1 is plain, more exaggerates
+    samples: int = 10  # networks that are generated and averaged
+    images: int = 24  # pictures on the sheet
+    seed: int = 0  # which of the run's seeds
 
     def __call__(self) -> None:
-        if min(self.samples, self.images) < 1: raise ValueError(f"expected at least 1 sample and 1 image, got {self.samples} and {self.images}")
+        if min(self.samples, self.images) < 1:
+            raise ValueError(f"expected at least 1 sample and 1 image, got {self.samples} and {self.images}")
         import matplotlib
+
         matplotlib.use("Agg")
-        from hyperclip_nb.evaluation.asking import ask, open_experiment
         from hyperclip_nb.core.files import save_tensors
-        from hyperclip_nb.plots.pictures import save
-        from hyperclip_nb.dataset.questions import slug
-        from hyperclip_nb.evaluation.report import sheet_figure
         from hyperclip_nb.core.runs import run_dir
+        from hyperclip_nb.dataset.questions import slug
+        from hyperclip_nb.evaluation.asking import ask, open_experiment
+        from hyperclip_nb.evaluation.report import sheet_figure
+        from hyperclip_nb.plots.pictures import save
 
         folder = self.run or run_dir("demo", self.data)
         experiment = open_experiment(folder, self.data)
-        sheet, weights = ask(experiment, self.question, self.answers.split(",") if self.answers else (), self.seed, gamma=self.gamma,
-                             samples=self.samples, count=self.images)
+        sheet, weights = ask(
+            experiment,
+            self.question,
+            self.answers.split(",") if self.answers else (),
+            self.seed,
+            gamma=self.gamma,
+            samples=self.samples,
+            count=self.images,
+        )
         where = self.out or experiment.run.path / "asked"
         name = slug(sheet.question)[:60] or "question"
-        save_tensors(where / f"{name}.safetensors", {"weights": weights}, {"question": sheet.question, "answers": list(sheet.answers),
-                     "prompts": list(sheet.prompts), "embed": experiment.layout.embed, "hidden": experiment.layout.hidden, "gamma": self.gamma})
+        save_tensors(
+            where / f"{name}.safetensors",
+            {"weights": weights},
+            {
+                "question": sheet.question,
+                "answers": list(sheet.answers),
+                "prompts": list(sheet.prompts),
+                "embed": experiment.layout.embed,
+                "hidden": experiment.layout.hidden,
+                "gamma": self.gamma,
+            },
+        )
         save(sheet_figure(sheet).flat[0].figure, where / f"{name}.png")
-        origin = {"train": "a training question", "val": "a validation question", "test": "a held-out question"}.get(sheet.seen, "a new question")
-        print(f"{sheet.question}  ({origin})\nprompts: {', '.join(sheet.prompts[:3])}{', …' * (len(sheet.prompts) > 3)}")
+        origin = {"train": "a training question", "val": "a validation question", "test": "a held-out question"}.get(
+            sheet.seen, "a new question"
+        )
+        print(
+            f"{sheet.question}  ({origin})\nprompts: {', '.join(sheet.prompts[:3])}{', …' * (len(sheet.prompts) > 3)}"
+        )
         if sheet.truth is None:
-            print(f"no right answers are known for this question: look at the sheet; the answers of the generated network differ from zero-shot "
-                  f"CLIP's on {sum(a != b for a, b in zip(sheet.before, sheet.after))} of {len(sheet.images)} pictures")
+            print(
+                f"no right answers are known for this question: look at the sheet; the answers of the generated network differ from zero-shot "
+                f"CLIP's on {sum(a != b for a, b in zip(sheet.before, sheet.after))} of {len(sheet.images)} pictures"
+            )
         else:
-            print(f"accuracy on {len(sheet.images)} new pictures: zero-shot CLIP {sheet.accuracy(sheet.before):.0f} %, "
-                  f"generated network {sheet.accuracy(sheet.after):.0f} %")
+            print(
+                f"accuracy on {len(sheet.images)} new pictures: zero-shot CLIP {sheet.accuracy(sheet.before):.0f} %, "
+                f"generated network {sheet.accuracy(sheet.after):.0f} %"
+            )
         print(f"sheet:   {where / (name + '.png')}\nweights: {where / (name + '.safetensors')}")
 
 # %% ../../nbs/9_cli/01_commands.ipynb #ee629840
@@ -153,8 +224,12 @@ def main(
     # A warning is for the person at the terminal: its text, not the line of code that raised it.
     note = lambda message, *where, **more: print(f"hyperclip_nb: {message}", file=sys.stderr)
     try:
-        command = tyro.extras.subcommand_cli_from_dict({"demo": Demo, "reproduce": Reproduce, "adapt": Adapt, **APP, **BENCH, **COMMANDS}, prog="hyperclip_nb", args=arguments or ["--help"],
-                                                       description="Generate the weights of a network for a task that is only described in words.")
+        command = tyro.extras.subcommand_cli_from_dict(
+            {"demo": Demo, "reproduce": Reproduce, "adapt": Adapt, **APP, **BENCH, **COMMANDS},
+            prog="hyperclip_nb",
+            args=arguments or ["--help"],
+            description="Generate the weights of a network for a task that is only described in words.",
+        )
         with warnings.catch_warnings():
             warnings.showwarning = note
             command()

@@ -23,10 +23,15 @@ Flag = tyro.conf.FlagCreatePairsOff[bool]
 @dataclass(frozen=True, kw_only=True)
 class Build:
     "Make Meta-VQA from VQA v2, entry for entry as published: four task files in --out."
+
     vqa: Directory  # folder with v2_mscoco_{train,val}2014_annotations.json and v2_OpenEnded_mscoco_{train,val}2014_questions.json
     out: Directory  # folder for meta_train.json, meta_test.json, ques_ans_count.json and prompt_meta.json
-    prompts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None  # a published prompt_meta.json; its templates win over the rules
-    style: Literal["published", "grammatical"] = "published"  # wording of templates made by rule: as the paper's, or proper English
+    prompts: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = (
+        None  # a published prompt_meta.json; its templates win over the rules
+    )
+    style: Literal["published", "grammatical"] = (
+        "published"  # wording of templates made by rule: as the paper's, or proper English
+    )
     allow_empty: Flag = False  # keep empty answers instead of stopping at the first
 
     def __call__(self) -> None:
@@ -36,40 +41,50 @@ class Build:
         templates = None if self.prompts is None else read_typed(self.prompts, dict[str, str])
         print(f"reading {self.vqa}", flush=True)
         built = build_meta_vqa(self.vqa, self.out, templates, self.allow_empty, self.style)
-        print(f"{built}\n{self.out}: {time.perf_counter() - began:.0f} s\n\nNow look at it: hyperclip_nb meta-vqa check {self.out}")
+        print(
+            f"{built}\n{self.out}: {time.perf_counter() - began:.0f} s\n\nNow look at it: hyperclip_nb meta-vqa check {self.out}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
     "Count published or built task files and list everything that is wrong with them; exit code 1 if anything is."
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]  # with meta_train.json, meta_test.json or both
+
+    folder: Annotated[
+        Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")
+    ]  # with meta_train.json, meta_test.json or both
 
     def __call__(self) -> None:
         from hyperclip_nb.dataset.meta_vqa_check import check_meta_vqa
 
         found = check_meta_vqa(self.folder)
         print(found)
-        if found.problems: raise SystemExit(1)
+        if found.problems:
+            raise SystemExit(1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MetaVQA:
     "The paper's task files: build them from VQA v2, or check what is there."
-    command: tyro.conf.OmitSubcommandPrefixes[
-        Annotated[Build, tyro.conf.subcommand("build")] | Annotated[Check, tyro.conf.subcommand("check")]]
 
-    def __call__(self) -> None: self.command()
+    command: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[Build, tyro.conf.subcommand("build")] | Annotated[Check, tyro.conf.subcommand("check")]
+    ]
+
+    def __call__(self) -> None:
+        self.command()
 
 # %% ../../nbs/9_cli/appendix/data.ipynb #8bf26435
 def open_encoder(
-    model: str,               # open_clip's name, local-dir:PATH, hf-hub:NAME, or small
+    model: str,  # open_clip's name, local-dir:PATH, hf-hub:NAME, or small
     pretrained: str | None = None,  # tag or checkpoint file; none for all but the first
     device: str = "cpu",
     precision: str = "float32",
-    pictures: str = "squash", # how they become squares
+    pictures: str = "squash",  # how they become squares
 ):  # -> ClipEncoder
     "The encoder that the options of a command name. Raises `ValueError` for a device that isn't there and a model that can't be loaded."
     import torch
+
     from hyperclip_nb.dataset.encoders import load_encoder
     from hyperclip_nb.dataset.small_clip import ASSETS, SmallTokenizer, small_clip_record
 
@@ -78,38 +93,57 @@ def open_encoder(
     folder = ASSETS if model == "small" else Path(model.removeprefix("local-dir:"))
     if model != "small" and not (model.startswith("local-dir:") and (folder / "small_clip.json").exists()):
         return load_encoder(model, pretrained, device, precision, mode=pictures)
-    if pretrained: raise ValueError(f"expected no --pretrained for {model}, which is one model, got {pretrained!r}")
-    return load_encoder(f"local-dir:{folder}", None, device, precision, mode=pictures, name="small_clip",
-                        tokenizer=SmallTokenizer(small_clip_record(folder)["pieces"]))
+    if pretrained:
+        raise ValueError(f"expected no --pretrained for {model}, which is one model, got {pretrained!r}")
+    return load_encoder(
+        f"local-dir:{folder}",
+        None,
+        device,
+        precision,
+        mode=pictures,
+        name="small_clip",
+        tokenizer=SmallTokenizer(small_clip_record(folder)["pieces"]),
+    )
 
 # %% ../../nbs/9_cli/appendix/data.ipynb #33aa7d29
 @dataclass(frozen=True, kw_only=True)
 class Features:
     "Encode the pictures, prompts and questions of tasks with CLIP, once: a bank of features in --out. Killed, the same command goes on."
-    tasks: Directory   # folder with meta_train.json …, with train.json, val.json and test.json, or with tasks.json; or one such file
+
+    tasks: Directory  # folder with meta_train.json …, with train.json, val.json and test.json, or with tasks.json; or one such file
     images: Directory  # folder of the pictures; COCO's may lie in train2014/ and val2014/ under it
-    out: Directory     # folder of the bank
-    model: str         # open_clip's name such as ViT-L-14-336, local-dir:PATH, hf-hub:NAME, or small (comes with the package)
-    pretrained: Annotated[str | None, tyro.conf.arg(metavar="TAG|FILE")] = None  # open_clip's tag such as openai, or a checkpoint file
-    instances: MaybeDirectory = None  # folder with instances_{train,val}2014.json: also encode what extended COCO tasks need
-    pictures: Literal["squash", "crop"] = "squash"  # pictures of any shape become squares as the paper did it, or as CLIP does
+    out: Directory  # folder of the bank
+    model: str  # open_clip's name such as ViT-L-14-336, local-dir:PATH, hf-hub:NAME, or small (comes with the package)
+    pretrained: Annotated[str | None, tyro.conf.arg(metavar="TAG|FILE")] = (
+        None  # open_clip's tag such as openai, or a checkpoint file
+    )
+    instances: MaybeDirectory = (
+        None  # folder with instances_{train,val}2014.json: also encode what extended COCO tasks need
+    )
+    pictures: Literal["squash", "crop"] = (
+        "squash"  # pictures of any shape become squares as the paper did it, or as CLIP does
+    )
     dtype: Literal["float16", "float32"] = "float16"  # of the stored image features
     precision: Literal["float32", "float16", "bfloat16"] = "float32"  # in which the model computes
     device: str = "cpu"  # cpu, cuda, cuda:1
-    workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None  # processes that decode; default: processors less one, at most 8
-    batch: int = 64      # pictures per call of the model
-    shard: int = 4096    # pictures per piece that is not done twice
+    workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = (
+        None  # processes that decode; default: processors less one, at most 8
+    )
+    batch: int = 64  # pictures per call of the model
+    shard: int = 4096  # pictures per piece that is not done twice
     skip_bad: Flag = False  # leave missing and unreadable pictures out, list and count them, instead of stopping
 
     def __call__(self) -> None:
         if self.batch < 1 or self.shard < 1 or (self.workers or 0) < 0:
-            raise ValueError("expected --batch and --shard of at least 1 and --workers of at least 0, "
-                             f"got {self.batch}, {self.shard} and {self.workers}")
+            raise ValueError(
+                "expected --batch and --shard of at least 1 and --workers of at least 0, "
+                f"got {self.batch}, {self.shard} and {self.workers}"
+            )
+        from hyperclip_nb.core.files import RunError
         from hyperclip_nb.dataset.coco_tasks import read_objects
-        from hyperclip_nb.dataset.sources import coco_pool, read_tasks
         from hyperclip_nb.dataset.encoders import ImageFolder
         from hyperclip_nb.dataset.features import BankIndex, build_bank
-        from hyperclip_nb.core.files import RunError
+        from hyperclip_nb.dataset.sources import coco_pool, read_tasks
         from hyperclip_nb.dataset.tasks import leave_out
 
         began, splits = time.perf_counter(), read_tasks(self.tasks)
@@ -119,41 +153,69 @@ class Features:
         pool = [coco_pool(read_objects(self.instances))] if self.instances else []
         index = BankIndex.of(tasks + pool)
         sizes = ", ".join(f"{len(part):,} {name}" for name, part in splits.items())
-        print(f"tasks in {self.tasks}: {sizes}\nto encode: "
-              f"{len(index.images):,} pictures, {len(index.prompts):,} prompts, {len(index.questions):,} questions", flush=True)
-        if not self.skip_bad: self._look_for(index.images)
+        print(
+            f"tasks in {self.tasks}: {sizes}\nto encode: "
+            f"{len(index.images):,} pictures, {len(index.prompts):,} prompts, {len(index.questions):,} questions",
+            flush=True,
+        )
+        if not self.skip_bad:
+            self._look_for(index.images)
         encoder = open_encoder(self.model, self.pretrained, self.device, self.precision, self.pictures)
-        print(f"{self.model}: {encoder.embed_dim} numbers per picture of {encoder.preprocessing.size} pixels, into {self.out}", flush=True)
+        print(
+            f"{self.model}: {encoder.embed_dim} numbers per picture of {encoder.preprocessing.size} pixels, into {self.out}",
+            flush=True,
+        )
         try:
-            bank = build_bank(self.out, encoder, tasks + pool, ImageFolder(self.images, encoder.preprocessing), dtype=self.dtype,
-                              skip_bad=self.skip_bad, shard=self.shard, batch_size=self.batch, workers=workers)
+            bank = build_bank(
+                self.out,
+                encoder,
+                tasks + pool,
+                ImageFolder(self.images, encoder.preprocessing),
+                dtype=self.dtype,
+                skip_bad=self.skip_bad,
+                shard=self.shard,
+                batch_size=self.batch,
+                workers=workers,
+            )
         except RuntimeError as error:  # the loader's own words for a process that was killed, mostly for want of memory
-            if "DataLoader worker" not in str(error): raise
-            raise RunError(f"{error} Call again with fewer --workers, a smaller --batch, or --workers 0: "
-                           "it goes on where it stopped.") from None
+            if "DataLoader worker" not in str(error):
+                raise
+            raise RunError(
+                f"{error} Call again with fewer --workers, a smaller --batch, or --workers 0: "
+                "it goes on where it stopped."
+            ) from None
         self._tell_lost(bank.index.bad, leave_out(tasks, bank.index.bad)[1])
         print(f"{self.out}: {len(bank.images):,} pictures, {time.perf_counter() - began:.0f} s")
 
     def _look_for(self, images: list[str]) -> None:
-        from hyperclip_nb.dataset.encoders import ImageFolder
         from hyperclip_nb.core.files import RunError
+        from hyperclip_nb.dataset.encoders import ImageFolder
 
-        if not self.images.is_dir(): raise RunError(f"{self.images}: expected a folder of pictures, found none")
+        if not self.images.is_dir():
+            raise RunError(f"{self.images}: expected a folder of pictures, found none")
         folder, lost = ImageFolder(self.images, None), []
         for image in images:
-            try: folder.path(image)
-            except ValueError as error: lost.append(str(error))
+            try:
+                folder.path(image)
+            except ValueError as error:
+                lost.append(str(error))
         if lost:
-            raise RunError(f"{len(lost):,} of {len(images):,} pictures are missing: {'; '.join(lost[:3])}{'; …' * (len(lost) > 3)}. "
-                           "Put them there, or leave them out with --skip-bad.")
+            raise RunError(
+                f"{len(lost):,} of {len(images):,} pictures are missing: {'; '.join(lost[:3])}{'; …' * (len(lost) > 3)}. "
+                "Put them there, or leave them out with --skip-bad."
+            )
 
     def _tell_lost(self, bad: dict[str, str], tasks: list[str], most: int = 20) -> None:
-        def listed(lines: list[str]) -> str: return "\n".join([*(f"  {line}" for line in lines[:most]), *["  …"] * (len(lines) > most)])
+        def listed(lines: list[str]) -> str:
+            return "\n".join([*(f"  {line}" for line in lines[:most]), *["  …"] * (len(lines) > most)])
+
         if bad:
             gone_first = sorted(tasks, key=lambda told: "task left out" not in told)
-            print(f"{len(bad):,} picture(s) could not be read and are left out (all are in {self.out / 'index.json'}):\n"
-                  f"{listed([*bad.values()])}\n{len(tasks):,} task(s) lose them whenever they are opened with this bank:\n"
-                  f"{listed(gone_first)}")
+            print(
+                f"{len(bad):,} picture(s) could not be read and are left out (all are in {self.out / 'index.json'}):\n"
+                f"{listed([*bad.values()])}\n{len(tasks):,} task(s) lose them whenever they are opened with this bank:\n"
+                f"{listed(gone_first)}"
+            )
 
 # %% ../../nbs/9_cli/appendix/data.ipynb #355c4125
 COMMANDS = {"meta-vqa": MetaVQA, "features": Features}

@@ -6,21 +6,25 @@
 __all__ = ['perceptron', 'mlp', 'Standardizer', 'principal_directions']
 
 # %% ../../nbs/0_core/appendix/blocks.ipynb #f5a496cd
-import torch
 from collections.abc import Iterator, Sequence
-from torch import Tensor, nn
 from typing import Literal
+
+import torch
+from torch import Tensor, nn
 
 # %% ../../nbs/0_core/appendix/blocks.ipynb #562cc659
 def perceptron(
-    sizes: tuple[int, ...],      # from input to output
+    sizes: tuple[int, ...],  # from input to output
     activation: Literal["relu", "silu"],
     generator: torch.Generator,  # draws the initial parameters
 ) -> nn.Sequential:
     "A multilayer perceptron that begins with outputs of about unit variance (He et al. 2015) and zero biases."
     layers = []
     for i, (inputs, outputs) in enumerate(zip(sizes, sizes[1:])):
-        gain, linear = 2 if i else 1, nn.Linear(inputs, outputs)  # a ReLU before this layer halves the square of its input
+        gain, linear = (
+            2 if i else 1,
+            nn.Linear(inputs, outputs),
+        )  # a ReLU before this layer halves the square of its input
         nn.init.normal_(linear.weight, std=(gain / inputs) ** 0.5, generator=generator)
         nn.init.zeros_(linear.bias)
         layers += [linear, {"relu": nn.ReLU, "silu": nn.SiLU}[activation]()]
@@ -29,7 +33,7 @@ def perceptron(
 # %% ../../nbs/0_core/appendix/blocks.ipynb #6a445474
 def mlp(
     sizes: Sequence[int],  # widths, from input to output
-    dropout: float,        # after every hidden layer
+    dropout: float,  # after every hidden layer
 ) -> nn.Sequential:
     "Linear layers with ReLU between them."
     layers = [(nn.Linear(a, b), nn.ReLU(), nn.Dropout(dropout)) for a, b in zip(sizes, sizes[1:-1])]
@@ -38,19 +42,23 @@ def mlp(
 # %% ../../nbs/0_core/appendix/blocks.ipynb #734f1e46
 class Standardizer(nn.Module):
     "Mean and scale of stored latents; `encode` standardises, `decode` goes back."
+
     def __init__(
         self,
-        latents: Tensor,    # [..., Z] stored latents
+        latents: Tensor,  # [..., Z] stored latents
         scale: Literal["dimension", "global"] = "dimension",  # a scale per dimension (the paper's) or one for all
     ):
         super().__init__()
-        if scale not in ("dimension", "global"): raise ValueError(f"expected scale 'dimension' or 'global', got {scale!r}")
+        if scale not in ("dimension", "global"):
+            raise ValueError(f"expected scale 'dimension' or 'global', got {scale!r}")
         flat = latents.flatten(0, -2)
         self.register_buffer("mean", flat.mean(0))
         variance = flat.var(0, unbiased=False)
         # A dimension that never varies carries nothing; the floor keeps it from becoming noise of variance 1.
         floor = 1e-6 * variance.mean() + torch.finfo(flat.dtype).tiny
-        self.register_buffer("std", (variance.mean().expand_as(variance) if scale == "global" else variance).clamp(min=floor).sqrt())
+        self.register_buffer(
+            "std", (variance.mean().expand_as(variance) if scale == "global" else variance).clamp(min=floor).sqrt()
+        )
 
     def encode(self, z: Tensor) -> Tensor:  # [..., Z]
         "Standardise latents."
@@ -62,15 +70,15 @@ class Standardizer(nn.Module):
 
 # %% ../../nbs/0_core/appendix/blocks.ipynb #321a8767
 def principal_directions(
-    weights: Tensor,            # [..., P] samples; may be memory-mapped
-    scaler: Standardizer,       # centres and scales them
-    size: int,                  # k, directions wanted
-    generator: torch.Generator, # of the first guess
+    weights: Tensor,  # [..., P] samples; may be memory-mapped
+    scaler: Standardizer,  # centres and scales them
+    size: int,  # k, directions wanted
+    generator: torch.Generator,  # of the first guess
     *,
-    extra: int = 16,            # directions to carry along, for accuracy
-    passes: int = 4,            # over the samples
-    chunk: int = 512,           # samples in double precision at a time
-) -> tuple[Tensor, Tensor]:     # [P, k] orthonormal, and [k] standard deviations along them, widest first
+    extra: int = 16,  # directions to carry along, for accuracy
+    passes: int = 4,  # over the samples
+    chunk: int = 512,  # samples in double precision at a time
+) -> tuple[Tensor, Tensor]:  # [P, k] orthonormal, and [k] standard deviations along them, widest first
     "Principal components by block power iteration: exact for samples of rank up to k + `extra`."
     samples = weights.flatten(0, -2)
     if not 1 <= size <= min(samples.shape):

@@ -7,7 +7,8 @@ __all__ = ['Energy', 'energy_and_grad', 'descend', 'trajectory', 'stop_at', 'gra
 
 # %% ../../nbs/0_core/03_energy.ipynb #f6169f6c
 import math
-from typing import Callable, Iterable, Iterator, Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -20,16 +21,18 @@ Energy = Callable[[Tensor], Tensor]  # [T, Z] -> [T], lower is better
 
 def energy_and_grad(
     energy: Energy,
-    z: Tensor,                  # [T, Z]
-    create_graph: bool = False, # keep the graph, to differentiate the gradient; `z` must then require gradients
-) -> tuple[Tensor, Tensor]:     # [T] and [T, Z]
+    z: Tensor,  # [T, Z]
+    create_graph: bool = False,  # keep the graph, to differentiate the gradient; `z` must then require gradients
+) -> tuple[Tensor, Tensor]:  # [T] and [T, Z]
     "Each task's energy and its gradient. Raises ValueError for an energy of the wrong shape or one that ignores `z`."
     with torch.enable_grad():
         z = z if create_graph else z.detach().requires_grad_()
         value = energy(z)
         if value.shape != z.shape[:1]:
-            raise ValueError(f"expected an energy of shape {list(z.shape[:1])}, a number per task, "
-                             f"for latents {list(z.shape)}; got {list(value.shape)}")
+            raise ValueError(
+                f"expected an energy of shape {list(z.shape[:1])}, a number per task, "
+                f"for latents {list(z.shape)}; got {list(value.shape)}"
+            )
         grad = None
         if value.requires_grad:
             (grad,) = torch.autograd.grad(value.sum(), z, create_graph=create_graph, allow_unused=True)
@@ -39,17 +42,17 @@ def energy_and_grad(
 
 # %% ../../nbs/0_core/03_energy.ipynb #edd97dc5
 def descend(
-    energy: Energy,                                        # [T, Z] -> [T]
-    start: Tensor,                                         # [T, Z]
+    energy: Energy,  # [T, Z] -> [T]
+    start: Tensor,  # [T, Z]
     *,
-    steps: int,                                            # how many; 0 yields the start only
-    lr: float | Tensor,                                    # η; a tensor broadcasts over [T, Z]
-    optimizer: Literal["sgd", "adam"] = "sgd",             # Adam works per element, so tasks stay independent
+    steps: int,  # how many; 0 yields the start only
+    lr: float | Tensor,  # η; a tensor broadcasts over [T, Z]
+    optimizer: Literal["sgd", "adam"] = "sgd",  # Adam works per element, so tasks stay independent
     schedule: Literal["constant", "cosine"] = "constant",  # of η; τ stays as it is
-    langevin: float = 0.0,                                 # temperature τ; SGD only
-    generator: torch.Generator | None = None,              # of the noise
-    order: Literal["none", "first", "second"] = "none",    # how far gradients reach through the steps
-) -> Iterator[Tensor]:                                     # steps + 1 tensors [T, Z], `start` first
+    langevin: float = 0.0,  # temperature τ; SGD only
+    generator: torch.Generator | None = None,  # of the noise
+    order: Literal["none", "first", "second"] = "none",  # how far gradients reach through the steps
+) -> Iterator[Tensor]:  # steps + 1 tensors [T, Z], `start` first
     "Walk every task's latent down its own energy; yields the path."
     for name, value, allowed in [
         ("optimizer", optimizer, ("sgd", "adam")),
@@ -61,10 +64,14 @@ def descend(
     if steps < 0 or not (isinstance(lr, Tensor) or lr > 0):
         raise ValueError(f"descend: expected steps >= 0 and lr > 0, got {steps} and {lr}")
     if start.ndim < 1 or not start.is_floating_point():
-        raise ValueError(f"descend: expected latents [T, Z] of a floating-point type, got {start.dtype} {list(start.shape)}")
+        raise ValueError(
+            f"descend: expected latents [T, Z] of a floating-point type, got {start.dtype} {list(start.shape)}"
+        )
     if langevin < 0 or (langevin and optimizer == "adam"):
-        raise ValueError(f"descend: expected langevin >= 0, and 0 with Adam, which rescales gradients but not noise; got {langevin} with "
-                         f"{optimizer!r}. For noise that passes through Adam add `gradient_noise` to the energy")
+        raise ValueError(
+            f"descend: expected langevin >= 0, and 0 with Adam, which rescales gradients but not noise; got {langevin} with "
+            f"{optimizer!r}. For noise that passes through Adam add `gradient_noise` to the energy"
+        )
     if langevin and generator is None:
         raise ValueError("descend: expected a generator for the Langevin noise, got None")
     return _descend(energy, start, steps, lr, optimizer, schedule, langevin, generator, order)
@@ -92,27 +99,29 @@ def _descend(energy, start, steps, lr, optimizer, schedule, langevin, generator,
 # %% ../../nbs/0_core/03_energy.ipynb #ab68fe8c
 def trajectory(
     path: Iterable[Tensor],  # tensors [T, Z]
-) -> Tensor:                 # [S, T, Z]
+) -> Tensor:  # [S, T, Z]
     "Stack the steps of a descent or a sampler."
     return torch.stack([*path])
 
 
 def stop_at(
     path: Iterable[Tensor],  # tensors [T, Z], the start first
-    steps: Tensor,           # [T] how many steps each task takes; the path must be long enough
-) -> Tensor:                 # [T, Z]
+    steps: Tensor,  # [T] how many steps each task takes; the path must be long enough
+) -> Tensor:  # [T, Z]
     "Where each task is after its own number of steps; keeps one tensor, not the path."
     result = None
     for k, here in enumerate(path):
         going = (steps >= k).view(-1, *[1] * (here.ndim - 1))
         result = here if result is None else torch.where(going, here, result)
     if result is None or int(steps.max()) > k:
-        raise ValueError(f"stop_at: expected a path of at least {int(steps.max())} steps, got {'none' if result is None else k}")
+        raise ValueError(
+            f"stop_at: expected a path of at least {int(steps.max())} steps, got {'none' if result is None else k}"
+        )
     return result
 
 # %% ../../nbs/0_core/03_energy.ipynb #50d04ed9
 def gradient_noise(
-    scale: float,                # standard deviation of the noise
+    scale: float,  # standard deviation of the noise
     generator: torch.Generator,  # drawn from at every evaluation
 ) -> Energy:
     "An energy whose gradient is noise N(0, scale²); with Adam, the exploration of the paper's published code."
@@ -129,7 +138,7 @@ def sum_energies(
 
 # %% ../../nbs/0_core/03_energy.ipynb #1e39e7eb
 def prior_energy(
-    z0: Tensor,                    # [Z] or [T, Z] where the latents should stay near
+    z0: Tensor,  # [Z] or [T, Z] where the latents should stay near
     weight: float | Tensor = 1.0,  # λ, a number or one per task [T]
 ) -> Energy:
     "λ/2·‖z − z0‖², which keeps guidance near its start (paper, algorithm 11)."

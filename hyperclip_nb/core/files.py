@@ -13,9 +13,10 @@ import math
 import os
 import re
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Mapping, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import torch
@@ -30,8 +31,8 @@ class RunError(ValueError):
 
 @contextmanager
 def replacing(
-    path: str | Path,   # file to write; folders are made as needed
-) -> Iterator[Path]:    # temporary name beside it
+    path: str | Path,  # file to write; folders are made as needed
+) -> Iterator[Path]:  # temporary name beside it
     "Write to another name, which becomes `path` if the block ends well and disappears if it doesn't."
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,10 +79,10 @@ def read_json(
 
 
 def name_the_keys(
-    plain: Any,    # what failed; entries are removed from it in the search
-    type: type,    # what was expected
+    plain: Any,  # what failed; entries are removed from it in the search
+    type: type,  # what was expected
     message: str,  # msgspec's, which ends in a path such as `$.files[...].size`
-) -> str:          # the message with the keys: `$.files['x'].size`
+) -> str:  # the message with the keys: `$.files['x'].size`
     "Say which entry of a mapping an error is about."
     place = plain
     for name, index, unknown in re.findall(r"\.([^.\[`]+)|\[(\d+)\]|(\[\.\.\.\])", message.rpartition("`$")[2]):
@@ -118,13 +119,15 @@ def write_json(path: str | Path, obj: Any) -> None:
     try:
         text = json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False)
     except ValueError as error:
-        raise RunError(f"{path}: expected finite numbers, got one that JSON does not have; nothing was written") from error
+        raise RunError(
+            f"{path}: expected finite numbers, got one that JSON does not have; nothing was written"
+        ) from error
     write_atomic(path, text.encode() + b"\n")
 
 # %% ../../nbs/0_core/appendix/files.ipynb #b4d27868
 def tensors_digest(
     tensors: Mapping[str, Tensor],  # on the CPU
-    text: str = "",                 # hashed with them
+    text: str = "",  # hashed with them
 ) -> str:
     "sha256 of names, types, shapes and content."
     digest = hashlib.sha256(text.encode())
@@ -135,10 +138,11 @@ def tensors_digest(
 
 
 def to_plain(
-    settings: Any,                       # dataclasses, structs, dicts, lists, sets, paths, tensors
-    order: str | None = "deterministic", # keys and sets in the order of the alphabet; None: as they come
+    settings: Any,  # dataclasses, structs, dicts, lists, sets, paths, tensors
+    order: str | None = "deterministic",  # keys and sets in the order of the alphabet; None: as they come
 ) -> Any:
     "Settings as JSON: paths and types as text, infinities as words, tensors as their hash. Raises ValueError for what has no such form."
+
     def hook(x: Any) -> Any:
         return {"tensor": tensors_digest({"": x.detach().cpu()})} if isinstance(x, Tensor) else plain_value(x)
 
@@ -178,7 +182,9 @@ def save_tensors(
             raise ValueError(f"{path}: expected a tensor for {name!r}, got {type(x).__name__}")
         x = x.detach().cpu().contiguous()
         shared = any(x.data_ptr() == other.data_ptr() for other in plain.values())
-        plain[name] = x.clone() if shared or x.untyped_storage().nbytes() != x.nbytes else x  # safetensors wants each to own its memory
+        plain[name] = (
+            x.clone() if shared or x.untyped_storage().nbytes() != x.nbytes else x
+        )  # safetensors wants each to own its memory
     notes = json.dumps(to_plain(meta or {}), sort_keys=True)
     digest = tensors_digest(plain, notes)
     with replacing(path) as temporary:  # one entry of metadata: safetensors writes several in random order
@@ -193,15 +199,21 @@ def load_tensors(
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("hyperclip_nb")
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # a copy, which outlives changes to the file
+            tensors = {
+                name: file.get_tensor(name).clone() for name in file.keys()
+            }  # a copy, which outlives changes to the file
     except FileNotFoundError as error:
         raise RunError(f"{path}: expected a safetensors file, found none") from error
     except (SafetensorError, OSError) as error:
-        raise RunError(f"{path}: expected a whole safetensors file, but: {error}; delete it to have it made again") from error
+        raise RunError(
+            f"{path}: expected a whole safetensors file, but: {error}; delete it to have it made again"
+        ) from error
     if header is None:
         raise RunError(f"{path}: expected a file written by hyperclip_nb, got one without its sha256 in the header")
     digest, _, notes = header.partition(" ")
     if (found := tensors_digest(tensors, notes)) != digest:
-        raise RunError(f"{path}: expected content with sha256 {digest[:12]}…, found {found[:12]}…: the file was damaged; "
-                       "delete it to have it made again")
+        raise RunError(
+            f"{path}: expected content with sha256 {digest[:12]}…, found {found[:12]}…: the file was damaged; "
+            "delete it to have it made again"
+        )
     return {name: x.to(device) for name, x in tensors.items()}, json.loads(notes)

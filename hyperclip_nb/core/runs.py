@@ -14,41 +14,52 @@ import re
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any
 
-from filelock import FileLock
 import msgspec
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 import hyperclip_nb
 from hyperclip_nb.core.files import (
-    RunError, fingerprint, load_tensors, read_json, save_tensors, sha256_of, to_plain, write_atomic, write_json,
+    RunError,
+    fingerprint,
+    load_tensors,
+    read_json,
+    save_tensors,
+    sha256_of,
+    to_plain,
+    write_atomic,
+    write_json,
 )
 from .training import Steps, Update
 
 # %% ../../nbs/0_core/04_runs.ipynb #38a6dcb6
 def run_dir(
-    name: str,                        # of the run, for example demo
-    data: str | Path | None = None,   # as for `data_dir`
-    world: int = 0,                   # seed of the scenes' world; runs on another than 0 say so in their names
-) -> Path:                            # absolute
+    name: str,  # of the run, for example demo
+    data: str | Path | None = None,  # as for `data_dir`
+    world: int = 0,  # seed of the scenes' world; runs on another than 0 say so in their names
+) -> Path:  # absolute
     "The run directory of a name; does not create it."
     return data_dir(data) / "runs" / (f"{name}-world-{world}" if world else name)
 
 
 def data_dir(
     data: str | Path | None = None,  # the user's choice, for example from --data
-) -> Path:                           # absolute
+) -> Path:  # absolute
     "Where caches and runs go; does not create it."
     if chosen := data or os.environ.get("HYPERCLIP_DATA"):
         return Path(chosen).expanduser().resolve()
     root = Path(hyperclip_nb.__file__).resolve().parent.parent
     settings = root / "settings.ini"
-    if settings.is_file() and re.search(r"^lib_name\s*=\s*hyperclip_nb\s*$", settings.read_text(encoding="utf-8"), re.M):
+    if settings.is_file() and re.search(
+        r"^lib_name\s*=\s*hyperclip_nb\s*$", settings.read_text(encoding="utf-8"), re.M
+    ):
         return root / "data"
     if sys.platform == "win32":
         cache = os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local"
@@ -74,22 +85,26 @@ SCHEMA = 1  # of manifest.json; another number is refused
 
 class FileEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     "One file of a run."
-    sha256: str               # of the whole file
+
+    sha256: str  # of the whole file
     settings: dict[str, Any]  # what decided its content
-    code: str                 # which code made it
+    code: str  # which code made it
 
 
 class Manifest(msgspec.Struct, forbid_unknown_fields=True):
     "What manifest.json says about a run directory."
+
     schema: int
-    config: dict[str, Any]       # what the run was started with
+    config: dict[str, Any]  # what the run was started with
     seeds: list[int]
-    code: str                    # which code started it last
-    files: dict[str, FileEntry]  # by path inside the directory; logs and checkpoints, which still change, are not listed
+    code: str  # which code started it last
+    files: dict[
+        str, FileEntry
+    ]  # by path inside the directory; logs and checkpoints, which still change, are not listed
 
 
 def to_settings(
-    settings: Any,                        # dict or dataclass
+    settings: Any,  # dict or dataclass
     order: str | None = "deterministic",  # of the keys; None: as they come
 ) -> dict[str, Any]:
     "Settings or a configuration as a JSON object. Raises ValueError for anything else."
@@ -105,11 +120,15 @@ def read_manifest(
     "Read and check manifest.json. Raises RunError if it is missing, damaged or of another schema."
     file = folder / "manifest.json"
     if not file.exists():
-        raise RunError(f"{folder}: expected a run directory, found {'one without manifest.json' if folder.is_dir() else 'nothing there'}")
+        raise RunError(
+            f"{folder}: expected a run directory, found {'one without manifest.json' if folder.is_dir() else 'nothing there'}"
+        )
     schema = read_json(file, dict[str, Any]).get("schema")
     if schema != SCHEMA:
-        raise RunError(f"{file}: expected schema {SCHEMA}, got {schema!r}, so another version of hyperclip_nb wrote it; "
-                       "use that version or another directory")
+        raise RunError(
+            f"{file}: expected schema {SCHEMA}, got {schema!r}, so another version of hyperclip_nb wrote it; "
+            "use that version or another directory"
+        )
     return read_json(file, Manifest)
 
 
@@ -157,8 +176,10 @@ class RunDirectory:
         "Load a part whatever its settings. Raises RunError if there is none or if its file is damaged."
         with self.locked():
             if (file := f"{name}.safetensors") not in self.manifest.files:
-                raise RunError(f"{self.path}: expected a part {name!r}, found {sorted(self.manifest.files) or 'no parts'}; "
-                               "let the run that makes it finish")
+                raise RunError(
+                    f"{self.path}: expected a part {name!r}, found {sorted(self.manifest.files) or 'no parts'}; "
+                    "let the run that makes it finish"
+                )
             return self.read(file)
 
     def verify(self) -> None:
@@ -170,16 +191,24 @@ class RunDirectory:
     def fits(self, file: str, settings: Any) -> bool:
         "Was this file made with these settings, and is it there?"
         entry = self.manifest.files.get(file)
-        return entry is not None and fingerprint(entry.settings) == fingerprint(to_settings(settings)) and (self.path / file).exists()
+        return (
+            entry is not None
+            and fingerprint(entry.settings) == fingerprint(to_settings(settings))
+            and (self.path / file).exists()
+        )
 
     def check(self, file: str) -> FileEntry:
         "Compare a file with its entry in the manifest."
         path, entry = self.path / file, self.manifest.files[file]
         if not path.exists():
-            raise RunError(f"{path}: expected this file, which manifest.json lists, found none; run again to have it made")
+            raise RunError(
+                f"{path}: expected this file, which manifest.json lists, found none; run again to have it made"
+            )
         if (found := sha256_of(path)) != entry.sha256:
-            raise RunError(f"{path}: expected sha256 {entry.sha256[:12]}…, found {found[:12]}…: the file was damaged; "
-                           "delete it to have it made again")
+            raise RunError(
+                f"{path}: expected sha256 {entry.sha256[:12]}…, found {found[:12]}…: the file was damaged; "
+                "delete it to have it made again"
+            )
         return entry
 
     def read(self, file: str) -> dict[str, Tensor]:
@@ -187,8 +216,11 @@ class RunDirectory:
         made_by = self.check(file).code
         if made_by != code_version() and not self.warned:
             self.warned = True
-            warnings.warn(f"run {self.path.name!r} has parts made by code {made_by}, this is {code_version()}; they are used as they are. "
-                          "Start with resume=False to have them made again.", stacklevel=4)
+            warnings.warn(
+                f"run {self.path.name!r} has parts made by code {made_by}, this is {code_version()}; they are used as they are. "
+                "Start with resume=False to have them made again.",
+                stacklevel=4,
+            )
         return load_tensors(self.path / file)[0]
 
 # %% ../../nbs/0_core/04_runs.ipynb #0ba67a15
@@ -201,11 +233,11 @@ class Run(RunDirectory):
     @classmethod
     def create(
         cls,
-        path: str | Path,           # a new or empty directory, or a run
-        config: Any,                # dict or dataclass; recorded, decides nothing
+        path: str | Path,  # a new or empty directory, or a run
+        config: Any,  # dict or dataclass; recorded, decides nothing
         *,
         seeds: Sequence[int] = (),  # recorded
-        resume: bool = True,        # False: delete the parts and checkpoints that are there
+        resume: bool = True,  # False: delete the parts and checkpoints that are there
     ) -> "Run":
         "Make a run directory, or go on with the one that is there. Raises RunError for a directory of something else."
         path = Path(path)
@@ -228,9 +260,9 @@ class Run(RunDirectory):
     def part(
         self,
         name: str,
-        settings: Any,                           # dict or dataclass: all that decides the content, seeds included
+        settings: Any,  # dict or dataclass: all that decides the content, seeds included
         build: Callable[[], dict[str, Tensor]],  # called if there is no such part
-    ) -> dict[str, Tensor]:                      # on the CPU
+    ) -> dict[str, Tensor]:  # on the CPU
         "Load a part, or build and store it. Raises RunError if its file is damaged."
         file = f"{name}.safetensors"
         with self.locked():
@@ -288,9 +320,9 @@ class checkpointed(Steps):
 
     def __init__(
         self,
-        updates: Steps,    # `fit` with all the wrappers that remember something
+        updates: Steps,  # `fit` with all the wrappers that remember something
         path: str | Path,  # for example run.checkpoint("hnet")
-        settings: Any,     # all that decides the numbers, the configuration included
+        settings: Any,  # all that decides the numbers, the configuration included
         every: int = 200,  # steps between writes; the state after the last step is always stored
     ):
         if every < 1:
@@ -298,8 +330,8 @@ class checkpointed(Steps):
         super().__init__(updates)
         self.path, self.settings, self.every = Path(path), fingerprint(settings), every
         self.past: list[Update] = []  # the updates so far
-        self.stored = 0               # how many of them the file has
-        self.given: int | None = None # how many were handed over; None before the first
+        self.stored = 0  # how many of them the file has
+        self.given: int | None = None  # how many were handed over; None before the first
 
     def __next__(self) -> Update:
         if self.given is None:
@@ -335,5 +367,7 @@ class checkpointed(Steps):
             past = [Update(int(step), *numbers) for step, *numbers in state.pop("past").tolist()]
             self.load_state_dict(state)
         except (KeyError, RuntimeError, ValueError) as error:
-            raise RunError(f"{self.path}: expected the state of this loop, but: {error}; delete it to start over") from error
+            raise RunError(
+                f"{self.path}: expected the state of this loop, but: {error}; delete it to start over"
+            ) from error
         self.past, self.stored = past, len(past)

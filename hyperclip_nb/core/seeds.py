@@ -7,35 +7,36 @@ __all__ = ['step_seed', 'seeded', 'noise_like', 'own_randomness']
 
 # %% ../../nbs/0_core/01_seeds.ipynb #f5a496cd
 import hashlib
-import torch
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import index
+
+import torch
 from torch import Tensor
 
 # %% ../../nbs/0_core/01_seeds.ipynb #04189c0e
 def step_seed(
-    seed: int,              # seed of the run
-    *names: str | int,      # what the numbers are for, for example "step", 17
-) -> int:                   # 63 bits, the same in every process
+    seed: int,  # seed of the run
+    *names: str | int,  # what the numbers are for, for example "step", 17
+) -> int:  # 63 bits, the same in every process
     "A seed of its own for each named purpose."
     text = "/".join([str(int(seed)), *(f"str:{n}" if isinstance(n, str) else f"int:{index(n)}" for n in names)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
 
 def seeded(
-    seed: int,                          # seed of the run
-    *names: str | int,                  # what the numbers are for
-    device: str | torch.device = "cpu", # where the numbers are drawn
+    seed: int,  # seed of the run
+    *names: str | int,  # what the numbers are for
+    device: str | torch.device = "cpu",  # where the numbers are drawn
 ) -> torch.Generator:
     "A generator for one named purpose."
     return torch.Generator(device).manual_seed(step_seed(seed, *names))
 
 # %% ../../nbs/0_core/01_seeds.ipynb #9b0e2ea7
 def noise_like(
-    x: Tensor,                   # gives shape, dtype and device
+    x: Tensor,  # gives shape, dtype and device
     generator: torch.Generator,  # may live on the CPU while `x` does not
-) -> Tensor:                     # standard normal, like `x`
+) -> Tensor:  # standard normal, like `x`
     "Normal noise drawn where the generator lives, so that a CPU seed means the same numbers on every device."
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=generator.device).to(x.device)
 
@@ -43,7 +44,7 @@ def noise_like(
 @contextmanager
 def own_randomness(
     seed: int,
-    step: int,              # steps done
+    step: int,  # steps done
     tensors: list[Tensor],  # on whose devices the global generators are seeded
 ) -> Iterator[torch.Generator]:
     "A generator for one step; meanwhile torch's global generators are seeded too, and put back afterwards."

@@ -12,9 +12,10 @@ import math
 import os
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Callable, Iterable, Iterator, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -26,13 +27,14 @@ from .seeds import own_randomness
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     "How long and how fast to optimise; nothing about models or paths."
-    steps: int = 2_000         # optimiser updates
-    lr: float = 1e-3           # highest learning rate
-    clip: float = 10.0         # ceiling of the gradient's norm, applied before the step; inf: none
+
+    steps: int = 2_000  # optimiser updates
+    lr: float = 1e-3  # highest learning rate
+    clip: float = 10.0  # ceiling of the gradient's norm, applied before the step; inf: none
     weight_decay: float = 0.0  # above 0: AdamW instead of Adam
     schedule: Literal["constant", "linear", "cosine"] = "constant"  # after the warm-up; the last two end near 0
-    warmup: int = 0            # steps of linear increase
-    seed: int = 0              # of every batch and every draw inside the loss
+    warmup: int = 0  # steps of linear increase
+    seed: int = 0  # of every batch and every draw inside the loss
 
     def __post_init__(self):
         for name, ok, want in [
@@ -41,7 +43,11 @@ class TrainConfig:
             ("clip", self.clip > 0, "a positive number or inf"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or a positive number"),
             ("schedule", self.schedule in ("constant", "linear", "cosine"), "'constant', 'linear' or 'cosine'"),
-            ("warmup", isinstance(self.warmup, int) and 0 <= self.warmup < self.steps, f"a whole number from 0 to {self.steps - 1}"),
+            (
+                "warmup",
+                isinstance(self.warmup, int) and 0 <= self.warmup < self.steps,
+                f"a whole number from 0 to {self.steps - 1}",
+            ),
             ("seed", isinstance(self.seed, int), "a whole number"),
         ]:
             if not ok:
@@ -49,9 +55,9 @@ class TrainConfig:
 
 
 def lr_at(
-    step: int,            # steps already done: 0 before the first
+    step: int,  # steps already done: 0 before the first
     config: TrainConfig,
-) -> float:               # factor in (0, 1] on every learning rate
+) -> float:  # factor in (0, 1] on every learning rate
     "Linear warm-up, then constant, linear or half a cosine."
     if step < config.warmup:
         return (step + 1) / (config.warmup + 1)
@@ -62,10 +68,11 @@ def lr_at(
 @dataclass(frozen=True)
 class Update:
     "What one optimiser step looked like."
-    step: int         # steps done, counting this one
-    loss: float       # before the step
+
+    step: int  # steps done, counting this one
+    loss: float  # before the step
     grad_norm: float  # before clipping
-    lr: float         # used in this step
+    lr: float  # used in this step
     seconds: float = field(compare=False)  # wall clock of this step
 
 
@@ -87,11 +94,15 @@ class Steps:
     def state_dict(self) -> dict[str, Tensor]:  # flat, tensors only: what safetensors can hold
         "Everything that the next step depends on, this layer's and all inner ones'."
         if not hasattr(self.updates, "state_dict"):
-            raise ValueError(f"expected `fit` or a wrapper of it inside {type(self).__name__}, "
-                             f"got {type(self.updates).__name__}, which has no state_dict")
+            raise ValueError(
+                f"expected `fit` or a wrapper of it inside {type(self).__name__}, "
+                f"got {type(self.updates).__name__}, which has no state_dict"
+            )
         inner, own = self.updates.state_dict(), self.own_state()
         if clash := inner.keys() & own.keys():
-            raise ValueError(f"two layers of {type(self).__name__} in one loop would overwrite each other's state: {sorted(clash)[:3]}")
+            raise ValueError(
+                f"two layers of {type(self).__name__} in one loop would overwrite each other's state: {sorted(clash)[:3]}"
+            )
         return inner | own
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
@@ -114,7 +125,7 @@ def with_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def without_prefix(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     "Those tensors whose name starts with the prefix, without it."
-    return {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
 
 # %% ../../nbs/0_core/02_training.ipynb #3c261220
 def as_list(x: Any) -> list:
@@ -135,9 +146,11 @@ class fit(Steps):
 
     def __init__(
         self,
-        model: nn.Module | Tensor | Iterable,  # or tensors, or torch's parameter groups (dicts with "params" and their own "lr")
+        model: nn.Module
+        | Tensor
+        | Iterable,  # or tensors, or torch's parameter groups (dicts with "params" and their own "lr")
         loss_fn: Callable[[Any, torch.Generator], Tensor],  # (batch, generator) -> scalar
-        batches: Callable[[torch.Generator], Any],          # draws a batch with the step's own (CPU) generator
+        batches: Callable[[torch.Generator], Any],  # draws a batch with the step's own (CPU) generator
         config: TrainConfig,
         *,
         start: int = 0,  # steps already done
@@ -163,7 +176,8 @@ class fit(Steps):
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs):
             group["lr"] = lr * lr_at(self.step, config)
         for p in self.params:
-            if hasattr(p, "spare"): p.spare = p.grad
+            if hasattr(p, "spare"):
+                p.spare = p.grad
             p.grad = None
         with own_randomness(config.seed, self.step, self.params) as generator, torch.enable_grad():
             loss = self.loss_fn(self.batches(generator), generator)
@@ -171,16 +185,23 @@ class fit(Steps):
         grads = [p.grad for p in self.params if p.grad is not None]
         loss, norm = loss.item(), total_norm(grads)
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise FloatingPointError(f"step {self.step + 1}: expected a finite loss and gradient, got loss {loss} and gradient norm "
-                                     f"{norm}; the weights are still those of step {self.step}")
+            raise FloatingPointError(
+                f"step {self.step + 1}: expected a finite loss and gradient, got loss {loss} and gradient norm "
+                f"{norm}; the weights are still those of step {self.step}"
+            )
         if norm > config.clip:
-            for grad in grads: grad.mul_(config.clip / norm)
+            for grad in grads:
+                grad.mul_(config.clip / norm)
         self.optimizer.step()
         self.step += 1
         return Update(self.step, loss, norm, self.optimizer.param_groups[0]["lr"], time.perf_counter() - began)
 
     def state_dict(self) -> dict[str, Tensor]:
-        values = self.model.state_dict() if self.model is not None else {str(i): p.detach() for i, p in enumerate(self.params)}
+        values = (
+            self.model.state_dict()
+            if self.model is not None
+            else {str(i): p.detach() for i, p in enumerate(self.params)}
+        )
         moments = {f"{i}.{k}": v for i, s in self.optimizer.state_dict()["state"].items() for k, v in s.items()}
         return {"step": torch.tensor(self.step), **with_prefix("model.", values), **with_prefix("adam.", moments)}
 
@@ -206,7 +227,7 @@ class EMA:
         self,
         model: nn.Module,
         decay: float = 0.999,  # 1.0 is the plain mean of every step since `after`
-        after: int = 0,        # steps to leave out at the beginning; until then the copy follows the model
+        after: int = 0,  # steps to leave out at the beginning; until then the copy follows the model
     ):
         if not 0 <= decay <= 1 or after < 0:
             raise ValueError(f"expected a decay from 0 to 1 and after >= 0, got {decay} and {after}")
@@ -250,9 +271,9 @@ class keep_best(Steps):
     def __init__(
         self,
         updates: Iterable[Update],
-        model: nn.Module,            # whose weights are kept: the one that trains, or the copy of an EMA
+        model: nn.Module,  # whose weights are kept: the one that trains, or the copy of an EMA
         score: Callable[[], float],  # on validation tasks; repeatable, so that a resumed run keeps the same weights
-        every: int = 100,            # steps between scores; the last step is always scored
+        every: int = 100,  # steps between scores; the last step is always scored
     ):
         if every < 1:
             raise ValueError(f"keep_best: expected every >= 1, got {every}")

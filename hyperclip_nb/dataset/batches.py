@@ -12,8 +12,8 @@ from functools import cached_property
 from typing import Literal
 
 import torch
-from torch import Tensor
 import torch.nn.functional as F
+from torch import Tensor
 
 from .features import FeatureBank
 from .tasks import Task
@@ -22,21 +22,24 @@ from .tasks import Task
 @dataclass(frozen=True)
 class TaskBatch:
     "Several tasks as tensors with a leading task axis."
-    images: Tensor       # [T, N, E] CLIP image features; a padded place repeats some real image
-    labels: Tensor       # [T, N] index of the right answer, 0 where padded
-    mask: Tensor         # [T, N] bool, true where there is an image
-    answers: Tensor      # [T, C, E] CLIP features of the answers' prompts, zero where padded
-    answer_mask: Tensor  # [T, C] bool, true where there is an answer
-    index: Tensor        # [T] positions of these tasks in their `TaskSet`
 
-    def __len__(self) -> int: return len(self.index)
+    images: Tensor  # [T, N, E] CLIP image features; a padded place repeats some real image
+    labels: Tensor  # [T, N] index of the right answer, 0 where padded
+    mask: Tensor  # [T, N] bool, true where there is an image
+    answers: Tensor  # [T, C, E] CLIP features of the answers' prompts, zero where padded
+    answer_mask: Tensor  # [T, C] bool, true where there is an answer
+    index: Tensor  # [T] positions of these tasks in their `TaskSet`
+
+    def __len__(self) -> int:
+        return len(self.index)
 
     def select(self, rows: Tensor) -> "TaskBatch":
         "The tasks at `rows`, [T'] positions in this batch or a [T] mask."
         return TaskBatch(*(getattr(self, name)[rows] for name in self.__dataclass_fields__))
 
     @property
-    def parts(self) -> tuple["TaskBatch", ...]: return (self,)
+    def parts(self) -> tuple["TaskBatch", ...]:
+        return (self,)
 
     def with_rows(self, w: Tensor) -> Iterator[tuple[Tensor, "TaskBatch"]]:
         "Pair each part with its tasks' rows of `w`, [T, ...] or shared [1, ...]."
@@ -46,9 +49,11 @@ class TaskBatch:
 @dataclass(frozen=True)
 class Ragged:
     "Tasks of very different sizes: batches of alike sizes, whose tasks follow one another."
+
     parts: tuple[TaskBatch, ...]
 
-    def __len__(self) -> int: return sum(map(len, self.parts))
+    def __len__(self) -> int:
+        return sum(map(len, self.parts))
 
     @cached_property
     def index(self) -> Tensor:  # [T]
@@ -65,11 +70,12 @@ Scale = Literal["unit", "stored"]
 
 
 def scale_features(
-    images: Tensor,        # [..., E] CLIP image features
-    scale: Scale = "unit", # "unit": root mean square 1; "stored": as they are (the published code)
-) -> Tensor:               # [..., E]
+    images: Tensor,  # [..., E] CLIP image features
+    scale: Scale = "unit",  # "unit": root mean square 1; "stored": as they are (the published code)
+) -> Tensor:  # [..., E]
     "Bring image features to a common length, so that one size of weights fits every encoder; cosines don't change."
-    if scale not in ("unit", "stored"): raise ValueError(f"expected scale 'unit' or 'stored', got {scale!r}")
+    if scale not in ("unit", "stored"):
+        raise ValueError(f"expected scale 'unit' or 'stored', got {scale!r}")
     return F.normalize(images, dim=-1) * images.shape[-1] ** 0.5 if scale == "unit" else images
 
 # %% ../../nbs/1_dataset/07_batches.ipynb #b4f7669a
@@ -78,23 +84,25 @@ Part = Literal["support", "query", "all"]
 
 def _mask(
     counts: Tensor,  # [T] how many entries of each row are real
-    width: int,      # N, length of a row
-) -> Tensor:         # [T, N] bool
+    width: int,  # N, length of a row
+) -> Tensor:  # [T, N] bool
     "True at the first `counts` places of each row."
     return torch.arange(width, device=counts.device) < counts[:, None]
 
 
 class CompiledTasks:
     "Tasks compiled to indices into a feature bank, whose examples are gathered by position."
+
     def __init__(
         self,
-        tasks: Sequence[Task],        # the tasks, kept in this order
-        bank: FeatureBank,            # features of their images, prompts and questions
+        tasks: Sequence[Task],  # the tasks, kept in this order
+        bank: FeatureBank,  # features of their images, prompts and questions
         device: str | torch.device = "cpu",  # where the feature matrices and all batches live
         dtype: torch.dtype = torch.float32,  # type of features in batches
-        scale: Scale = "unit",        # length of image features
+        scale: Scale = "unit",  # length of image features
     ):
-        if not tasks: raise ValueError("expected at least one task, got none")
+        if not tasks:
+            raise ValueError("expected at least one task, got none")
         self.tasks, self.bank, self.device = list(tasks), bank, torch.device(device)
         examples = [[*task.support, *task.query] for task in self.tasks]
         rows = bank.image_rows([image for task in examples for image, _ in task])
@@ -103,13 +111,16 @@ class CompiledTasks:
         self.images = scale_features(bank.images[used.cpu()].to(self.device, dtype), scale)
         self._labels = torch.tensor([label for task in examples for _, label in task], device=self.device)
         sizes = torch.tensor([[len(task.support), len(task.query)] for task in self.tasks], device=self.device)
-        self.support_size, self.query_size = sizes[:, 0], sizes[:, 1]                # [T] each
-        self._start = torch.cat([sizes.new_zeros(1), sizes.sum(1).cumsum(0)[:-1]])   # [T] where a task's stretch begins
+        self.support_size, self.query_size = sizes[:, 0], sizes[:, 1]  # [T] each
+        self._start = torch.cat([sizes.new_zeros(1), sizes.sum(1).cumsum(0)[:-1]])  # [T] where a task's stretch begins
         self.answer_count = torch.tensor([len(task.answers) for task in self.tasks], device=self.device)
-        self._first_answer = torch.cat([sizes.new_zeros(1), self.answer_count.cumsum(0)[:-1]])  # [T] likewise, among the prompts
+        self._first_answer = torch.cat(
+            [sizes.new_zeros(1), self.answer_count.cumsum(0)[:-1]]
+        )  # [T] likewise, among the prompts
         self.prompts = bank.prompts[bank.prompt_rows([p for task in self.tasks for p in task.prompts])].to(self.images)
 
-    def __len__(self) -> int: return len(self.tasks)
+    def __len__(self) -> int:
+        return len(self.tasks)
 
     @property
     def all_ids(self) -> Tensor:  # [T]
@@ -119,7 +130,7 @@ class CompiledTasks:
     def embeddings(
         self,
         name: str = "clip",  # which question encoder (see `FeatureBank.questions`)
-    ) -> Tensor:             # [T, E'] one row per task
+    ) -> Tensor:  # [T, E'] one row per task
         "The questions' embeddings."
         if name not in self.bank.questions:
             raise ValueError(f"expected a question encoder out of {sorted(self.bank.questions)}, got {name!r}")
@@ -127,8 +138,11 @@ class CompiledTasks:
 
     def sizes(self, part: Part) -> Tensor:  # [T] number of examples
         "How many examples each task has in a part."
-        if part not in ("support", "query", "all"): raise ValueError(f"expected part 'support', 'query' or 'all', got {part!r}")
-        return {"support": self.support_size, "query": self.query_size, "all": self.support_size + self.query_size}[part]
+        if part not in ("support", "query", "all"):
+            raise ValueError(f"expected part 'support', 'query' or 'all', got {part!r}")
+        return {"support": self.support_size, "query": self.query_size, "all": self.support_size + self.query_size}[
+            part
+        ]
 
     def _examples(self, ids: Tensor, position: Tensor, mask: Tensor) -> Tensor:  # [T, N]
         "Places in the flat list of all tasks' examples."
@@ -137,51 +151,60 @@ class CompiledTasks:
 
     def gather(
         self,
-        ids: Tensor,       # [T] which tasks
+        ids: Tensor,  # [T] which tasks
         position: Tensor,  # [T, N] which of a task's examples, counted from its first support example
-        mask: Tensor,      # [T, N] bool, true where an example is meant
+        mask: Tensor,  # [T, N] bool, true where an example is meant
     ) -> TaskBatch:
         "Build the batch of given examples."
         rows = self._examples(ids, position, mask)
         count = self.answer_count[ids][:, None]
         column = torch.arange(int(count.max()), device=self.device)
         answer_mask, prompt = column < count, self._first_answer[ids][:, None] + column.minimum(count - 1)
-        return TaskBatch(images=self.images[self._rows[rows]], labels=self._labels[rows] * mask, mask=mask,
-                         answers=self.prompts[prompt] * answer_mask[..., None], answer_mask=answer_mask, index=ids)
+        return TaskBatch(
+            images=self.images[self._rows[rows]],
+            labels=self._labels[rows] * mask,
+            mask=mask,
+            answers=self.prompts[prompt] * answer_mask[..., None],
+            answer_mask=answer_mask,
+            index=ids,
+        )
 
 # %% ../../nbs/1_dataset/07_batches.ipynb #2cfde586
 def _random_order(
-    counts: Tensor,              # [T] how many of each row's entries are real
-    width: int,                  # N, the longest row
+    counts: Tensor,  # [T] how many of each row's entries are real
+    width: int,  # N, the longest row
     generator: torch.Generator,  # source of the random keys
-) -> Tensor:                     # [T, N] positions: the real ones in random order, then the padding
+) -> Tensor:  # [T, N] positions: the real ones in random order, then the padding
     "Shuffle each row's real entries, all rows at once."
     keys = torch.rand(len(counts), width, generator=generator, device=generator.device).to(counts.device)
     return keys.masked_fill(~_mask(counts, width), 2.0).argsort(dim=1)
 
 
 def _subset(
-    counts: Tensor,                     # [T] how many examples each task has
-    examples: int | None,               # take at most this many of each task
-    fraction: Tensor | float | None,    # or this fraction of each task's examples ([T] or one for all)
+    counts: Tensor,  # [T] how many examples each task has
+    examples: int | None,  # take at most this many of each task
+    fraction: Tensor | float | None,  # or this fraction of each task's examples ([T] or one for all)
     generator: torch.Generator | None,  # draws them; not needed where all are taken
-) -> tuple[Tensor, Tensor]:             # positions [T, N] in each task's list, and which of them are real
+) -> tuple[Tensor, Tensor]:  # positions [T, N] in each task's list, and which of them are real
     "All examples of each task, or a random subset."
     if examples is None and fraction is None:
         width = int(counts.max())
         return torch.arange(width, device=counts.device).expand(len(counts), -1), _mask(counts, width)
-    if generator is None: raise ValueError("expected a generator to draw a random subset, got None")
+    if generator is None:
+        raise ValueError("expected a generator to draw a random subset, got None")
     order, take = _random_order(counts, int(counts.max()), generator), counts
-    if examples is not None: take = take.clamp(max=examples)
-    if fraction is not None: take = (take * fraction).round().long().clamp(min=1)
+    if examples is not None:
+        take = take.clamp(max=examples)
+    if fraction is not None:
+        take = (take * fraction).round().long().clamp(min=1)
     width = int(take.max())
     return order[:, :width], _mask(take, width)
 
 # %% ../../nbs/1_dataset/07_batches.ipynb #1850fc28
 def _deal(
-    counts: Tensor,              # [T] how many examples each task has
-    support: int,                # wanted on one side
-    query: int,                  # and on the other
+    counts: Tensor,  # [T] how many examples each task has
+    support: int,  # wanted on one side
+    query: int,  # and on the other
     generator: torch.Generator,  # draws them
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:  # of each side: positions [T, N], and which of them are real
     "Two disjoint random subsets of each task's examples."
@@ -195,23 +218,23 @@ def _deal(
 
 # %% ../../nbs/1_dataset/07_batches.ipynb #3015e366
 def _first_of_each(
-    labels: Tensor,          # [T, N] -1 where there is no example
-    shots: int,              # how many of each label
+    labels: Tensor,  # [T, N] -1 where there is no example
+    shots: int,  # how many of each label
 ) -> tuple[Tensor, Tensor]:  # places [T, M] in the rows, label by label, and which of them are real
     "The first `shots` places of every label, in all rows at once."
-    labels, place = labels.sort(dim=1, stable=True)      # padding (-1) comes first
+    labels, place = labels.sort(dim=1, stable=True)  # padding (-1) comes first
     column = torch.arange(labels.shape[1], device=labels.device).expand_as(labels)
     new = torch.cat([torch.ones_like(labels[:, :1], dtype=torch.bool), labels[:, 1:] != labels[:, :-1]], dim=1)
     rank = column - (column * new).cummax(dim=1).values  # position within the group of one answer
     keep = (rank < shots) & (labels >= 0)
-    first = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, :int(keep.sum(1).max())]
+    first = (~keep).to(torch.uint8).argsort(dim=1, stable=True)[:, : int(keep.sum(1).max())]
     return place.gather(1, first), keep.gather(1, first)
 
 # %% ../../nbs/1_dataset/07_batches.ipynb #7023de0d
 def stretches(
-    sizes: Sequence[int],        # examples of each task, in the order in which they are to be batched
-    waste: float,                # largest share of padding in a batch
-    limit: int,                  # largest number of padded examples in a batch of more than one task
+    sizes: Sequence[int],  # examples of each task, in the order in which they are to be batched
+    waste: float,  # largest share of padding in a batch
+    limit: int,  # largest number of padded examples in a batch of more than one task
 ) -> Iterator[tuple[int, int]]:  # where each batch begins and ends
     "Cut a sequence of tasks into batches, a new one wherever the padding would become too much."
     begin = total = widest = 0
@@ -227,8 +250,14 @@ def stretches(
 # %% ../../nbs/1_dataset/07_batches.ipynb #ec540bf5
 class TaskSet(CompiledTasks):
     "Tasks compiled to indices into a feature bank, from which batches are gathered."
+
     def _draw(
-        self, ids: Tensor, part: Part, examples: int | None, fraction: Tensor | float | None, generator: torch.Generator | None
+        self,
+        ids: Tensor,
+        part: Part,
+        examples: int | None,
+        fraction: Tensor | float | None,
+        generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:  # positions [T, N] in each task's list, and which of them are real
         "The examples of `batch` and `ragged`."
         position, mask = _subset(self.sizes(part)[ids], examples, fraction, generator)
@@ -236,9 +265,9 @@ class TaskSet(CompiledTasks):
 
     def batch(
         self,
-        ids: Tensor,                   # [T] which tasks
-        part: Part = "support",        # which of their examples
-        examples: int | None = None,   # take at most this many of each task, at random
+        ids: Tensor,  # [T] which tasks
+        part: Part = "support",  # which of their examples
+        examples: int | None = None,  # take at most this many of each task, at random
         fraction: Tensor | float | None = None,  # or this fraction of each task's examples ([T] or one for all)
         generator: torch.Generator | None = None,  # needed for a random subset
     ) -> TaskBatch:
@@ -247,15 +276,15 @@ class TaskSet(CompiledTasks):
 
     def ragged(
         self,
-        ids: Tensor,                   # [T] which tasks
-        part: Part = "support",        # which of their examples
-        examples: int | None = None,   # as for `batch`
+        ids: Tensor,  # [T] which tasks
+        part: Part = "support",  # which of their examples
+        examples: int | None = None,  # as for `batch`
         fraction: Tensor | float | None = None,  # as for `batch`
         generator: torch.Generator | None = None,  # as for `batch`
-        sort: bool = True,             # by size; False: keep the order of `ids`
-        waste: float = 0.1,            # largest share of padding in a part
-        limit: int = 4_000,            # padded examples of a part, so that what is computed for it fits the cache
-    ) -> Ragged:                       # in an order of its own: see its `index`
+        sort: bool = True,  # by size; False: keep the order of `ids`
+        waste: float = 0.1,  # largest share of padding in a part
+        limit: int = 4_000,  # padded examples of a part, so that what is computed for it fits the cache
+    ) -> Ragged:  # in an order of its own: see its `index`
         "As `batch`, in parts of alike sizes."
         position, mask = self._draw(ids, part, examples, fraction, generator)
         counts = mask.sum(1)
@@ -269,9 +298,9 @@ class TaskSet(CompiledTasks):
 
     def split(
         self,
-        ids: Tensor,                 # [T] which tasks
-        support: int,                # examples to adapt on
-        query: int,                  # examples to judge the adaptation on
+        ids: Tensor,  # [T] which tasks
+        support: int,  # examples to adapt on
+        query: int,  # examples to judge the adaptation on
         generator: torch.Generator,  # draws them
     ) -> tuple[TaskBatch, TaskBatch]:
         "Two disjoint random subsets of each task's examples: a fresh support and query set for meta-training."
@@ -280,12 +309,13 @@ class TaskSet(CompiledTasks):
 
     def shots(
         self,
-        ids: Tensor,                 # [T] which tasks
-        shots: int,                  # images per answer
+        ids: Tensor,  # [T] which tasks
+        shots: int,  # images per answer
         generator: torch.Generator,  # draws them
     ) -> TaskBatch:
         "At most `shots` support images of every answer, for few-shot evaluation."
-        if shots < 1: raise ValueError(f"expected at least 1 shot, got {shots}")
+        if shots < 1:
+            raise ValueError(f"expected at least 1 shot, got {shots}")
         counts = self.support_size[ids]
         order = _random_order(counts, int(counts.max()), generator)
         real = _mask(counts, order.shape[1])
@@ -294,11 +324,11 @@ class TaskSet(CompiledTasks):
 
     def buckets(
         self,
-        ids: Tensor,            # [T] which tasks
-        part: Part = "all",     # whose sizes count
-        waste: float = 0.25,    # largest share of padding in a bucket
-        limit: int = 1_000_000, # largest number of padded examples in a bucket
-    ) -> list[Tensor]:          # task ids, each a batch of alike sizes
+        ids: Tensor,  # [T] which tasks
+        part: Part = "all",  # whose sizes count
+        waste: float = 0.25,  # largest share of padding in a bucket
+        limit: int = 1_000_000,  # largest number of padded examples in a bucket
+    ) -> list[Tensor]:  # task ids, each a batch of alike sizes
         "Group tasks of alike size, so that padding wastes little."
         order = ids[self.sizes(part)[ids].argsort(descending=True, stable=True)]
         return [order[begin:end] for begin, end in stretches(self.sizes(part)[order].tolist(), waste, limit)]

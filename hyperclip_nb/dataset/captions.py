@@ -15,7 +15,19 @@ from PIL import Image, ImageDraw
 
 from .questions import AT, FAMILIES, Question, questions
 from hyperclip_nb.dataset.scenes import (
-    CATEGORIES, CATEGORY, COLORS, GLYPHS, LAYOUTS, NOUNS, SIDE, THINGS, Scene, Tape, Thing, draw_scene, font,
+    CATEGORIES,
+    CATEGORY,
+    COLORS,
+    GLYPHS,
+    LAYOUTS,
+    NOUNS,
+    SIDE,
+    THINGS,
+    Scene,
+    Tape,
+    Thing,
+    draw_scene,
+    font,
     indefinite,
 )
 from .worlds import Wish, World
@@ -24,7 +36,7 @@ from .worlds import Wish, World
 def noun_phrase(
     thing: Thing,
     tape: Tape,
-    detail: float = 0.6,    # chance that its colour is told; size and pose are told less often
+    detail: float = 0.6,  # chance that its colour is told; size and pose are told less often
     category: float = 0.2,  # chance of the category's noun instead of its own
 ) -> str:
     "A thing in words: a small red cat, two blue creatures."
@@ -41,10 +53,16 @@ def _invitations(scene: Scene, thing: Thing, layout: int) -> dict[str, float]:
     "Families that make sense for a thing, with how much the picture invites them; layouts as numbered in LAYOUTS."
     if thing.count != "one":
         return {"count": 1.0}
-    invited = {"pattern": 0.5 if scene.pattern == "plain" else 3.0, "pose": 0.5 if thing.pose == "upright" else 5.0,
-               "background": 0.5 if scene.background in ("white", "gray") else 2.0, "place": 3.0 if layout == 3 else 1.0,
-               "color": 1.0 if thing.color in ("black", "white") else 3.0, "size": 1.0 if thing.size == "medium" else 3.0,
-               "count": 1.0, "which": 2.0}
+    invited = {
+        "pattern": 0.5 if scene.pattern == "plain" else 3.0,
+        "pose": 0.5 if thing.pose == "upright" else 5.0,
+        "background": 0.5 if scene.background in ("white", "gray") else 2.0,
+        "place": 3.0 if layout == 3 else 1.0,
+        "color": 1.0 if thing.color in ("black", "white") else 3.0,
+        "size": 1.0 if thing.size == "medium" else 3.0,
+        "count": 1.0,
+        "which": 2.0,
+    }
     if layout in (1, 2) and all(other.count == "one" for other in scene.things):
         invited |= {"beside": 3.0, "neighbor": 3.0} if layout == 1 else {"stacked": 5.0}
     return invited
@@ -61,7 +79,9 @@ def questions_about(
     found = []
     for name, weight in _invitations(scene, thing, layout).items():
         family = FAMILIES[name]
-        subject = CATEGORY[thing.name] if alone and family.categories and (name == "which" or tape() < 0.2) else thing.name
+        subject = (
+            CATEGORY[thing.name] if alone and family.categories and (name == "which" or tape() < 0.2) else thing.name
+        )
         if name == "which" and not alone or name == "pose" and not GLYPHS[thing.name].poses:
             continue
         side = tape.choice(thing.place.split()) if family.sides and layout and tape() < 0.4 else ""
@@ -77,7 +97,7 @@ def flat_scene(tape: Tape) -> Scene:
 
 # %% ../../nbs/1_dataset/appendix/captions.ipynb #4ab14173
 def _listed(scene: Scene, tape: Tape) -> str:
-    text = " and ".join(noun_phrase(thing, tape, 0.7) for thing in tape.shuffled(scene.things)[:1 + tape.below(2)])
+    text = " and ".join(noun_phrase(thing, tape, 0.7) for thing in tape.shuffled(scene.things)[: 1 + tape.below(2)])
     if tape() < 0.35:
         pattern = f"{scene.pattern} " if tape() < 0.5 else ""
         text += f" on {indefinite(f'{pattern}{scene.background} background')}"
@@ -113,8 +133,13 @@ def _categorised(scene: Scene, tape: Tape) -> str:
     if thing.count != "one":
         return f"{category.counted(thing.count)}: {noun.many}"
     color, a_noun = f"{thing.color} " if tape() < 0.4 else "", noun.counted()
-    return tape.choice((f"{a_noun}, {indefinite(color + category.one)}", f"the {color}{category.one} is {a_noun}",
-                        f"{indefinite(color + category.one)}: {a_noun}"))
+    return tape.choice(
+        (
+            f"{a_noun}, {indefinite(color + category.one)}",
+            f"the {color}{category.one} is {a_noun}",
+            f"{indefinite(color + category.one)}: {a_noun}",
+        )
+    )
 
 # %% ../../nbs/1_dataset/appendix/captions.ipynb #02738ead
 def _asked(scene: Scene, tape: Tape) -> tuple[Question, str]:
@@ -139,7 +164,14 @@ def _invited(scene: Scene, tape: Tape) -> str:
 # %% ../../nbs/1_dataset/appendix/captions.ipynb #c80b02e6
 CARDS = 0.18  # share of quiz cards among the pairs; the other shares follow
 _SHARES: dict[Callable[[Scene, Tape], str], float] = {
-    _listed: 0.18, _placed: 0.10, _related: 0.08, _categorised: 0.08, _told: 0.22, _answered: 0.12, _invited: 0.04}
+    _listed: 0.18,
+    _placed: 0.10,
+    _related: 0.08,
+    _categorised: 0.08,
+    _told: 0.22,
+    _answered: 0.12,
+    _invited: 0.04,
+}
 
 
 def caption(scene: Scene, tape: Tape) -> str:
@@ -209,20 +241,25 @@ def sign(family: str) -> np.ndarray:  # uint8 [22, 22, 3]
     return np.asarray(board.resize((SIGN, SIGN), Image.Resampling.LANCZOS))
 
 # %% ../../nbs/1_dataset/appendix/captions.ipynb #e2d37010
-_OPPOSITE = {"left": (37, 20), "right": (3, 20), "top": (20, 37), "bottom": (20, 3)}  # corner of the sign, if the subject has a side
-_CORNERS = tuple((x, y) for x in (1, SIDE - SIGN - 1) for y in (1, SIDE - SIGN - 1))    # and if it has none
+_OPPOSITE = {
+    "left": (37, 20),
+    "right": (3, 20),
+    "top": (20, 37),
+    "bottom": (20, 3),
+}  # corner of the sign, if the subject has a side
+_CORNERS = tuple((x, y) for x in (1, SIDE - SIGN - 1) for y in (1, SIDE - SIGN - 1))  # and if it has none
 
 
 def quiz_card(
     question: Question,
     tape: Tape,
-) -> np.ndarray:         # uint8 [64, 64, 3]
+) -> np.ndarray:  # uint8 [64, 64, 3]
     "The subject of a question, and beside it the sign for what is asked about it."
     name = tape.choice(CATEGORIES[question.subject]) if question.subject in CATEGORIES else question.subject
     scene = World.flat().scene(tape, name, Wish(places=(question.side or "center",), readable=True))
     image = draw_scene(Scene(scene.background, scene.pattern, scene.things[:1]), tape)
     x, y = _OPPOSITE[question.side] if question.side else tape.choice(_CORNERS)
-    image[y:y + SIGN, x:x + SIGN] = sign(question.family)
+    image[y : y + SIGN, x : x + SIGN] = sign(question.family)
     return image
 
 # %% ../../nbs/1_dataset/appendix/captions.ipynb #9e2234cc
@@ -237,8 +274,8 @@ def card_question(tape: Tape) -> Question:
 
 # %% ../../nbs/1_dataset/appendix/captions.ipynb #8ca55438
 def caption_batch(
-    n: int,                         # number of pairs
-    seed: int,                      # another seed, other pairs
+    n: int,  # number of pairs
+    seed: int,  # another seed, other pairs
 ) -> tuple[np.ndarray, list[str]]:  # uint8 [n, 64, 64, 3], n captions in lower case
     "Pictures of the flat world with captions, and quiz cards with questions: what the small CLIP is trained on."
     images, texts, tape = np.empty((n, SIDE, SIDE, 3), np.uint8), [], Tape("captions", seed)
@@ -255,7 +292,7 @@ def caption_batch(
 
 # %% ../../nbs/1_dataset/appendix/captions.ipynb #33d9b3dc
 def all_texts(
-    captions: int = 20_000,   # how many captions to sample
+    captions: int = 20_000,  # how many captions to sample
 ) -> Iterator[str]:
     "Every question and prompt of the tasks, and a sample of captions: the texts that a tokenizer must know."
     for question in questions():

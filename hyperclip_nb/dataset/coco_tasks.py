@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from msgspec import Struct
 import numpy as np
+from msgspec import Struct
 
 from ..core.files import RunError
 from .meta_vqa import read_typed
@@ -25,18 +25,21 @@ INSTANCES = "instances_{}2014.json"
 
 class Image(Struct, frozen=True, gc=False):
     "What the tasks need of an image."
+
     id: int
     file_name: str
 
 
 class Category(Struct, frozen=True, gc=False):
     "An object class."
+
     id: int
     name: str
 
 
 class Instance(Struct, frozen=True, gc=False):
     "What the tasks need of an object; its outline is skipped while decoding."
+
     image_id: int
     category_id: int
     area: float  # square pixels
@@ -45,6 +48,7 @@ class Instance(Struct, frozen=True, gc=False):
 
 class Instances(Struct, frozen=True):
     "A file of COCO instances."
+
     images: list[Image]
     categories: list[Category]
     annotations: list[Instance]
@@ -53,10 +57,11 @@ class Instances(Struct, frozen=True):
 @dataclass(frozen=True)
 class CocoObjects:
     "Object classes and the images that show them; the images of class k are `members[starts[k]:starts[k + 1]]`."
-    names: tuple[str, ...]   # K classes
+
+    names: tuple[str, ...]  # K classes
     images: tuple[str, ...]  # I image ids, such as COCO_train2014_000000000009
-    members: np.ndarray      # int32 [M] places in `images`, class by class
-    starts: np.ndarray       # int64 [K + 1]
+    members: np.ndarray  # int32 [M] places in `images`, class by class
+    starts: np.ndarray  # int64 [K + 1]
 
     @property
     def sizes(self) -> np.ndarray:
@@ -65,15 +70,17 @@ class CocoObjects:
 
     def __str__(self) -> str:
         rarest, commonest = int(self.sizes.argmin()), int(self.sizes.argmax())
-        return (f"{len(self.names)} classes in {len(np.unique(self.members)):,} images, from {self.names[rarest]!r} "
-                f"({self.sizes[rarest]:,} images) to {self.names[commonest]!r} ({self.sizes[commonest]:,})")
+        return (
+            f"{len(self.names)} classes in {len(np.unique(self.members)):,} images, from {self.names[rarest]!r} "
+            f"({self.sizes[rarest]:,} images) to {self.names[commonest]!r} ({self.sizes[commonest]:,})"
+        )
 
 
 def group_objects(
-    names: list[str],         # K classes
-    images: list[str],        # I image ids
-    image_rows: np.ndarray,   # int [A] image of each object, a place in `images`
-    class_rows: np.ndarray,   # int [A] class of each object, a place in `names`
+    names: list[str],  # K classes
+    images: list[str],  # I image ids
+    image_rows: np.ndarray,  # int [A] image of each object, a place in `images`
+    class_rows: np.ndarray,  # int [A] class of each object, a place in `names`
 ) -> CocoObjects:
     "Gather the images of each class; several objects of a class in one image count once."
     pairs = np.unique(class_rows.astype(np.int64) * len(images) + image_rows) if len(images) else np.zeros(0, np.int64)
@@ -91,9 +98,9 @@ def _place(path: Path, kind: str, items: list) -> dict[int, int]:
 
 
 def read_objects(
-    instances: str | Path,            # folder with instances_train2014.json and instances_val2014.json
-    exclude: Collection[str] = (),    # ids of images that must not be used: those of the meta-test tasks
-    min_area: float = 20_000,         # square pixels; an object must be larger
+    instances: str | Path,  # folder with instances_train2014.json and instances_val2014.json
+    exclude: Collection[str] = (),  # ids of images that must not be used: those of the meta-test tasks
+    min_area: float = 20_000,  # square pixels; an object must be larger
 ) -> CocoObjects:
     "Large single objects of both parts of COCO. Raises `RunError` with file and place for anything unexpected."
     exclude, names, images, image_rows, class_rows = set(exclude), {}, [], [], []
@@ -107,7 +114,9 @@ def read_objects(
             try:
                 image, kind = image_at[item.image_id], class_at[item.category_id]
             except KeyError as error:
-                raise RunError(f"{path}: $.annotations[{i}]: expected an image and a category of this file, got id {error}") from None
+                raise RunError(
+                    f"{path}: $.annotations[{i}]: expected an image and a category of this file, got id {error}"
+                ) from None
             if item.area > min_area and not item.iscrowd and ids[image] not in exclude:
                 image_rows.append(len(images) + image)
                 class_rows.append(classes[kind])
@@ -116,10 +125,10 @@ def read_objects(
 
 # %% ../../nbs/1_dataset/appendix/coco_tasks.ipynb #477a90dc
 def draw_distinct(
-    sizes: np.ndarray,         # int [R] each row draws from 0 … size - 1; no size below k
-    k: int,                    # numbers per row
+    sizes: np.ndarray,  # int [R] each row draws from 0 … size - 1; no size below k
+    k: int,  # numbers per row
     rng: np.random.Generator,
-) -> np.ndarray:               # int64 [R, k], different within a row, in random order
+) -> np.ndarray:  # int64 [R, k], different within a row, in random order
     "Floyd's sample of k out of n for every row at once, each subset and each order equally likely."
     drawn = np.full((len(sizes), k), -1, np.int64)
     for i in range(k):
@@ -133,13 +142,15 @@ def draw_places(
     objects: CocoObjects,
     tasks: int,
     ways: int,
-    images: int,                     # per class
+    images: int,  # per class
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:  # classes [T, ways], images [T, ways, images]: places in `objects`
     "Draw classes and images of many tasks at once; a task never holds an image twice. Raises `ValueError` if that can't be."
     usable = np.flatnonzero(objects.sizes >= images)
     if len(usable) < ways:
-        raise ValueError(f"expected at least {ways} classes with {images} images or more, got {len(usable)} of {len(objects.names)}")
+        raise ValueError(
+            f"expected at least {ways} classes with {images} images or more, got {len(usable)} of {len(objects.names)}"
+        )
     classes, places = np.zeros((tasks, ways), np.int64), np.zeros((tasks, ways, images), np.int64)
     todo = np.arange(tasks)
     for _ in range(100):
@@ -150,26 +161,41 @@ def draw_places(
         todo = todo[(np.diff(sorted_rows, axis=1) == 0).any(1)]
         if not len(todo):
             return classes, places
-    raise ValueError(f"expected classes that share few images; {len(todo)} of {tasks} tasks held an image twice in each of 100 draws")
+    raise ValueError(
+        f"expected classes that share few images; {len(todo)} of {tasks} tasks held an image twice in each of 100 draws"
+    )
 
 # %% ../../nbs/1_dataset/appendix/coco_tasks.ipynb #c8f10f25
 def draw_coco_tasks(
     objects: CocoObjects,
-    tasks: int = 8700,                    # ten for each of Meta-VQA's training tasks
+    tasks: int = 8700,  # ten for each of Meta-VQA's training tasks
     seed: int = 0,
-    ways: int = 5,                        # classes per task
-    support: int = 5,                     # images per class to adapt on
-    query: int = 5,                       # and to score on
+    ways: int = 5,  # classes per task
+    support: int = 5,  # images per class to adapt on
+    query: int = 5,  # and to score on
     template: str = "A picture of a {}",
-) -> list[Task]:                          # without questions; family "coco"
+) -> list[Task]:  # without questions; family "coco"
     "Random object-classification tasks; classes with too few images are never drawn."
     if min(tasks, ways - 1, support, query) < 1:
-        raise ValueError(f"expected at least 1 task, 2 ways, 1 support and 1 query image, got {tasks}, {ways}, {support} and {query}")
+        raise ValueError(
+            f"expected at least 1 task, 2 ways, 1 support and 1 query image, got {tasks}, {ways}, {support} and {query}"
+        )
     classes, places = draw_places(objects, tasks, ways, support + query, np.random.default_rng(seed))
-    names, prompts = np.array(objects.names, object), np.array([fill_template(template, name) for name in objects.names], object)
+    names, prompts = (
+        np.array(objects.names, object),
+        np.array([fill_template(template, name) for name in objects.names], object),
+    )
     images = np.array(objects.images, object)[places]
     parts = [part.reshape(tasks, -1).tolist() for part in (images[..., :support], images[..., support:])]
     labels = [np.repeat(np.arange(ways), n).tolist() for n in (support, query)]
-    return [Task(question="", answers=tuple(answers), prompts=tuple(texts), family="coco",
-                 support=tuple(zip(first, labels[0])), query=tuple(zip(second, labels[1])))
-            for answers, texts, first, second in zip(names[classes].tolist(), prompts[classes].tolist(), *parts)]
+    return [
+        Task(
+            question="",
+            answers=tuple(answers),
+            prompts=tuple(texts),
+            family="coco",
+            support=tuple(zip(first, labels[0])),
+            query=tuple(zip(second, labels[1])),
+        )
+        for answers, texts, first, second in zip(names[classes].tolist(), prompts[classes].tolist(), *parts)
+    ]

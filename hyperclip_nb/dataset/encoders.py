@@ -24,15 +24,18 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 @dataclass(frozen=True)
 class Preprocessing:
     "How a picture of any size becomes what an image tower eats."
-    size: int                                            # side of the square, in pixels
-    mean: tuple[float, float, float]                     # of each channel, in 0..1
+
+    size: int  # side of the square, in pixels
+    mean: tuple[float, float, float]  # of each channel, in 0..1
     std: tuple[float, float, float]
-    mode: Literal["squash", "crop"] = "squash"           # the paper's way, or CLIP's own: shorter side, then the middle
+    mode: Literal["squash", "crop"] = "squash"  # the paper's way, or CLIP's own: shorter side, then the middle
     interpolation: Literal["bicubic", "bilinear"] = "bicubic"
 
     def __post_init__(self):
         if self.mode not in ("squash", "crop") or self.interpolation not in ("bicubic", "bilinear"):
-            raise ValueError(f"expected mode squash or crop and bicubic or bilinear, got {self.mode} and {self.interpolation}")
+            raise ValueError(
+                f"expected mode squash or crop and bicubic or bilinear, got {self.mode} and {self.interpolation}"
+            )
 
     @cached_property
     def _resize(self) -> Callable:
@@ -65,14 +68,19 @@ class ClipEncoder:
 
     def __init__(
         self,
-        model: nn.Module,                # open_clip's CLIP or CustomTextCLIP
-        tokenizer: Callable,             # texts -> token ids [N, L]
+        model: nn.Module,  # open_clip's CLIP or CustomTextCLIP
+        tokenizer: Callable,  # texts -> token ids [N, L]
         preprocessing: Preprocessing,
-        name: str,                       # for the fingerprint and for messages
+        name: str,  # for the fingerprint and for messages
         device: str | torch.device = "cpu",
     ):
         self.model = model.to(device).eval().requires_grad_(False)
-        self.tokenizer, self.preprocessing, self.name, self.device = tokenizer, preprocessing, name, torch.device(device)
+        self.tokenizer, self.preprocessing, self.name, self.device = (
+            tokenizer,
+            preprocessing,
+            name,
+            torch.device(device),
+        )
         self.dtype = next(model.parameters()).dtype
         self.embed_dim = self.encode_texts(["a"]).shape[1]
 
@@ -86,23 +94,37 @@ class ClipEncoder:
         "What decides the numbers: a changed value means other features."
         activation = "quick_gelu" if any(type(m).__name__ == "QuickGELU" for m in self.model.modules()) else "gelu"
         vocabulary = getattr(self.tokenizer, "fingerprint", type(self.tokenizer).__name__)
-        return {"model": self.name, "weights": weights_hash(self.model), "activation": activation,
-                "computed in": str(self.dtype).removeprefix("torch."), "tokenizer": vocabulary, "pictures": str(self.preprocessing)}
+        return {
+            "model": self.name,
+            "weights": weights_hash(self.model),
+            "activation": activation,
+            "computed in": str(self.dtype).removeprefix("torch."),
+            "tokenizer": vocabulary,
+            "pictures": str(self.preprocessing),
+        }
 
     @torch.no_grad()
     def encode_images(
         self,
         images: np.ndarray | Tensor | Sequence[Image.Image | str | Path],  # uint8 [N, S, S, 3], or pictures of any size
         batch_size: int = 256,
-    ) -> Tensor:                                                           # [N, E] float32 on the CPU
+    ) -> Tensor:  # [N, E] float32 on the CPU
         "Image features. Raises `ValueError` for pixels of the wrong shape or an unreadable file."
         if not isinstance(images, (np.ndarray, Tensor)):
-            images = np.stack([self.preprocessing.pixels(i) if isinstance(i, Image.Image) else read_image(i, self.preprocessing)
-                               for i in images])
+            images = np.stack(
+                [
+                    self.preprocessing.pixels(i) if isinstance(i, Image.Image) else read_image(i, self.preprocessing)
+                    for i in images
+                ]
+            )
         pixels, side = torch.as_tensor(images), self.preprocessing.size
         if pixels.dtype != torch.uint8 or pixels.shape[1:] != (side, side, 3):
-            raise ValueError(f"expected uint8 pixels [N, {side}, {side}, 3] for {self.name}, got {pixels.dtype} {list(pixels.shape)}")
-        normal = (self.preprocessing.normalize(part.to(self.device)).to(self.dtype) for part in pixels.split(batch_size))
+            raise ValueError(
+                f"expected uint8 pixels [N, {side}, {side}, 3] for {self.name}, got {pixels.dtype} {list(pixels.shape)}"
+            )
+        normal = (
+            self.preprocessing.normalize(part.to(self.device)).to(self.dtype) for part in pixels.split(batch_size)
+        )
         return torch.cat([self.model.encode_image(part).float().cpu() for part in normal])
 
     @torch.no_grad()
@@ -111,14 +133,16 @@ class ClipEncoder:
         texts: Sequence[str],
         pooling: Literal["clip", "tokens"] = "clip",  # projected end token, or mean of all final token states
         batch_size: int = 256,
-    ) -> Tensor:                                      # [N, E] or [N, width of the text tower], float32 on the CPU
+    ) -> Tensor:  # [N, E] or [N, width of the text tower], float32 on the CPU
         "Text features. Raises `ValueError` for an empty text and for one that doesn't fit into the context."
         if pooling not in ("clip", "tokens"):
             raise ValueError(f"expected pooling clip or tokens, got {pooling!r}")
         parts = []
         for start in range(0, len(texts), batch_size):
-            tokens = self._tokens(texts[start:start + batch_size]).to(self.device)
-            parts.append((self.model.encode_text(tokens) if pooling == "clip" else self._token_mean(tokens)).float().cpu())
+            tokens = self._tokens(texts[start : start + batch_size]).to(self.device)
+            parts.append(
+                (self.model.encode_text(tokens) if pooling == "clip" else self._token_mean(tokens)).float().cpu()
+            )
         return torch.cat(parts)
 
     def _tokens(self, texts: Sequence[str]) -> Tensor:
@@ -134,7 +158,9 @@ class ClipEncoder:
     def _token_mean(self, tokens: Tensor) -> Tensor:
         tower = getattr(self.model, "text", self.model)
         if getattr(tower, "text_pool_type", getattr(tower, "pool_type", None)) != "argmax":
-            raise ValueError(f"token means need a text tower that ends at its largest token, as CLIP's own does; {self.name} has not")
+            raise ValueError(
+                f"token means need a text tower that ends at its largest token, as CLIP's own does; {self.name} has not"
+            )
         kept = []
         hook = tower.ln_final.register_forward_hook(lambda module, inputs, states: kept.append(states))
         try:
@@ -146,15 +172,15 @@ class ClipEncoder:
 
 # %% ../../nbs/1_dataset/04_encoders.ipynb #8420ad4d
 def load_encoder(
-    model: str,                                                # an open_clip name: ViT-L-14-336, local-dir:PATH, hf-hub:NAME
-    pretrained: str | None = None,                             # tag or checkpoint file; none for the last two kinds of name
+    model: str,  # an open_clip name: ViT-L-14-336, local-dir:PATH, hf-hub:NAME
+    pretrained: str | None = None,  # tag or checkpoint file; none for the last two kinds of name
     device: str | torch.device = "cpu",
     dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     *,
-    mode: Literal["squash", "crop"] = "squash",                # how pictures become squares
-    quick_gelu: bool | None = None,                            # OpenAI's activation; None: as the pretrained tag says
-    tokenizer: Callable | None = None,                         # None: the model's own
-    name: str | None = None,                                   # for the fingerprint; None: `model`
+    mode: Literal["squash", "crop"] = "squash",  # how pictures become squares
+    quick_gelu: bool | None = None,  # OpenAI's activation; None: as the pretrained tag says
+    tokenizer: Callable | None = None,  # None: the model's own
+    name: str | None = None,  # for the fingerprint; None: `model`
 ) -> ClipEncoder:
     "A frozen encoder through `open_clip.create_model`. Raises `ValueError` that names model and checkpoint if it can't be loaded."
     precision = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}.get(dtype)
@@ -162,17 +188,23 @@ def load_encoder(
         raise ValueError(f"expected dtype float32, float16 or bfloat16, got {dtype!r}")
     is_name = ":" not in model
     if is_name and not pretrained:
-        raise ValueError(f"expected a pretrained tag or a checkpoint file for {model}; "
-                         f"known tags: {', '.join(open_clip.list_pretrained_tags_by_model(model)) or 'none'}")
+        raise ValueError(
+            f"expected a pretrained tag or a checkpoint file for {model}; "
+            f"known tags: {', '.join(open_clip.list_pretrained_tags_by_model(model)) or 'none'}"
+        )
     if quick_gelu is None:
         quick_gelu = bool(is_name and open_clip.get_pretrained_cfg(model, pretrained).get("quick_gelu"))
     try:
-        network = open_clip.create_model(model, pretrained, precision=precision, force_quick_gelu=quick_gelu, weights_only=True)
+        network = open_clip.create_model(
+            model, pretrained, precision=precision, force_quick_gelu=quick_gelu, weights_only=True
+        )
     except Exception as error:  # open_clip raises a dozen kinds, from a missing file to a tensor of the wrong shape
         raise ValueError(f"could not load {model} from {pretrained or 'its folder'}: {error}") from error
     settings = network.visual.preprocess_cfg
     size = settings["size"] if isinstance(settings["size"], int) else settings["size"][0]
-    preprocessing = Preprocessing(size, tuple(settings["mean"]), tuple(settings["std"]), mode, settings["interpolation"])
+    preprocessing = Preprocessing(
+        size, tuple(settings["mean"]), tuple(settings["std"]), mode, settings["interpolation"]
+    )
     return ClipEncoder(network, tokenizer or open_clip.get_tokenizer(model), preprocessing, name or model, device)
 
 # %% ../../nbs/1_dataset/04_encoders.ipynb #6e334607
@@ -189,20 +221,25 @@ def read_image(path: str | Path, preprocessing: Preprocessing) -> np.ndarray:
 @dataclass(frozen=True)
 class ImageFolder:
     "Image ids -> pixels, from the files of a folder."
+
     folder: Path
     preprocessing: Preprocessing
     endings: tuple[str, ...] = (".jpg", ".jpeg", ".png", ".webp")
 
     def path(self, image: str) -> Path:
         "The file of an image id. Raises `ValueError` that lists where it was looked for."
-        names = [image] if image.lower().endswith(self.endings) else [*(image + ending for ending in self.endings), image]
+        names = (
+            [image] if image.lower().endswith(self.endings) else [*(image + ending for ending in self.endings), image]
+        )
         folders = [*([Path(self.folder, image.split("_")[1])] if image.startswith("COCO_") else []), self.folder]
         places = [place / name for place in folders for name in names]
         for place in places:
             if place.exists():
                 return place
         looked = " and ".join(str(folder / image) for folder in folders)
-        raise ValueError(f"no file for image {image!r}: looked for {looked}, as it stands and with {', '.join(self.endings)}")
+        raise ValueError(
+            f"no file for image {image!r}: looked for {looked}, as it stands and with {', '.join(self.endings)}"
+        )
 
     def __call__(self, images: Sequence[str]) -> np.ndarray:
         "uint8 [N, S, S, 3] of these ids."

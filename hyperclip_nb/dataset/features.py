@@ -15,30 +15,46 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, Protocol
 
+import numpy as np
+import torch
 from filelock import FileLock
 from msgspec import Struct
-import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..core.files import RunError, load_tensors, read_json, replacing, save_tensors, sha256_of, write_atomic, write_json
+from hyperclip_nb.core.files import (
+    RunError,
+    load_tensors,
+    read_json,
+    replacing,
+    save_tensors,
+    sha256_of,
+    write_atomic,
+    write_json,
+)
 from .tasks import Task
 
 # %% ../../nbs/1_dataset/06_features.ipynb #118e9c5c
 class Encoder(Protocol):
     "Pictures and texts to vectors."
+
     @property
-    def fingerprint(self) -> dict[str, str]: "What decides the numbers, in words and hashes."
-    def encode_images(self, images: np.ndarray) -> Tensor: "uint8 [N, S, S, 3] -> float32 [N, E], not normalised."
-    def encode_texts(self, texts: Sequence[str], pooling: str) -> Tensor: 'float32 [N, E] ("clip") or [N, E\'] ("tokens").'
+    def fingerprint(self) -> dict[str, str]:
+        "What decides the numbers, in words and hashes."
+
+    def encode_images(self, images: np.ndarray) -> Tensor:
+        "uint8 [N, S, S, 3] -> float32 [N, E], not normalised."
+
+    def encode_texts(self, texts: Sequence[str], pooling: str) -> Tensor:
+        'float32 [N, E] ("clip") or [N, E\'] ("tokens").'
 
 # %% ../../nbs/1_dataset/06_features.ipynb #966d008e
 class BankIndex(Struct, kw_only=True):
     "The rows of a bank, in order."
+
     images: list[str]
     prompts: list[str]
     questions: list[str]
@@ -48,9 +64,11 @@ class BankIndex(Struct, kw_only=True):
     def of(cls, tasks: Iterable[Task]) -> "BankIndex":
         "What has to be encoded for these tasks."
         tasks = list(tasks)
-        return cls(images=sorted({image for task in tasks for image in task.images}),
-                   prompts=sorted({prompt for task in tasks for prompt in task.prompts}),
-                   questions=sorted({task.question for task in tasks if task.question}))
+        return cls(
+            images=sorted({image for task in tasks for image in task.images}),
+            prompts=sorted({prompt for task in tasks for prompt in task.prompts}),
+            questions=sorted({task.question for task in tasks if task.question}),
+        )
 
     def differences(self, other: "BankIndex") -> list[str]:
         "One sentence for each kind of row in which two requests differ."
@@ -67,17 +85,20 @@ class BankIndex(Struct, kw_only=True):
 # %% ../../nbs/1_dataset/06_features.ipynb #56bd2e17
 class BankManifest(Struct, kw_only=True):
     "What made a bank, and what its files must be."
+
     schema: int = 1
-    encoder: dict[str, str]                  # the encoder's fingerprint
-    dtype: Literal["float16", "float32"]     # of the image matrix
-    shard: int                               # images per piece while it is built
-    complete: bool = False                   # false while it is built
-    files: dict[str, str] = {}               # file -> sha256
+    encoder: dict[str, str]  # the encoder's fingerprint
+    dtype: Literal["float16", "float32"]  # of the image matrix
+    shard: int  # images per piece while it is built
+    complete: bool = False  # false while it is built
+    files: dict[str, str] = {}  # file -> sha256
 
     def differences(self, other: "BankManifest") -> list[str]:
         "Where the settings of two banks differ."
         pairs = [("schema", self.schema, other.schema), ("dtype", self.dtype, other.dtype)]
-        pairs += [] if self.complete else [("shard", self.shard, other.shard)]  # pieces of another size can't be continued
+        pairs += (
+            [] if self.complete else [("shard", self.shard, other.shard)]
+        )  # pieces of another size can't be continued
         pairs += [(key, self.encoder.get(key), other.encoder.get(key)) for key in {**self.encoder, **other.encoder}]
         return [f"{name}: it has {mine}, asked for {theirs}" for name, mine, theirs in pairs if mine != theirs]
 
@@ -90,8 +111,8 @@ class FeatureBank:
         folder: Path,
         manifest: BankManifest,
         index: BankIndex,
-        images: Tensor,                # [I, E]
-        prompts: Tensor,               # [A, E]
+        images: Tensor,  # [I, E]
+        prompts: Tensor,  # [A, E]
         questions: dict[str, Tensor],  # name of the question encoder -> [Q, .]
     ):
         self.folder, self.manifest, self.index = folder, manifest, index
@@ -105,15 +126,19 @@ class FeatureBank:
         if manifest is None:
             raise RunError(f"{folder}: expected a bank of features, found no manifest.json")
         if not manifest.complete:
-            raise RunError(f"{folder}: this bank is unfinished; build it again with the same arguments and it goes on where it stopped")
+            raise RunError(
+                f"{folder}: this bank is unfinished; build it again with the same arguments and it goes on where it stopped"
+            )
         for name in "index.json", "texts.safetensors":
             _check_file(folder, name, manifest)
         index = read_json(folder / "index.json", BankIndex)
         texts = load_file(folder / "texts.safetensors")
         images = _map_matrix(folder / "images.safetensors")
         if images.shape[0] != len(index.images) or str(images.dtype) != f"torch.{manifest.dtype}":
-            raise RunError(f"{folder}/images.safetensors: expected {manifest.dtype} [{len(index.images)}, E], "
-                           f"got {images.dtype} {list(images.shape)}")
+            raise RunError(
+                f"{folder}/images.safetensors: expected {manifest.dtype} [{len(index.images)}, E], "
+                f"got {images.dtype} {list(images.shape)}"
+            )
         questions = {name.removeprefix("questions."): texts[name] for name in texts if name.startswith("questions.")}
         return cls(folder, manifest, index, images, texts["prompts"], questions)
 
@@ -124,12 +149,17 @@ class FeatureBank:
 
     @cached_property
     def _rows(self) -> dict[str, dict[str, int]]:
-        return {name: {key: row for row, key in enumerate(getattr(self.index, name))} for name in ("images", "prompts", "questions")}
+        return {
+            name: {key: row for row, key in enumerate(getattr(self.index, name))}
+            for name in ("images", "prompts", "questions")
+        }
 
     def _find(self, name: str, keys: Sequence[str]) -> Tensor:
         rows = self._rows[name]
         if missing := [key for key in keys if key not in rows]:
-            raise RunError(f"{self.folder}: {len(missing):,} of {len(keys):,} {name} are not in this bank, such as {missing[0]!r}")
+            raise RunError(
+                f"{self.folder}: {len(missing):,} of {len(keys):,} {name} are not in this bank, such as {missing[0]!r}"
+            )
         return torch.tensor([rows[key] for key in keys], dtype=torch.long)
 
     def image_rows(self, ids: Sequence[str]) -> Tensor:
@@ -155,8 +185,10 @@ def _check_file(folder: Path, name: str, manifest: BankManifest) -> None:
     if not path.is_file():
         raise RunError(f"{path} is missing; remove the folder and build the bank again")
     if (found := sha256_of(path)) != manifest.files.get(name):
-        raise RunError(f"{path} is damaged: its sha256 is {found}, the manifest's is {manifest.files.get(name)}; "
-                       "remove the folder and build the bank again")
+        raise RunError(
+            f"{path} is damaged: its sha256 is {found}, the manifest's is {manifest.files.get(name)}; "
+            "remove the folder and build the bank again"
+        )
 
 
 def _map_matrix(path: Path) -> Tensor:
@@ -172,8 +204,12 @@ Loader = Callable[[Sequence[str]], np.ndarray]
 
 class _Batches(Dataset):
     "Lists of ids -> (the ids, pixels of the readable ones, reason for each of the others)."
-    def __init__(self, load: Loader, batches: list[list[str]]): self.load, self.batches = load, batches
-    def __len__(self) -> int: return len(self.batches)
+
+    def __init__(self, load: Loader, batches: list[list[str]]):
+        self.load, self.batches = load, batches
+
+    def __len__(self) -> int:
+        return len(self.batches)
 
     def __getitem__(self, i: int) -> tuple[list[str], Tensor | None, dict[str, str]]:
         ids, bad, good = self.batches[i], {}, []
@@ -196,9 +232,9 @@ def _encode_shards(
     batch_size: int,
     workers: int,
     skip_bad: bool,
-) -> Iterator[int]:                 # number of images done, batch by batch
+) -> Iterator[int]:  # number of images done, batch by batch
     "Encode shard after shard; the workers load ahead across their borders."
-    batches = [ids[i:i + batch_size] for ids in shards.values() for i in range(0, len(ids), batch_size)]
+    batches = [ids[i : i + batch_size] for ids in shards.values() for i in range(0, len(ids), batch_size)]
     stream = iter(DataLoader(_Batches(load, batches), batch_size=None, num_workers=workers))
     for path, ids in shards.items():
         rows, bad, seen = [], {}, 0
@@ -206,8 +242,10 @@ def _encode_shards(
             batch, pixels, problems = next(stream)
             if problems and not skip_bad:
                 listed = "; ".join(f"{image}: {reason}" for image, reason in problems.items())
-                raise RunError(f"{len(problems)} unreadable image(s): {listed}. "
-                               "Put them right, or leave such images out with --skip-bad (in Python skip_bad=True).")
+                raise RunError(
+                    f"{len(problems)} unreadable image(s): {listed}. "
+                    "Put them right, or leave such images out with --skip-bad (in Python skip_bad=True)."
+                )
             if pixels is not None:
                 rows.append(encoder.encode_images(pixels).to(dtype))
             bad |= problems
@@ -241,14 +279,14 @@ def build_bank(
     folder: str | Path,
     encoder: Encoder,
     tasks: Iterable[Task],
-    load_images: Loader,                               # image ids -> uint8 [N, S, S, 3]; runs in the workers
+    load_images: Loader,  # image ids -> uint8 [N, S, S, 3]; runs in the workers
     *,
     dtype: Literal["float16", "float32"] = "float16",  # of the stored image features
-    skip_bad: bool = False,                            # leave unreadable images out instead of stopping
-    shard: int = 4096,                                 # images per piece that is not done twice
-    batch_size: int = 128,                             # images per call of the encoder
-    workers: int = 1,                                  # processes that load images; 0: this one
-    progress: bool | None = None,                      # show images/s and the time left; None: where somebody watches
+    skip_bad: bool = False,  # leave unreadable images out instead of stopping
+    shard: int = 4096,  # images per piece that is not done twice
+    batch_size: int = 128,  # images per call of the encoder
+    workers: int = 1,  # processes that load images; 0: this one
+    progress: bool | None = None,  # show images/s and the time left; None: where somebody watches
 ) -> FeatureBank:
     "Encode whatever of these tasks is not encoded yet, and open the bank. Raises `RunError` if the folder holds another bank."
     folder, index = Path(folder), BankIndex.of(tasks)
@@ -269,8 +307,10 @@ def build_bank(
             _build(folder, encoder, wanted, index, load_images, skip_bad, batch_size, workers, progress)
         bank = FeatureBank.open(folder).verify()
         if bank.index.bad and not skip_bad:
-            raise RunError(f"{folder}: this bank leaves out {len(bank.index.bad)} unreadable image(s), such as "
-                           f"{min(bank.index.bad.values())}; accept that with --skip-bad (in Python skip_bad=True), or remove the folder")
+            raise RunError(
+                f"{folder}: this bank leaves out {len(bank.index.bad)} unreadable image(s), such as "
+                f"{min(bank.index.bad.values())}; accept that with --skip-bad (in Python skip_bad=True), or remove the folder"
+            )
         shutil.rmtree(folder / "shards", ignore_errors=True)
         return bank
 
@@ -283,24 +323,47 @@ def _refuse_other(folder: Path, present: BankManifest, wanted: BankManifest, ind
         raise RunError(f"{folder} holds another bank: {'; '.join(found)}. Choose another folder, or remove this one.")
 
 
-def _build(folder: Path, encoder: Encoder, manifest: BankManifest, index: BankIndex, load: Loader,
-           skip_bad: bool, batch_size: int, workers: int, progress: bool) -> None:
+def _build(
+    folder: Path,
+    encoder: Encoder,
+    manifest: BankManifest,
+    index: BankIndex,
+    load: Loader,
+    skip_bad: bool,
+    batch_size: int,
+    workers: int,
+    progress: bool,
+) -> None:
     if not (folder / "texts.safetensors").exists():
-        questions = {f"questions.{name}": encoder.encode_texts(index.questions, name) for name in ("clip", "tokens") if index.questions}
-        write_atomic(folder / "texts.safetensors", save({"prompts": encoder.encode_texts(index.prompts, "clip"), **questions}))
+        questions = {
+            f"questions.{name}": encoder.encode_texts(index.questions, name)
+            for name in ("clip", "tokens")
+            if index.questions
+        }
+        write_atomic(
+            folder / "texts.safetensors", save({"prompts": encoder.encode_texts(index.prompts, "clip"), **questions})
+        )
     pieces, dtype = folder / "shards", getattr(torch, manifest.dtype)
     pieces.mkdir(exist_ok=True)
     starts = range(0, len(index.images), manifest.shard)
-    shards = {pieces / f"{start:08}.safetensors": index.images[start:start + manifest.shard] for start in starts}
+    shards = {pieces / f"{start:08}.safetensors": index.images[start : start + manifest.shard] for start in starts}
     todo = {path: ids for path, ids in shards.items() if not path.exists()}
     left = sum(map(len, todo.values()))
-    with tqdm(total=len(index.images), initial=len(index.images) - left, unit=" images", desc=f"encoding {folder.name}",
-              disable=not progress, mininterval=0.5) as bar:
+    with tqdm(
+        total=len(index.images),
+        initial=len(index.images) - left,
+        unit=" images",
+        desc=f"encoding {folder.name}",
+        disable=not progress,
+        mininterval=0.5,
+    ) as bar:
         for count in _encode_shards(todo, encoder, load, dtype, batch_size, workers, skip_bad):
             bar.update(count)
     index.bad = _join(folder / "images.safetensors", list(shards), dtype)
     index.images = [image for image in index.images if image not in index.bad]
     write_json(folder / "index.json", index)
-    manifest.files = {name: sha256_of(folder / name) for name in ("index.json", "images.safetensors", "texts.safetensors")}
+    manifest.files = {
+        name: sha256_of(folder / name) for name in ("index.json", "images.safetensors", "texts.safetensors")
+    }
     manifest.complete = True
     write_json(folder / "manifest.json", manifest)

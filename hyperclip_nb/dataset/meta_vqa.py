@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 class Annotation(Struct, frozen=True, gc=False):
     "What Meta-VQA needs of one annotation."
+
     question_id: int
     image_id: int
     answer_type: Literal["yes/no", "number", "other"]
@@ -37,17 +38,20 @@ class Annotation(Struct, frozen=True, gc=False):
 
 class Annotations(Struct, frozen=True):
     "An annotation file."
+
     annotations: list[Annotation]
 
 
 class Question(Struct, frozen=True, gc=False):
     "What Meta-VQA needs of one question."
+
     question_id: int
     question: str
 
 
 class Questions(Struct, frozen=True):
     "A file of questions."
+
     questions: list[Question]
 
 
@@ -63,11 +67,12 @@ def read_typed(path: str | Path, type: type[T]) -> T:
 # %% ../../nbs/1_dataset/appendix/meta_vqa.ipynb #cd9eef8e
 class Reading(Struct):
     "Answers by question and image, with the count of what was left out on the way."
+
     answers: dict[str, dict[str, str]] = {}  # question -> image name -> answer, all in order of first appearance
-    annotations: int = 0                     # entries in the two annotation files
-    yes_no: int = 0                          # entries of the type that Meta-VQA doesn't use
-    repeated: int = 0                        # further entries for an image that its question had already
-    unanswered: int = 0                      # questions without an annotation
+    annotations: int = 0  # entries in the two annotation files
+    yes_no: int = 0  # entries of the type that Meta-VQA doesn't use
+    repeated: int = 0  # further entries for an image that its question had already
+    unanswered: int = 0  # questions without an annotation
 
 # %% ../../nbs/1_dataset/appendix/meta_vqa.ipynb #a4a2b800
 def _read_questions(path: Path, earlier: Mapping[int, str]) -> dict[int, str]:
@@ -82,7 +87,7 @@ def _read_questions(path: Path, earlier: Mapping[int, str]) -> dict[int, str]:
 
 # %% ../../nbs/1_dataset/appendix/meta_vqa.ipynb #7b42d1e4
 def read_vqa(
-    vqa: str | Path,            # folder with the four official files
+    vqa: str | Path,  # folder with the four official files
     allow_empty: bool = False,  # keep empty answers instead of stopping at the first
 ) -> Reading:
     "Go through train2014, then val2014, and keep the first answer per question and image."
@@ -102,7 +107,9 @@ def read_vqa(
                 out.yes_no += 1
                 continue
             if not (item.multiple_choice_answer.strip() or allow_empty):
-                raise RunError(f"{place}.multiple_choice_answer: expected an answer, got {item.multiple_choice_answer!r}")
+                raise RunError(
+                    f"{place}.multiple_choice_answer: expected an answer, got {item.multiple_choice_answer!r}"
+                )
             image, entries = f"COCO_{part}2014_{item.image_id:012d}", out.answers.setdefault(asked[number], {})
             out.repeated += image in entries
             entries.setdefault(image, item.multiple_choice_answer)
@@ -112,7 +119,7 @@ def read_vqa(
 # %% ../../nbs/1_dataset/appendix/meta_vqa.ipynb #cb67ec8b
 def select_question(
     question: str,
-    answers: Mapping[str, str],         # image -> answer, one entry per image
+    answers: Mapping[str, str],  # image -> answer, one entry per image
 ) -> tuple[dict[str, list[str]], str]:  # answer -> images; why the question is left out, "" where it stays
     "Drop answers seen once, then apply Meta-VQA's three rules to what remains."
     images = {}
@@ -148,35 +155,46 @@ def split_entries(
     return record
 
 # %% ../../nbs/1_dataset/appendix/meta_vqa.ipynb #dfffd373
-FILES = {"train": "meta_train.json", "test": "meta_test.json", "counts": "ques_ans_count.json", "prompts": "prompt_meta.json"}
+FILES = {
+    "train": "meta_train.json",
+    "test": "meta_test.json",
+    "counts": "ques_ans_count.json",
+    "prompts": "prompt_meta.json",
+}
 
 
 class Built(Struct):
     "What `build_meta_vqa` read, left out and wrote; `print` it."
+
     reading: Reading
-    singletons: int = 0             # entries whose answer its question has once
-    left_out: dict[str, int] = {}   # reason -> questions
-    tasks: dict[str, int] = {}      # "train", "test" -> tasks
-    pairs: int = 0                  # labelled images of all tasks
-    own_prompts: int = 0            # templates made by rule, because none was given
+    singletons: int = 0  # entries whose answer its question has once
+    left_out: dict[str, int] = {}  # reason -> questions
+    tasks: dict[str, int] = {}  # "train", "test" -> tasks
+    pairs: int = 0  # labelled images of all tasks
+    own_prompts: int = 0  # templates made by rule, because none was given
 
     def __str__(self) -> str:
         r = self.reading
-        return "\n".join([
-            f"read: {r.annotations:,} annotations",
-            f"left out: {r.yes_no:,} yes/no answers, {r.repeated:,} further entries for an image, "
-            f"{self.singletons:,} entries with an answer seen once, {r.unanswered:,} questions without annotation",
-            *[f"left out: {n:,} questions, {why}" for why, n in self.left_out.items()],
-            f"written: {self.tasks['train']:,} meta-train and {self.tasks['test']:,} meta-test tasks with {self.pairs:,} pairs; "
-            f"{self.own_prompts:,} templates made by rule"])
+        return "\n".join(
+            [
+                f"read: {r.annotations:,} annotations",
+                f"left out: {r.yes_no:,} yes/no answers, {r.repeated:,} further entries for an image, "
+                f"{self.singletons:,} entries with an answer seen once, {r.unanswered:,} questions without annotation",
+                *[f"left out: {n:,} questions, {why}" for why, n in self.left_out.items()],
+                f"written: {self.tasks['train']:,} meta-train and {self.tasks['test']:,} meta-test tasks with {self.pairs:,} pairs; "
+                f"{self.own_prompts:,} templates made by rule",
+            ]
+        )
 
 # %% ../../nbs/1_dataset/appendix/meta_vqa.ipynb #3e1f869a
 def build_meta_vqa(
-    vqa: str | Path,                             # folder with the four official files
-    out: str | Path,                             # folder for the four files of Meta-VQA
+    vqa: str | Path,  # folder with the four official files
+    out: str | Path,  # folder for the four files of Meta-VQA
     templates: Mapping[str, str] | None = None,  # question -> template; these win over the rules
-    allow_empty: bool = False,                   # keep empty answers instead of stopping at the first
-    style: Literal["published", "grammatical"] = "published",  # wording of the templates made by rule (see `question_to_prompt`)
+    allow_empty: bool = False,  # keep empty answers instead of stopping at the first
+    style: Literal[
+        "published", "grammatical"
+    ] = "published",  # wording of the templates made by rule (see `question_to_prompt`)
 ) -> Built:
     "Make Meta-VQA from VQA v2, entry for entry as published. Raises `RunError` for files that are not as expected."
     report, records, counts, templates = Built(read_vqa(vqa, allow_empty)), {}, {}, templates or {}
@@ -190,21 +208,26 @@ def build_meta_vqa(
         counts[question] = {answer: len(names) for answer, names in images.items()}
     order, cut = _shuffled(records), round(0.7 * len(records))
     prompts = {q: check_template(templates[q] if q in templates else question_to_prompt(q, style)) for q in order}
-    parts = {name: {q: msgspec.to_builtins(records[q]) for q in part} for name, part in (("train", order[:cut]), ("test", order[cut:]))}
+    parts = {
+        name: {q: msgspec.to_builtins(records[q]) for q in part}
+        for name, part in (("train", order[:cut]), ("test", order[cut:]))
+    }
     report.tasks = {name: len(part) for name, part in parts.items()}
     report.pairs = sum(sum(count.values()) for count in counts.values())
     report.own_prompts = len(records.keys() - templates.keys())
-    texts = {name: json.dumps(content).encode() for name, content in {**parts, "counts": counts, "prompts": prompts}.items()}
+    texts = {
+        name: json.dumps(content).encode() for name, content in {**parts, "counts": counts, "prompts": prompts}.items()
+    }
     for name, text in texts.items():
         write_atomic(Path(out) / FILES[name], text)
     return report
 
 # %% ../../nbs/1_dataset/appendix/meta_vqa.ipynb #59aa912a
 def load_meta_vqa(
-    folder: str | Path,       # published or built files; all but meta_train.json may be missing
+    folder: str | Path,  # published or built files; all but meta_train.json may be missing
     validation: float = 0.0,  # share of the meta-train tasks to set aside
-    seed: int = 0,            # of that split
-) -> Splits:                  # "train", "val" (where asked for), "test" (where its file is there)
+    seed: int = 0,  # of that split
+) -> Splits:  # "train", "val" (where asked for), "test" (where its file is there)
     "Meta-VQA's tasks with their prompts: templates of the file win, rules fill the gaps. Raises `RunError` for a broken file."
     folder = Path(folder)
     prompts = folder / FILES["prompts"]

@@ -21,13 +21,14 @@ from .tasks import Task, check_template, scan_tasks
 # %% ../../nbs/1_dataset/appendix/meta_vqa_check.ipynb #043a2a24
 class Count(Struct, frozen=True):
     "Sizes of one set of tasks."
+
     tasks: int = 0
-    support: int = 0                    # examples
-    query: int = 0                      # examples
-    images: int = 0                     # different ones
-    answers: int = 0                    # summed over tasks
+    support: int = 0  # examples
+    query: int = 0  # examples
+    images: int = 0  # different ones
+    answers: int = 0  # summed over tasks
     largest: tuple[str, int] = ("", 0)  # question with most support examples, and how many
-    widest: tuple[str, int] = ("", 0)   # question with most answers, and how many
+    widest: tuple[str, int] = ("", 0)  # question with most answers, and how many
 
     @property
     def pairs(self) -> int:
@@ -35,9 +36,11 @@ class Count(Struct, frozen=True):
         return self.support + self.query
 
     def __str__(self) -> str:
-        return (f"{self.tasks:,} tasks, {self.pairs:,} pairs ({self.support:,} support, {self.query:,} query), {self.images:,} images, "
-                f"{self.answers:,} answers; largest {self.largest[0]!r} with {self.largest[1]:,} support examples, "
-                f"widest {self.widest[0]!r} with {self.widest[1]:,} answers")
+        return (
+            f"{self.tasks:,} tasks, {self.pairs:,} pairs ({self.support:,} support, {self.query:,} query), {self.images:,} images, "
+            f"{self.answers:,} answers; largest {self.largest[0]!r} with {self.largest[1]:,} support examples, "
+            f"widest {self.widest[0]!r} with {self.widest[1]:,} answers"
+        )
 
 
 def count_tasks(tasks: Iterable[Task]) -> Count:
@@ -46,9 +49,15 @@ def count_tasks(tasks: Iterable[Task]) -> Count:
     if not tasks:
         return Count()
     largest, widest = max(tasks, key=lambda task: len(task.support)), max(tasks, key=lambda task: len(task.answers))
-    return Count(len(tasks), sum(len(task.support) for task in tasks), sum(len(task.query) for task in tasks),
-                 len({image for task in tasks for image in task.images}), sum(len(task.answers) for task in tasks),
-                 (largest.question, len(largest.support)), (widest.question, len(widest.answers)))
+    return Count(
+        len(tasks),
+        sum(len(task.support) for task in tasks),
+        sum(len(task.query) for task in tasks),
+        len({image for task in tasks for image in task.images}),
+        sum(len(task.answers) for task in tasks),
+        (largest.question, len(largest.support)),
+        (widest.question, len(widest.answers)),
+    )
 
 # %% ../../nbs/1_dataset/appendix/meta_vqa_check.ipynb #98ff3524
 def rule_problems(task: Task) -> list[str]:
@@ -62,10 +71,15 @@ def rule_problems(task: Task) -> list[str]:
         if n < 2:
             found.append(f"answers[{i}]: expected {answer!r} at least twice, got it {n} times")
         elif support[i] != round(0.7 * n):
-            found.append(f"answers[{i}]: expected {round(0.7 * n)} of the {n} entries with {answer!r} in train, got {support[i]}")
+            found.append(
+                f"answers[{i}]: expected {round(0.7 * n)} of the {n} entries with {answer!r} in train, got {support[i]}"
+            )
     for name, part in ("train", task.support), ("test", task.query):
-        found += [f"{name}[{i}]: expected an image name like COCO_train2014_000000112250, got {image!r}"
-                  for i, (image, _) in enumerate(part) if not re.fullmatch(r"COCO_(train|val)2014_\d{12}", image)]
+        found += [
+            f"{name}[{i}]: expected an image name like COCO_train2014_000000112250, got {image!r}"
+            for i, (image, _) in enumerate(part)
+            if not re.fullmatch(r"COCO_(train|val)2014_\d{12}", image)
+        ]
     return found
 
 # %% ../../nbs/1_dataset/appendix/meta_vqa_check.ipynb #35d2ad15
@@ -74,15 +88,18 @@ T = TypeVar("T")
 
 class Check(Struct):
     "What `check_meta_vqa` found; `print` it."
+
     counts: dict[str, Count] = {}  # "meta-train", "meta-test", and "all" where both are there
-    overlap: int = 0               # images of meta-test that meta-train has too
-    notes: list[str] = []          # worth knowing, nothing wrong
-    problems: list[str] = []       # each with its file and place
+    overlap: int = 0  # images of meta-test that meta-train has too
+    notes: list[str] = []  # worth knowing, nothing wrong
+    problems: list[str] = []  # each with its file and place
 
     def __str__(self) -> str:
         lines = [f"{name}: {count}" for name, count in self.counts.items()]
         if "all" in self.counts:
-            lines.append(f"overlap: {self.overlap:,} of the {self.counts['meta-test'].images:,} images of meta-test are in meta-train too")
+            lines.append(
+                f"overlap: {self.overlap:,} of the {self.counts['meta-test'].images:,} images of meta-test are in meta-train too"
+            )
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines + [f"problems: {len(self.problems)}", *self.problems])
 
@@ -109,7 +126,9 @@ class Check(Struct):
                     tasks.append(task)
                     problems = problems or rule_problems(task)
                     if not problems and counts is not None and counts.get(question) != answer_counts(task):
-                        problems = [f"expected the counts of {FILES['counts']} ({counts.get(question)}), got {answer_counts(task)}"]
+                        problems = [
+                            f"expected the counts of {FILES['counts']} ({counts.get(question)}), got {answer_counts(task)}"
+                        ]
                 self.problems += [f"{path}: task {question!r}: {problem}" for problem in problems]
         except RunError as error:
             self.problems.append(str(error))
@@ -139,8 +158,11 @@ def check_meta_vqa(
         found.counts["all"] = count_tasks(tasks)
         images = [{image for task in part for image in task.images} for part in parts.values()]
         found.overlap = len(images[0] & images[1])
-    found.problems += [f"{folder / FILES['test']}: task {question!r} is in {FILES['train']} too"
-                       for question, n in Counter(task.question for task in tasks).items() if n > 1]
+    found.problems += [
+        f"{folder / FILES['test']}: task {question!r} is in {FILES['train']} too"
+        for question, n in Counter(task.question for task in tasks).items()
+        if n > 1
+    ]
     if templates is not None:
         _check_templates(folder / FILES["prompts"], templates, tasks, found)
     return found
@@ -154,4 +176,6 @@ def _check_templates(path: Path, templates: dict[str, str], tasks: list[Task], f
             found.problems.append(f"{path}: {question!r}: {error}")
     missing = [task.question for task in tasks if task.question not in templates]
     if missing:
-        found.notes.append(f"{path} has no template for {len(missing)} questions, such as {missing[0]!r}; rules make them")
+        found.notes.append(
+            f"{path} has no template for {len(missing)} questions, such as {missing[0]!r}; rules make them"
+        )

@@ -25,22 +25,22 @@ WORDS = {  # letter -> the words it stands for; an earlier row wins
     "E": "the a an his her its their my your our some any each every all both most another one two three four five six",
     "L": "out up down off next around over away apart back",
     "P": "in on at of to from with by for under above below behind beside besides between near along across through into onto "
-         "inside outside like as about against toward towards before after during without within underneath beneath past",
+    "inside outside like as about against toward towards before after during without within underneath beneath past",
     "C": "and or but while because if than then",
     "A": "here now not currently just being also still only ahead outdoors indoors today together",
     "U": "think know believe guess",
     "S": "hanging standing sitting lying laying growing sticking coming leaning floating parked located shown pictured displayed "
-         "seen depicted featured attached hung written printed",
+    "seen depicted featured attached hung written printed",
     "J": "dominant prominent visible present missing different available main open",
     "K": "have say see do wear hold look mean represent show read feel eat use want need indicate spell contain tell stand make go "
-         "come weigh cost appear seem belong stop sit live play ride sell serve seat fit carry depict get drink fly work run take "
-         "travel advertise resemble start end face point be",
+    "come weigh cost appear seem belong stop sit live play ride sell serve seat fit carry depict get drink fly work run take "
+    "travel advertise resemble start end face point be",
     "F": "made taken worn held drawn eaten thrown lit cut built called grown kept left found told driven ridden bought sold hit "
-         "hidden broken done gone given put set shot spelled used got took gave wore won drew came went ate drove wrote threw able",
+    "hidden broken done gone given put set shot spelled used got took gave wore won drew came went ate drove wrote threw able",
     "O": "building ceiling railing wedding clothing string ring king spring thing something anything nothing everything morning "
-         "evening frosting topping icing awning stuffing swing wing sibling dressing lightning earring painting lettering "
-         "seasoning drawing carving crossing bedding siding flooring pudding duckling marking parking "
-         "bed red seed weed shed sled head reed moped",
+    "evening frosting topping icing awning stuffing swing wing sibling dressing lightning earring painting lettering "
+    "seasoning drawing carving crossing bedding siding flooring pudding duckling marking parking "
+    "bed red seed weed shed sled head reed moped",
 }
 TAGS = {word: letter for letter, words in reversed(WORDS.items()) for word in words.split()}
 
@@ -73,16 +73,17 @@ def split_words(question: str) -> list[str]:
 @dataclass(frozen=True)
 class Clause:
     "A question taken apart. As a statement: subject, aux, before, the hole, after."
-    wh: str                        # "what", "who", "how many", "how old", …; "" asks for yes or no
-    noun: tuple[str, ...] = ()     # what is asked for: ("kind", "of", "plane")
-    aux: str = ""                  # the verb that the question put in front of its subject
+
+    wh: str  # "what", "who", "how many", "how old", …; "" asks for yes or no
+    noun: tuple[str, ...] = ()  # what is asked for: ("kind", "of", "plane")
+    aux: str = ""  # the verb that the question put in front of its subject
     subject: tuple[str, ...] = ()  # empty where the answer itself is the subject
     before: tuple[str, ...] = ()
     after: tuple[str, ...] = ()
 
 # %% ../../nbs/1_dataset/appendix/prompts.ipynb #4575ff3f
-PHRASE = "[PL]+(?:[ET]+.[OXJ]*|[OXJ]+)"                                               # on the red bench
-NAME = f"(?:[ET]+A?(?:P[ET]+)?.|[^PLAETIXC])[OXJ]*(?:{PHRASE})*"                      # the boy 's dog in the picture
+PHRASE = "[PL]+(?:[ET]+.[OXJ]*|[OXJ]+)"  # on the red bench
+NAME = f"(?:[ET]+A?(?:P[ET]+)?.|[^PLAETIXC])[OXJ]*(?:{PHRASE})*"  # the boy 's dog in the picture
 SUBJECT = f"(?P<subject>I|T(?=[PLAVSFKU]|$)|{NAME}(?:[VSF](?:{PHRASE})+(?=[VSF]))?)"  # the man sitting on the bench
 ROLES = ("subject", "before", "after")
 
@@ -90,19 +91,28 @@ ROLES = ("subject", "before", "after")
 def rules(verb: str, asked: Literal["thing", "noun", "color", "manner", "truth"]) -> list[str]:
     "Patterns of what may follow the fronted auxiliary; the first that fits wins. `verb` matches a main verb."
     if asked == "truth":
-        return [f"{SUBJECT}(?P<before>{verb}.*)", "(?P<subject>I|T)(?P<before>.*)", f"(?P<subject>{NAME})(?P<before>[PLAE].*|O|J)"]
+        return [
+            f"{SUBJECT}(?P<before>{verb}.*)",
+            "(?P<subject>I|T)(?P<before>.*)",
+            f"(?P<subject>{NAME})(?P<before>[PLAE].*|O|J)",
+        ]
     if asked == "manner":
-        return [f"{SUBJECT}(?P<before>{verb}.*)", f"{SUBJECT}(?P<before>[PL]+)"]   # he | riding bikes {}
-    whole = {"thing": ["(?P<subject>[ET].[^VF]*S[^VSFKH]*(?<![PL]))"],             # the thing hanging on the wall
-             "color": ["(?P<subject>[ET].*(?:[SF](?=.)|V[ET]).*(?<![PLVSF]))"]}    # the car parked in the street
-    return ["(?P<subject>.+[OIXT][BHDM].*)"] * ("K" not in verb) + [               # the shirt that he is wearing
-        f"{SUBJECT}(?P<before>U.*)",                                               # you | think he is eating {}
-        f"{SUBJECT}(?P<before>(?:{verb}.*)?[PL]+)",                                # they | looking at {}
-        f"{SUBJECT}(?P<before>{verb}A*L*P)(?P<after>P.*)",                         # they | looking at {} | in the distance
-        *whole.get(asked, []),
-        f"{SUBJECT}(?P<before>(?:{verb}|P(?=PD))(?:A*[VSF]|O?P[KUHD])*)(?P<after>(?:[PLETIWCA].*)?)",  # he | trying to do {}
-        "(?P<subject>[IT])(?P<after>[PL].*)",                                      # it | {} | in the photo
-    ]
+        return [f"{SUBJECT}(?P<before>{verb}.*)", f"{SUBJECT}(?P<before>[PL]+)"]  # he | riding bikes {}
+    whole = {
+        "thing": ["(?P<subject>[ET].[^VF]*S[^VSFKH]*(?<![PL]))"],  # the thing hanging on the wall
+        "color": ["(?P<subject>[ET].*(?:[SF](?=.)|V[ET]).*(?<![PLVSF]))"],
+    }  # the car parked in the street
+    return (
+        ["(?P<subject>.+[OIXT][BHDM].*)"] * ("K" not in verb)
+        + [  # the shirt that he is wearing
+            f"{SUBJECT}(?P<before>U.*)",  # you | think he is eating {}
+            f"{SUBJECT}(?P<before>(?:{verb}.*)?[PL]+)",  # they | looking at {}
+            f"{SUBJECT}(?P<before>{verb}A*L*P)(?P<after>P.*)",  # they | looking at {} | in the distance
+            *whole.get(asked, []),
+            f"{SUBJECT}(?P<before>(?:{verb}|P(?=PD))(?:A*[VSF]|O?P[KUHD])*)(?P<after>(?:[PLETIWCA].*)?)",  # he | trying to do {}
+            "(?P<subject>[IT])(?P<after>[PL].*)",  # it | {} | in the photo
+        ]
+    )
 
 
 def split(words: list[str], aux: str, asked: str) -> dict[str, tuple[str, ...]]:
@@ -112,11 +122,17 @@ def split(words: list[str], aux: str, asked: str) -> dict[str, tuple[str, ...]]:
     if helper:  # a verb that no list knows: the last word before a preposition
         patterns += ["(?P<subject>[ETI].*?)(?P<before>O)(?P<after>P.*)", "(?P<subject>.+)(?P<before>O[PL]*)"]
     found = next(filter(None, (re.fullmatch(pattern, tag(words)) for pattern in patterns)), None)
-    spans = {role: found.span(role) for role in ROLES if role in found.re.groupindex} if found else {"subject": (0, len(words))}
+    spans = (
+        {role: found.span(role) for role in ROLES if role in found.re.groupindex}
+        if found
+        else {"subject": (0, len(words))}
+    )
     return {role: tuple(words[a:b]) for role, (a, b) in spans.items()}
 
 # %% ../../nbs/1_dataset/appendix/prompts.ipynb #7b796364
-LOOKS = set("color colors colour colours shape size gender ethnicity race nationality".split())  # said of a thing by "is"
+LOOKS = set(
+    "color colors colour colours shape size gender ethnicity race nationality".split()
+)  # said of a thing by "is"
 
 
 def asked_for(wh: str, noun: list[str]) -> Literal["thing", "noun", "color", "manner"]:
@@ -138,7 +154,7 @@ def is_inverted(wh: str, noun: list[str], aux: str, rest: list[str]) -> bool:
     if kind != "B" or wh.startswith("how"):
         return False
     if noun and noun[-1].lower() in LOOKS:
-        return tags[0] == "O"                                         # what color are horses
+        return tags[0] == "O"  # what color are horses
     return bool(re.match("O+(?:XO+)?(?:[VF](?!O)|S.*[PL]$|[PL]+$)", tags))  # what are people doing
 
 # %% ../../nbs/1_dataset/appendix/prompts.ipynb #cdc4d35d
@@ -167,7 +183,7 @@ def bare_clause(wh: str, rest: list[str]) -> Clause | None:
     verb = next((i for i, word in enumerate(rest[:-1]) if looks_like_verb(word, not i) or tags[i + 1] in "ETI"), None)
     if verb is None and wh in {"what", "which", "whose"}:
         return None if tags[-1] in "PL" else Clause("what", (), "is", ("the", *rest))  # What color?
-    return Clause(wh, tuple(rest[:verb or 0]), after=tuple(rest[verb or 0:]))
+    return Clause(wh, tuple(rest[: verb or 0]), after=tuple(rest[verb or 0 :]))
 
 # %% ../../nbs/1_dataset/appendix/prompts.ipynb #d053b601
 def parse(question: str) -> Clause | None:
@@ -182,11 +198,11 @@ def parse(question: str) -> Clause | None:
     if not opening:  # the man is holding what
         return Clause("what", before=tuple(words[:-1])) if re.fullmatch("[^W]+W", tags) else None
     preposition, aside = (words[slice(*opening.span(i))] if opening[i] else [] for i in (1, 2))
-    wh, rest = ask_word(words[opening.end():])
+    wh, rest = ask_word(words[opening.end() :])
     cut = re.search("[BHDM]", tag(rest))
     if not cut:
         return bare_clause(wh, rest)
-    noun, aux, rest = rest[:cut.start()], rest[cut.start()].lower(), rest[cut.end():]
+    noun, aux, rest = rest[: cut.start()], rest[cut.start()].lower(), rest[cut.end() :]
     if noun and tag(noun)[0] in "ETI" and rest:  # what the man is holding
         noun, rest = [], noun + rest
     if not rest or not is_inverted(wh, noun, aux, rest):
@@ -206,7 +222,7 @@ def published_hole(clause: Clause) -> list[str]:
         return ["{}"]
     if len(noun) > 1 and noun[0] in LOOKS:
         return ["{}", *noun[1:]]
-    return ["{}", *noun[re.search("P|X|$", tag(noun)).start():]]
+    return ["{}", *noun[re.search("P|X|$", tag(noun)).start() :]]
 
 
 def published(c: Clause) -> str:
@@ -224,8 +240,19 @@ def published(c: Clause) -> str:
     return " ".join(words).lower()
 
 # %% ../../nbs/1_dataset/appendix/prompts.ipynb #832a94a3
-RELATIONAL = set("number brand breed make model size age name material pattern type style".split())  # the number of the train
-TIMES = {"year": "in", "month": "in", "season": "in", "century": "in", "decade": "in", "city": "in", "country": "in", "day": "on"}
+RELATIONAL = set(
+    "number brand breed make model size age name material pattern type style".split()
+)  # the number of the train
+TIMES = {
+    "year": "in",
+    "month": "in",
+    "season": "in",
+    "century": "in",
+    "decade": "in",
+    "city": "in",
+    "country": "in",
+    "day": "on",
+}
 
 
 def third_person(verb: str) -> str:
@@ -236,7 +263,15 @@ def third_person(verb: str) -> str:
 
 def is_plural(noun: str) -> bool:
     "By its ending, but for the few that pictures are full of."
-    return bool(re.search("[^suis]s$", noun)) or noun in {"people", "men", "women", "children", "feet", "teeth", "sheep"}
+    return bool(re.search("[^suis]s$", noun)) or noun in {
+        "people",
+        "men",
+        "women",
+        "children",
+        "feet",
+        "teeth",
+        "sheep",
+    }
 
 
 def predicate(c: Clause) -> tuple[list[str], list[str]]:
@@ -258,13 +293,13 @@ def about_noun(c: Clause, noun: list[str], subject: list[str], verbs: list[str],
     name = ["the", *(noun[1:] if noun and noun[0] in LOOKS and len(noun) > 1 else noun)]
     head = noun[re.search("P|$", tag(noun)).start() - 1] if noun else ""
     be = "are" if is_plural(head) else "is"
-    if subject and not c.before:                                      # what color is the bowl, what breed is the dog
+    if subject and not c.before:  # what color is the bowl, what breed is the dog
         pronoun = len(subject) == 1 and tag(subject) in "IT"
         if pronoun and compound:
             return [*name, *after, be, "{}"]
         if not pronoun and head in RELATIONAL and not compound:
             return [*name, "of", *subject, be, "{}", *after]
-    elif subject and compound:                                        # the kind of shoes he is wearing is {}
+    elif subject and compound:  # the kind of shoes he is wearing is {}
         return [*name, *subject, *verbs, *after, be, "{}"]
     elif not subject and (compound or head in RELATIONAL and tag(after)[:1] in {"P", "L"}):
         reduced = tag([c.aux]) == "B" and tag(after)[:1] in set("PLVSFJA")
@@ -276,7 +311,9 @@ def grammatical(c: Clause) -> str:
     "The same statement in English that a person would write."
     if c.noun and asked_for(c.wh, []) == "manner":  # where in the house
         c = replace(c, noun=(), after=(*c.noun, *c.after))
-    if c.wh == "what" and not c.noun and "like" in (*c.before, *c.subject[2:3]) and len(c.before) < 2:  # the weather like
+    if (
+        c.wh == "what" and not c.noun and "like" in (*c.before, *c.subject[2:3]) and len(c.before) < 2
+    ):  # the weather like
         c = replace(c, before=(), subject=tuple(word for word in c.subject if word != "like"))
     noun, subject, after, last = list(c.noun), list(c.subject), list(c.after), c.noun[-1] if c.noun else ""
     verbs, before = predicate(c)
@@ -304,9 +341,11 @@ def grammatical(c: Clause) -> str:
 
 # %% ../../nbs/1_dataset/appendix/prompts.ipynb #5e01af8e
 def question_to_prompt(
-    question: str,                                             # any English question; braces in it are dropped
-    style: Literal["published", "grammatical"] = "published", # word for word as the paper's templates, or proper English
-) -> str:                                                      # a statement with exactly one {}
+    question: str,  # any English question; braces in it are dropped
+    style: Literal[
+        "published", "grammatical"
+    ] = "published",  # word for word as the paper's templates, or proper English
+) -> str:  # a statement with exactly one {}
     "Turn a question into a statement with a hole for the answer; what no rule fits becomes the question and a hole."
     styles = {"published": published, "grammatical": grammatical}
     if style not in styles:

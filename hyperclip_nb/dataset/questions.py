@@ -14,31 +14,49 @@ from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
-from msgspec import Struct
 import numpy as np
 import torch
+from msgspec import Struct
 
 from ..core.files import fingerprint, load_tensors, save_tensors, sha256_of
-from .scenes import CATEGORIES, GLYPHS, NOUNS, PLACES, SIDE, THINGS, Noun, Scene, Tape, Thing, draw_scene
+from hyperclip_nb.dataset.scenes import (
+    CATEGORIES,
+    GLYPHS,
+    NOUNS,
+    PLACES,
+    SIDE,
+    THINGS,
+    Noun,
+    Scene,
+    Tape,
+    Thing,
+    draw_scene,
+)
 from .tasks import Splits, Task
 from .worlds import ATTRIBUTES, Wish, World, company
 
 # %% ../../nbs/1_dataset/03_questions.ipynb #caa5ae05
-AT = {"center": "in the center", "left": "on the left", "right": "on the right", "top": "at the top", "bottom": "at the bottom"} | {
-    corner: f"in the {corner} corner" for corner in PLACES if " " in corner}
+AT = {
+    "center": "in the center",
+    "left": "on the left",
+    "right": "on the right",
+    "top": "at the top",
+    "bottom": "at the bottom",
+} | {corner: f"in the {corner} corner" for corner in PLACES if " " in corner}
 SIDES = ("left", "right", "top", "bottom")
 
 
 class Family(Struct, frozen=True, kw_only=True):
     "One kind of question: its words, its answers, and what its pictures must be like."
+
     name: str
-    ask: Callable[[Noun, str], str]            # (noun, " on the left" or "") -> the question
-    tell: Callable[[Noun, str, str], str]      # (noun, the same, answer) -> the statement that gives this answer
+    ask: Callable[[Noun, str], str]  # (noun, " on the left" or "") -> the question
+    tell: Callable[[Noun, str, str], str]  # (noun, the same, answer) -> the statement that gives this answer
     answers: Callable[[str], tuple[str, ...]]  # subject -> answers in a fixed order
-    read: Callable[[Scene, Thing], str]        # the answer, from the scene and the thing asked about
-    wish: Wish = Wish()                        # what a scene must be like
-    sides: int = 0                             # how many wordings name a side of the picture
-    categories: bool = False                   # is it also asked about categories?
+    read: Callable[[Scene, Thing], str]  # the answer, from the scene and the thing asked about
+    wish: Wish = Wish()  # what a scene must be like
+    sides: int = 0  # how many wordings name a side of the picture
+    categories: bool = False  # is it also asked about categories?
 
 # %% ../../nbs/1_dataset/03_questions.ipynb #97b68857
 _ROOMY = tuple(place for place in PLACES if " " not in place)  # a corner is too small for six copies
@@ -57,46 +75,107 @@ def _a(answer: str) -> str:
     return NOUNS.get(answer, Noun(answer, "")).counted()
 
 
-FAMILIES = {family.name: family for family in (
-    Family(name="color", sides=2, categories=True, answers=_one_of("color"), read=lambda scene, thing: thing.color,
-           ask=lambda noun, at: f"What color {noun.be} the {noun.one}{at}?",
-           tell=lambda noun, at, answer: f"the {noun.one}{at} {noun.be} {answer}"),
-    Family(name="count", sides=1, categories=True, wish=Wish(places=_ROOMY, many=True), answers=_one_of("count"),
-           read=lambda scene, thing: thing.count,
-           ask=lambda noun, at: f"How many {noun.many} are {at.strip() or 'there'}?",
-           tell=lambda noun, at, answer: f"there {'is' if answer == 'one' else 'are'} {noun.counted(answer)}{at}"),
-    Family(name="size", sides=1, categories=True, answers=_one_of("size"), read=lambda scene, thing: thing.size,
-           ask=lambda noun, at: f"What size {noun.be} the {noun.one}{at}?",
-           tell=lambda noun, at, answer: f"the {noun.one}{at} {noun.be} {answer}"),
-    Family(name="pattern", categories=True, answers=_one_of("pattern"), read=lambda scene, thing: scene.pattern,
-           ask=lambda noun, at: f"What is the pattern behind the {noun.one}?",
-           tell=lambda noun, at, answer: f"the pattern behind the {noun.one} is {answer}"),
-    Family(name="background", categories=True, answers=_one_of("background"), read=lambda scene, thing: scene.background,
-           ask=lambda noun, at: f"What color is the background behind the {noun.one}?",
-           tell=lambda noun, at, answer: f"the background behind the {noun.one} is {answer}"),
-    Family(name="pose", sides=1, answers=_one_of("pose"), read=lambda scene, thing: thing.pose,
-           ask=lambda noun, at: f"Which way {noun.be} the {noun.one}{at} turned?",
-           tell=lambda noun, at, answer: f"the {noun.one}{at} {noun.be} {answer if answer.startswith('up') else 'turned ' + answer}"),
-    Family(name="place", categories=True, answers=_one_of("place"), read=lambda scene, thing: thing.place,
-           ask=lambda noun, at: f"Where {noun.be} the {noun.one}?",
-           tell=lambda noun, at, answer: f"the {noun.one} {noun.be} {AT.get(answer, answer)}"),
-    Family(name="beside", wish=Wish(places=("left", "right"), single_others=True, readable=True), answers=company,
-           read=lambda scene, thing: _neighbor(scene, thing).name,
-           ask=lambda noun, at: f"What is next to the {noun.one}?",
-           tell=lambda noun, at, answer: f"the {noun.one} {noun.be} next to {_a(answer)}"),
-    Family(name="stacked", wish=Wish(places=("top", "bottom"), single_others=True, readable=True), answers=company,
-           read=lambda scene, thing: _neighbor(scene, thing).name,
-           ask=lambda noun, at: f"What is above or below the {noun.one}?",
-           tell=lambda noun, at, answer: f"the {noun.one} {noun.be} above or below {_a(answer)}"),
-    Family(name="neighbor", wish=Wish(places=("left", "right"), single_others=True), answers=_one_of("color"),
-           read=lambda scene, thing: _neighbor(scene, thing).color,
-           ask=lambda noun, at: f"What color is the thing next to the {noun.one}?",
-           tell=lambda noun, at, answer: f"the thing next to the {noun.one} is {answer}"),
-    Family(name="which", sides=4, categories=True, wish=Wish(readable=True), answers=lambda category: CATEGORIES[category],
-           read=lambda scene, thing: thing.name,
-           ask=lambda noun, at: f"Which {noun.one} is {at.strip() or 'this'}?",
-           tell=lambda noun, at, answer: f"{f'the {noun.one}{at}' if at else f'this {noun.one}'} is {_a(answer)}"),
-)}
+FAMILIES = {
+    family.name: family
+    for family in (
+        Family(
+            name="color",
+            sides=2,
+            categories=True,
+            answers=_one_of("color"),
+            read=lambda scene, thing: thing.color,
+            ask=lambda noun, at: f"What color {noun.be} the {noun.one}{at}?",
+            tell=lambda noun, at, answer: f"the {noun.one}{at} {noun.be} {answer}",
+        ),
+        Family(
+            name="count",
+            sides=1,
+            categories=True,
+            wish=Wish(places=_ROOMY, many=True),
+            answers=_one_of("count"),
+            read=lambda scene, thing: thing.count,
+            ask=lambda noun, at: f"How many {noun.many} are {at.strip() or 'there'}?",
+            tell=lambda noun, at, answer: f"there {'is' if answer == 'one' else 'are'} {noun.counted(answer)}{at}",
+        ),
+        Family(
+            name="size",
+            sides=1,
+            categories=True,
+            answers=_one_of("size"),
+            read=lambda scene, thing: thing.size,
+            ask=lambda noun, at: f"What size {noun.be} the {noun.one}{at}?",
+            tell=lambda noun, at, answer: f"the {noun.one}{at} {noun.be} {answer}",
+        ),
+        Family(
+            name="pattern",
+            categories=True,
+            answers=_one_of("pattern"),
+            read=lambda scene, thing: scene.pattern,
+            ask=lambda noun, at: f"What is the pattern behind the {noun.one}?",
+            tell=lambda noun, at, answer: f"the pattern behind the {noun.one} is {answer}",
+        ),
+        Family(
+            name="background",
+            categories=True,
+            answers=_one_of("background"),
+            read=lambda scene, thing: scene.background,
+            ask=lambda noun, at: f"What color is the background behind the {noun.one}?",
+            tell=lambda noun, at, answer: f"the background behind the {noun.one} is {answer}",
+        ),
+        Family(
+            name="pose",
+            sides=1,
+            answers=_one_of("pose"),
+            read=lambda scene, thing: thing.pose,
+            ask=lambda noun, at: f"Which way {noun.be} the {noun.one}{at} turned?",
+            tell=lambda noun, at, answer: (
+                f"the {noun.one}{at} {noun.be} {answer if answer.startswith('up') else 'turned ' + answer}"
+            ),
+        ),
+        Family(
+            name="place",
+            categories=True,
+            answers=_one_of("place"),
+            read=lambda scene, thing: thing.place,
+            ask=lambda noun, at: f"Where {noun.be} the {noun.one}?",
+            tell=lambda noun, at, answer: f"the {noun.one} {noun.be} {AT.get(answer, answer)}",
+        ),
+        Family(
+            name="beside",
+            wish=Wish(places=("left", "right"), single_others=True, readable=True),
+            answers=company,
+            read=lambda scene, thing: _neighbor(scene, thing).name,
+            ask=lambda noun, at: f"What is next to the {noun.one}?",
+            tell=lambda noun, at, answer: f"the {noun.one} {noun.be} next to {_a(answer)}",
+        ),
+        Family(
+            name="stacked",
+            wish=Wish(places=("top", "bottom"), single_others=True, readable=True),
+            answers=company,
+            read=lambda scene, thing: _neighbor(scene, thing).name,
+            ask=lambda noun, at: f"What is above or below the {noun.one}?",
+            tell=lambda noun, at, answer: f"the {noun.one} {noun.be} above or below {_a(answer)}",
+        ),
+        Family(
+            name="neighbor",
+            wish=Wish(places=("left", "right"), single_others=True),
+            answers=_one_of("color"),
+            read=lambda scene, thing: _neighbor(scene, thing).color,
+            ask=lambda noun, at: f"What color is the thing next to the {noun.one}?",
+            tell=lambda noun, at, answer: f"the thing next to the {noun.one} is {answer}",
+        ),
+        Family(
+            name="which",
+            sides=4,
+            categories=True,
+            wish=Wish(readable=True),
+            answers=lambda category: CATEGORIES[category],
+            read=lambda scene, thing: thing.name,
+            ask=lambda noun, at: f"Which {noun.one} is {at.strip() or 'this'}?",
+            tell=lambda noun, at, answer: f"{f'the {noun.one}{at}' if at else f'this {noun.one}'} is {_a(answer)}",
+        ),
+    )
+}
 
 # %% ../../nbs/1_dataset/03_questions.ipynb #1133fd93
 def slug(text: str) -> str:
@@ -115,9 +194,10 @@ def _wish(family: str, side: str, of_category: bool) -> Wish:
 # %% ../../nbs/1_dataset/03_questions.ipynb #7f4c403e
 class Question(Struct, frozen=True):
     "A question about a subject: a thing, or whatever is there of a category."
+
     family: str
-    subject: str     # a thing or a category
-    side: str = ""   # where the subject is said to be: "left", "right", "top", "bottom", or nowhere in particular
+    subject: str  # a thing or a category
+    side: str = ""  # where the subject is said to be: "left", "right", "top", "bottom", or nowhere in particular
 
     @property
     def text(self) -> str:
@@ -172,21 +252,26 @@ def questions() -> tuple[Question, ...]:
 # %% ../../nbs/1_dataset/03_questions.ipynb #53a5d51f
 @cache
 def _catalogue() -> dict[str, Question]:
-    return {slug(q.text): q for family in FAMILIES.values() for subject in (*THINGS, *CATEGORIES) if _askable(family, subject)
-            for q in (Question(family.name, subject, side) for side in ("", *(SIDES if family.sides else ())))}
+    return {
+        slug(q.text): q
+        for family in FAMILIES.values()
+        for subject in (*THINGS, *CATEGORIES)
+        if _askable(family, subject)
+        for q in (Question(family.name, subject, side) for side in ("", *(SIDES if family.sides else ())))
+    }
 
 
 def find_question(
-    text: str,             # free text; case, punctuation and British spelling don't matter
-) -> Question | None:      # None if no family words it so
+    text: str,  # free text; case, punctuation and British spelling don't matter
+) -> Question | None:  # None if no family words it so
     "The question that a text asks."
     return _catalogue().get(slug(text).replace("colour", "color"))
 
 # %% ../../nbs/1_dataset/03_questions.ipynb #f9c5b12b
 def prompts_for(
-    text: str,                 # any question
-    answers: Sequence[str],    # any answers
-) -> tuple[str, ...]:          # one prompt per answer
+    text: str,  # any question
+    answers: Sequence[str],  # any answers
+) -> tuple[str, ...]:  # one prompt per answer
     "Statements for CLIP's text tower: the family's own where the wording is known, else question and answer."
     if not slug(text):
         raise ValueError(f"expected a question, got {text!r}")
@@ -203,8 +288,8 @@ def image_id(world_seed: int, question: Question, number: int) -> str:
 
 
 def scene_of(
-    image: str,                             # an image id
-) -> tuple[Question, Scene, str, Tape]:     # the question, the scene, the answer, and the tape to draw it with
+    image: str,  # an image id
+) -> tuple[Question, Scene, str, Tape]:  # the question, the scene, the answer, and the tape to draw it with
     "All about a picture from its id alone. Raises `ValueError` for an id that names no picture."
     match = _ID.fullmatch(image)
     question = match and _catalogue().get(match[2])
@@ -215,8 +300,8 @@ def scene_of(
 
 # %% ../../nbs/1_dataset/03_questions.ipynb #3b769ab7
 def draw_images(
-    ids: Sequence[str],    # N image ids
-) -> np.ndarray:           # uint8 [N, 64, 64, 3]
+    ids: Sequence[str],  # N image ids
+) -> np.ndarray:  # uint8 [N, 64, 64, 3]
     "Draw pictures, each from its id alone. Raises `ValueError` for an id that names no picture."
     images = np.empty((len(ids), SIDE, SIDE, 3), np.uint8)
     for i, image in enumerate(ids):
@@ -232,14 +317,16 @@ def split_cells(
     world_seed: int,
 ) -> dict[str, str]:  # cell -> "train", "val" or "test"
     "Deal the cells of every family evenly, so that each held-out question has relatives in training."
-    tape, split, golden = Tape("split", world_seed), {}, (5 ** 0.5 - 1) / 2
+    tape, split, golden = Tape("split", world_seed), {}, (5**0.5 - 1) / 2
     for family in FAMILIES.values():
         spot = tape()
         for category in tape.shuffled(list(CATEGORIES)):
             for subject in tape.shuffled([*CATEGORIES[category], category]):
                 if _askable(family, subject):
                     spot = (spot + golden) % 1
-                    split[f"{subject}/{family.name}"] = "test" if spot < TEST else "val" if spot < TEST + VALIDATION else "train"
+                    split[f"{subject}/{family.name}"] = (
+                        "test" if spot < TEST else "val" if spot < TEST + VALIDATION else "train"
+                    )
     return split
 
 # %% ../../nbs/1_dataset/03_questions.ipynb #35c46dd8
@@ -252,8 +339,8 @@ def _names(question: Question, world_seed: int, images: int) -> list[str]:
 def list_labels(
     question: Question,
     world_seed: int,
-    images: int,   # how many pictures
-) -> list[int]:    # positions in `question.answers`
+    images: int,  # how many pictures
+) -> list[int]:  # positions in `question.answers`
     "The right answers for the question's pictures."
     world, number = World.of(world_seed), {answer: i for i, answer in enumerate(question.answers)}
     return [number[question.scene(world, Tape(name))[1]] for name in _names(question, world_seed, images)]
@@ -262,26 +349,35 @@ def list_labels(
 def make_task(
     question: Question,
     world_seed: int,
-    support: int = 50,   # labelled images to adapt on
-    query: int = 25,     # labelled images to score on
+    support: int = 50,  # labelled images to adapt on
+    query: int = 25,  # labelled images to score on
     labels: Sequence[int] | None = None,  # if they are known already
 ) -> Task:
     "A question with its labelled images; nothing is drawn yet."
     labels = list_labels(question, world_seed, support + query) if labels is None else labels
     examples = list(zip(_names(question, world_seed, len(labels)), labels))
-    return Task(question=question.text, answers=question.answers, prompts=tuple(map(question.prompt, question.answers)),
-                support=tuple(examples[:support]), query=tuple(examples[support:]), family=question.family, cell=question.cell)
+    return Task(
+        question=question.text,
+        answers=question.answers,
+        prompts=tuple(map(question.prompt, question.answers)),
+        support=tuple(examples[:support]),
+        query=tuple(examples[support:]),
+        family=question.family,
+        cell=question.cell,
+    )
 
 # %% ../../nbs/1_dataset/03_questions.ipynb #2e017fde
 def scenes_tasks(
     world_seed: int = 0,  # another seed: another world of the same shape
-    support: int = 50,    # labelled images per question to adapt on
-    query: int = 25,      # and to score on
+    support: int = 50,  # labelled images per question to adapt on
+    query: int = 25,  # and to score on
     labels: Sequence[Sequence[int]] | None = None,  # of `questions()`, if they are known already
-) -> Splits:              # "train", "val", "test"
+) -> Splits:  # "train", "val", "test"
     "All questions of a world as tasks, split so that no cell is on two sides."
     if world_seed < 0 or support < 1 or query < 1:
-        raise ValueError(f"expected a seed >= 0 and at least one image to adapt on and to score on, got {world_seed}, {support}, {query}")
+        raise ValueError(
+            f"expected a seed >= 0 and at least one image to adapt on and to score on, got {world_seed}, {support}, {query}"
+        )
     splits, cells = {"train": [], "val": [], "test": []}, split_cells(world_seed)
     for question, known in zip(questions(), labels or [None] * len(questions())):
         splits[cells[question.cell]].append(make_task(question, world_seed, support, query, known))
@@ -289,16 +385,19 @@ def scenes_tasks(
 
 # %% ../../nbs/1_dataset/03_questions.ipynb #b71b4969
 def kept_labels(
-    path: str | Path,      # a safetensors file, made if it isn't there
+    path: str | Path,  # a safetensors file, made if it isn't there
     world_seed: int = 0,
-    images: int = 75,      # of each question
-) -> list[list[int]]:      # one list for each of `questions()`
+    images: int = 75,  # of each question
+) -> list[list[int]]:  # one list for each of `questions()`
     "Labels of all pictures of a world, listed once. Raises `RunError` for a damaged file."
-    code = fingerprint([sha256_of(find_spec(f"hyperclip_nb.dataset.{module}").origin) for module in ("scenes", "worlds", "questions")])
+    code = fingerprint(
+        [sha256_of(find_spec(f"hyperclip_nb.dataset.{module}").origin) for module in ("scenes", "worlds", "questions")]
+    )
     made_by = {"world_seed": world_seed, "images": images, "code": code}
     if Path(path).exists():
         tensors, kept = load_tensors(path)
-        if kept == made_by: return tensors["labels"].tolist()
+        if kept == made_by:
+            return tensors["labels"].tolist()
     labels = torch.tensor([list_labels(question, world_seed, images) for question in questions()], dtype=torch.int16)
     save_tensors(path, {"labels": labels}, made_by)
     return labels.tolist()

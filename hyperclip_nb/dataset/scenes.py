@@ -38,7 +38,8 @@ def plural(word: str) -> str:
 # %% ../../nbs/1_dataset/02_scenes.ipynb #9b9a1123
 class Noun(Struct, frozen=True):
     "A word that knows its plural, and so how to stand in a sentence."
-    one: str   # "mouse"
+
+    one: str  # "mouse"
     many: str  # "mice"; the same as `one` for what comes in pairs, like scissors
 
     @property
@@ -53,7 +54,7 @@ class Noun(Struct, frozen=True):
 
     def counted(
         self,
-        count: str = "a",      # a number word, or "a" for the indefinite article
+        count: str = "a",  # a number word, or "a" for the indefinite article
         adjectives: str = "",  # words between the number and the noun
     ) -> str:
         "With an article or a number: an arrow, two red mice, a pair of scissors."
@@ -64,10 +65,11 @@ class Noun(Struct, frozen=True):
 # %% ../../nbs/1_dataset/02_scenes.ipynb #22f7371f
 class Glyph(Struct, frozen=True):
     "How one kind of thing is drawn."
+
     character: str  # in DejaVu Sans
-    stroke: int     # thickening in pixels at 150 px
-    poses: bool     # whether a person can tell which way it is turned
-    turn: int = 0   # degrees counter-clockwise that set it upright
+    stroke: int  # thickening in pixels at 150 px
+    poses: bool  # whether a person can tell which way it is turned
+    turn: int = 0  # degrees counter-clockwise that set it upright
 
 # %% ../../nbs/1_dataset/02_scenes.ipynb #5a916eb2
 # category: its things as "name character stroke", with a ! for those that have poses
@@ -79,14 +81,21 @@ _THINGS = {
     "plant": "clover ☘ 0 !, flower ✿ 0, daisy ❁ 1, tulip ⚘ 3 !, leaf ❧ 0, lily ⚜ 1 !",
     "tool": "scissors ✂ 4, gear ⚙ 1, pencil ✎ 3, pen ✒ 1, key ⚷ 5 !, scales ⚖ 3 !, magnifying glass ⚲ 6 !",
     "household item": "cup ☕ 4 !, umbrella ☂ 0 !, telephone ☎ 0 !, envelope ✉ 3, keyboard ⌨ 0, vase ⚱ 4 !, "
-                      "clock ◷ 4, window ⊞ 4",
+    "clock ◷ 4, window ⊞ 4",
     "travel symbol": "airplane ✈ 0 !, anchor ⚓ 2 !, flag ⚑ 1 !, house ⌂ 6 !, wheelchair ♿ 1 !, arrow ➡ 0 !, hot spring ♨ 3 !",
     "sign": "skull ☠ 2 !, radiation sign ☢ 0, biohazard sign ☣ 2, warning triangle ⚠ 3 !, question mark ? 6 !, check mark ✔ 0, "
-            "recycling sign ♻ 0, music note ♫ 2 !",
+    "recycling sign ♻ 0, music note ♫ 2 !",
 }
 
 # %% ../../nbs/1_dataset/02_scenes.ipynb #7e864f6a
-_PLURALS = {"mouse": "mice", "snowman": "snowmen", "leaf": "leaves", "die": "dice", "scissors": "scissors", "scales": "scales"}
+_PLURALS = {
+    "mouse": "mice",
+    "snowman": "snowmen",
+    "leaf": "leaves",
+    "die": "dice",
+    "scissors": "scissors",
+    "scales": "scales",
+}
 _TURNS = {"airplane": 90, "arrow": 90}
 
 
@@ -106,7 +115,12 @@ CATEGORY = {name: category for category, names in CATEGORIES.items() for name in
 NOUNS = {name: Noun(name, _PLURALS.get(name) or plural(name)) for name in (*THINGS, *CATEGORIES)}
 
 # %% ../../nbs/1_dataset/02_scenes.ipynb #7f5349b7
-POSES = {"upright": 0, "upside down": 180, "left": 90, "right": -90}  # degrees counter-clockwise; "left": its top points to the left
+POSES = {
+    "upright": 0,
+    "upside down": 180,
+    "left": 90,
+    "right": -90,
+}  # degrees counter-clockwise; "left": its top points to the left
 
 
 @cache
@@ -131,9 +145,9 @@ def glyph_image(name: str) -> Image.Image:
 @cache
 def glyph_mask(
     name: str,
-    side: int,               # pixels
+    side: int,  # pixels
     pose: str = "upright",
-) -> np.ndarray:             # int32 [side, side, 1], 0-255
+) -> np.ndarray:  # int32 [side, side, 1], 0-255
     "How much of each pixel the thing covers."
     small = glyph_image(name).resize((side, side), Image.Resampling.LANCZOS).rotate(POSES[pose])
     return np.asarray(small, np.int32)[..., None]
@@ -141,14 +155,16 @@ def glyph_mask(
 # %% ../../nbs/1_dataset/02_scenes.ipynb #340f6e6a
 def contact_sheet(
     images: Sequence[np.ndarray],  # uint8 [H, W, 3], all of one size
-    labels: Sequence[str],         # what to write beneath each; lines are broken where they must be
+    labels: Sequence[str],  # what to write beneath each; lines are broken where they must be
     columns: int = 6,
-    scale: int = 2,                # how many times as large
-    lines: int = 3,                # room for text beneath each, in lines
+    scale: int = 2,  # how many times as large
+    lines: int = 3,  # room for text beneath each, in lines
 ) -> Image.Image:
     "Pictures side by side with words beneath them."
     if len(images) != len(labels) or not len(images):
-        raise ValueError(f"expected one label for each of at least one image, got {len(images)} images and {len(labels)} labels")
+        raise ValueError(
+            f"expected one label for each of at least one image, got {len(images)} images and {len(labels)} labels"
+        )
     tall, wide = (scale * n for n in images[0].shape[:2])
     size = max(8, min(5 + 3 * scale, wide // 10))
     width, height = wide + 8, tall + lines * (size + 2) + 10
@@ -199,31 +215,60 @@ class Tape:
 
 # %% ../../nbs/1_dataset/02_scenes.ipynb #8376b559
 SIDE = 64  # pixels: width and height of every picture
-COLORS = {"red": (220, 30, 30), "orange": (244, 124, 16), "yellow": (246, 212, 16), "green": (30, 150, 50), "blue": (35, 70, 225),
-          "purple": (135, 40, 175), "pink": (250, 100, 185), "brown": (120, 70, 30), "black": (15, 15, 15), "white": (252, 252, 252)}
-BACKGROUNDS = {"white": (244, 244, 244), "black": (22, 22, 22), "gray": (150, 150, 150), "blue": (160, 205, 255),
-               "green": (165, 225, 165), "yellow": (255, 245, 180), "pink": (255, 205, 225), "brown": (156, 116, 80)}
+COLORS = {
+    "red": (220, 30, 30),
+    "orange": (244, 124, 16),
+    "yellow": (246, 212, 16),
+    "green": (30, 150, 50),
+    "blue": (35, 70, 225),
+    "purple": (135, 40, 175),
+    "pink": (250, 100, 185),
+    "brown": (120, 70, 30),
+    "black": (15, 15, 15),
+    "white": (252, 252, 252),
+}
+BACKGROUNDS = {
+    "white": (244, 244, 244),
+    "black": (22, 22, 22),
+    "gray": (150, 150, 150),
+    "blue": (160, 205, 255),
+    "green": (165, 225, 165),
+    "yellow": (255, 245, 180),
+    "pink": (255, 205, 225),
+    "brown": (156, 116, 80),
+}
 PATTERNS = ("plain", "striped", "dotted", "checkered")
 SIZES = {"small": 12, "medium": 19, "large": 28}  # pixels of the longer side
 COUNTS = ("one", "two", "three", "four", "five", "six")
-BOXES = {"center": (0, 0, 64, 64), "left": (0, 0, 32, 64), "right": (32, 0, 64, 64), "top": (0, 0, 64, 32), "bottom": (0, 32, 64, 64),
-         "top left": (0, 0, 32, 32), "top right": (32, 0, 64, 32), "bottom left": (0, 32, 32, 64), "bottom right": (32, 32, 64, 64)}
+BOXES = {
+    "center": (0, 0, 64, 64),
+    "left": (0, 0, 32, 64),
+    "right": (32, 0, 64, 64),
+    "top": (0, 0, 64, 32),
+    "bottom": (0, 32, 64, 64),
+    "top left": (0, 0, 32, 32),
+    "top right": (32, 0, 64, 32),
+    "bottom left": (0, 32, 32, 64),
+    "bottom right": (32, 32, 64, 64),
+}
 PLACES = tuple(BOXES)
 LAYOUTS = (("center",), ("left", "right"), ("top", "bottom"), ("top left", "top right", "bottom left", "bottom right"))
 
 # %% ../../nbs/1_dataset/02_scenes.ipynb #006301d7
 class Thing(Struct, frozen=True):
     "One thing in a scene, or several copies of it side by side."
+
     name: str
     color: str
     place: str
-    size: str = "medium"   # of a single one; copies are as large as fits
+    size: str = "medium"  # of a single one; copies are as large as fits
     count: str = "one"
     pose: str = "upright"
 
 
 class Scene(Struct, frozen=True):
     "All that can be asked about a picture."
+
     background: str
     pattern: str
     things: tuple[Thing, ...]  # the first is the one that the scene was made for
@@ -235,7 +280,7 @@ LEGIBLE = 150.0  # least distance between a thing's colour and its background's
 def color_distance(
     a: tuple[int, int, int],  # red, green, blue, 0-255
     b: tuple[int, int, int],
-) -> float:                   # 0-650
+) -> float:  # 0-650
     "How far apart two colours look."
     return sum(weight * (x - y) ** 2 for weight, x, y in zip((1.5, 3.0, 2.0), a, b)) ** 0.5
 
@@ -265,7 +310,9 @@ def spots(
     w, h = width // columns, height // rows
     side = min(17, w - 2, h - 2) - tape.below(2)
     cells = tape.shuffled([(i, j) for i in range(columns) for j in range(rows)])[:count]
-    return side, [(x0 + i * w + 1 + tape.below(w - side - 1), y0 + j * h + 1 + tape.below(h - side - 1)) for i, j in cells]
+    return side, [
+        (x0 + i * w + 1 + tape.below(w - side - 1), y0 + j * h + 1 + tape.below(h - side - 1)) for i, j in cells
+    ]
 
 # %% ../../nbs/1_dataset/02_scenes.ipynb #1a8387ff
 @cache
@@ -287,19 +334,21 @@ def _jittered(rgb: tuple[int, int, int], tape: Tape, by: int) -> np.ndarray:
 # %% ../../nbs/1_dataset/02_scenes.ipynb #4be82f89
 def draw_scene(
     scene: Scene,
-    tape: Tape,      # for what the scene leaves open: exact spots, shades, noise
-) -> np.ndarray:     # uint8 [64, 64, 3]
+    tape: Tape,  # for what the scene leaves open: exact spots, shades, noise
+) -> np.ndarray:  # uint8 [64, 64, 3]
     "Draw a scene, in integers only: the same tape gives the same picture on every machine."
     ground = _jittered(BACKGROUNDS[scene.background], tape, 5)
     canvas = np.empty((SIDE, SIDE, 3), np.int32)
     canvas[:] = ground
     if scene.pattern != "plain":
-        canvas += _pattern_mask(scene.pattern, tape.below(16)) * (-26 if ground.sum() > 270 else 34)  # darker, on black brighter
+        canvas += _pattern_mask(scene.pattern, tape.below(16)) * (
+            -26 if ground.sum() > 270 else 34
+        )  # darker, on black brighter
     for thing in scene.things:
         color, (side, corners) = _jittered(COLORS[thing.color], tape, 10), spots(thing, tape)
         mask = glyph_mask(thing.name, side, thing.pose)
         for x, y in corners:
-            patch = canvas[y:y + side, x:x + side]
+            patch = canvas[y : y + side, x : x + side]
             patch += (color - patch) * mask // 255
     for _ in range(2):  # the sum of two uniform numbers is a triangle: near enough to a normal one
         canvas += tape.generator.integers(-5, 6, (SIDE, SIDE, 1), dtype=np.int8)

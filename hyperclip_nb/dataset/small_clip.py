@@ -13,8 +13,8 @@ from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from open_clip.tokenizer import SimpleTokenizer
 import torch
+from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from ..core.files import RunError, read_json, sha256_of
@@ -31,7 +31,7 @@ class SmallTokenizer:
 
     def __init__(
         self,
-        pieces: Sequence[int],     # ids in CLIP's vocabulary, without start and end
+        pieces: Sequence[int],  # ids in CLIP's vocabulary, without start and end
         context_length: int = CONTEXT,  # tokens per text, start and end included
     ):
         self.base, self.pieces, self.length = clip_tokenizer(), sorted(pieces), context_length
@@ -41,13 +41,16 @@ class SmallTokenizer:
         self.fingerprint = f"{len(self.pieces)} pieces of CLIP's vocabulary, context {context_length}"
 
     @property
-    def vocab_size(self) -> int: return self.end + 1
+    def vocab_size(self) -> int:
+        return self.end + 1
 
     @classmethod
     def of(cls, texts: Iterable[str], context_length: int = CONTEXT) -> "SmallTokenizer":
         "A vocabulary of all pieces in these texts."
         base = clip_tokenizer()
-        return cls({piece for text in set(texts) for piece in base.encode(text)} - set(base.all_special_ids), context_length)
+        return cls(
+            {piece for text in set(texts) for piece in base.encode(text)} - set(base.all_special_ids), context_length
+        )
 
     def words(self, text: str) -> list[str]:
         "Words and marks, in lower case, as CLIP cuts them."
@@ -70,10 +73,14 @@ class SmallTokenizer:
         for row, text in zip(rows, texts):
             tokens = [self.start, *(token for word in self.words(text) for token in self.tokens(word)), self.end]
             if len(tokens) > self.length:
-                raise ValueError(f"expected at most {self.length - 2} tokens, got {len(tokens) - 2} in the text {text[:60]!r}…")
-            row[:len(tokens)] = torch.tensor(tokens)
+                raise ValueError(
+                    f"expected at most {self.length - 2} tokens, got {len(tokens) - 2} in the text {text[:60]!r}…"
+                )
+            row[: len(tokens)] = torch.tensor(tokens)
         if (rows == UNKNOWN).any() and (new := dict.fromkeys(word for text in texts for word in self.unknown(text))):
-            warnings.warn(f"the small CLIP doesn't know these words and reads each as 'unknown': {', '.join(new)}", stacklevel=2)
+            warnings.warn(
+                f"the small CLIP doesn't know these words and reads each as 'unknown': {', '.join(new)}", stacklevel=2
+            )
         return rows
 
 # %% ../../nbs/1_dataset/05_small_clip.ipynb #fdd30495
@@ -81,12 +88,20 @@ def small_clip_config(
     vocab_size: int,
 ) -> dict:  # arguments of `open_clip.CLIP`
     "The architecture, in open_clip's own terms."
-    return {"embed_dim": 128,
-            "vision_cfg": {"layers": [1, 1, 1, 1], "width": 16, "head_width": 64, "image_size": 64},
-            "text_cfg": {"context_length": CONTEXT, "vocab_size": vocab_size, "width": 96, "heads": 3, "layers": 2}}
+    return {
+        "embed_dim": 128,
+        "vision_cfg": {"layers": [1, 1, 1, 1], "width": 16, "head_width": 64, "image_size": 64},
+        "text_cfg": {"context_length": CONTEXT, "vocab_size": vocab_size, "width": 96, "heads": 3, "layers": 2},
+    }
 
 
-PICTURES = {"size": 64, "mean": [0.5, 0.5, 0.5], "std": [0.27, 0.27, 0.27], "interpolation": "bicubic", "resize_mode": "squash"}
+PICTURES = {
+    "size": 64,
+    "mean": [0.5, 0.5, 0.5],
+    "std": [0.27, 0.27, 0.27],
+    "interpolation": "bicubic",
+    "resize_mode": "squash",
+}
 
 # %% ../../nbs/1_dataset/05_small_clip.ipynb #624ff8b1
 ASSETS = Path(str(files("hyperclip_nb"))) / "assets"

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import open_clip
-from safetensors.torch import save_file
 import torch
-from torch import Tensor
 import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ..core.files import sha256_of, write_json
@@ -32,7 +32,7 @@ from .tasks import Splits, Task
 # %% ../../nbs/1_dataset/appendix/small_clip_training.ipynb #a502681d
 def generalise(
     text: str,
-) -> str:       # the text itself, unless it is a question about a thing
+) -> str:  # the text itself, unless it is a question about a thing
     "A question about a thing, asked about its category."
     question = find_question(text)
     if question is None or question.subject not in CATEGORY:
@@ -47,14 +47,22 @@ class Pairs(Dataset):
         self,
         tokenizer: SmallTokenizer,
         steps: int,
-        batch: int,                # pairs per step
+        batch: int,  # pairs per step
         seed: int,
-        general: float = 0.35,     # share of questions about things that are asked about the category
-        hide: float = 0.02,        # share of words that are hidden behind "unknown"
+        general: float = 0.35,  # share of questions about things that are asked about the category
+        hide: float = 0.02,  # share of words that are hidden behind "unknown"
     ):
-        self.tokenizer, self.steps, self.batch, self.seed, self.general, self.hide = tokenizer, steps, batch, seed, general, hide
+        self.tokenizer, self.steps, self.batch, self.seed, self.general, self.hide = (
+            tokenizer,
+            steps,
+            batch,
+            seed,
+            general,
+            hide,
+        )
 
-    def __len__(self) -> int: return self.steps
+    def __len__(self) -> int:
+        return self.steps
 
     def __getitem__(self, step: int) -> tuple[Tensor, Tensor]:
         if not 0 <= step < self.steps:
@@ -62,7 +70,9 @@ class Pairs(Dataset):
         seed = step_seed(self.seed, "pairs", step)
         pictures, captions = caption_batch(self.batch, seed)
         dice = torch.rand(self.batch, 1 + self.tokenizer.length, generator=torch.Generator().manual_seed(seed))
-        tokens = self.tokenizer([generalise(c) if d < self.general else c for c, d in zip(captions, dice[:, 0].tolist())])
+        tokens = self.tokenizer(
+            [generalise(c) if d < self.general else c for c, d in zip(captions, dice[:, 0].tolist())]
+        )
         words = (tokens != PADDING) & (tokens < self.tokenizer.start)
         return torch.from_numpy(pictures), tokens.masked_fill(words & (dice[:, 1:] < self.hide), UNKNOWN)
 
@@ -70,15 +80,18 @@ class Pairs(Dataset):
 def train_small_clip(
     tokenizer: SmallTokenizer,
     config: TrainConfig,
-    batch: int = 128,      # pairs per step
-    workers: int = 1,      # processes that draw
-    half: bool = True,     # compute in bfloat16 where that is safe: 1.4 times faster on processors that know it
+    batch: int = 128,  # pairs per step
+    workers: int = 1,  # processes that draw
+    half: bool = True,  # compute in bfloat16 where that is safe: 1.4 times faster on processors that know it
 ) -> tuple[open_clip.CLIP, list[Update]]:
     "Train from scratch; the same seed gives the same model on the same machine with the same number of threads."
     torch.manual_seed(config.seed)
     settings = small_clip_config(tokenizer.vocab_size)
     model = open_clip.CLIP(**settings).to(memory_format=torch.channels_last)
-    loss_of, normalize = open_clip.ClipLoss(), Preprocessing(PICTURES["size"], PICTURES["mean"], PICTURES["std"]).normalize
+    loss_of, normalize = (
+        open_clip.ClipLoss(),
+        Preprocessing(PICTURES["size"], PICTURES["mean"], PICTURES["std"]).normalize,
+    )
     stream = iter(DataLoader(Pairs(tokenizer, config.steps, batch, config.seed), batch_size=None, num_workers=workers))
 
     def loss(pairs: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
@@ -87,8 +100,10 @@ def train_small_clip(
             features = model(normalize(pictures), tokens)
         return loss_of(*(f.float() for f in features))
 
-    groups = [{"params": [p for p in model.parameters() if p.ndim > 1]},
-              {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}]
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1]},
+        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
     updates = []
     for update in progress(fit(groups, loss, lambda generator: next(stream), config)):
         with torch.no_grad():
@@ -97,7 +112,9 @@ def train_small_clip(
     return model.eval(), updates
 
 # %% ../../nbs/1_dataset/appendix/small_clip_training.ipynb #83bce563
-RECIPE = TrainConfig(steps=2500, lr=2e-3, clip=1.0, weight_decay=0.1, schedule="cosine", warmup=100)  # of the shipped weights
+RECIPE = TrainConfig(
+    steps=2500, lr=2e-3, clip=1.0, weight_decay=0.1, schedule="cosine", warmup=100
+)  # of the shipped weights
 
 
 def pairs_hash(tokenizer: SmallTokenizer) -> str:
@@ -117,16 +134,21 @@ def save_small_clip(
     half = {name: v.half() if v.is_floating_point() else v for name, v in model.state_dict().items()}
     save_file({name: v.contiguous() for name, v in half.items()}, folder / WEIGHTS)
     (folder / WEIGHTS).chmod(0o644)
-    write_json(folder / "open_clip_config.json", {"model_cfg": small_clip_config(tokenizer.vocab_size), "preprocess_cfg": PICTURES})
-    write_json(folder / "small_clip.json", {"sha256": sha256_of(folder / WEIGHTS), "pieces": tokenizer.pieces, **record})
+    write_json(
+        folder / "open_clip_config.json",
+        {"model_cfg": small_clip_config(tokenizer.vocab_size), "preprocess_cfg": PICTURES},
+    )
+    write_json(
+        folder / "small_clip.json", {"sha256": sha256_of(folder / WEIGHTS), "pieces": tokenizer.pieces, **record}
+    )
 
 # %% ../../nbs/1_dataset/appendix/small_clip_training.ipynb #432244c2
 def retrieval_accuracy(
     encoder: ClipEncoder,
     batches: int = 20,
-    batch: int = 128,     # pairs among which the right one is to be found
-    seed: int = 1,        # of scenes that no training saw
-) -> float:               # share, mean of both directions
+    batch: int = 128,  # pairs among which the right one is to be found
+    seed: int = 1,  # of scenes that no training saw
+) -> float:  # share, mean of both directions
     "How often a picture finds its caption and a caption its picture."
     hits = []
     for i in range(batches):
@@ -139,7 +161,7 @@ def retrieval_accuracy(
 def zero_shot_accuracy(
     encoder: ClipEncoder,
     tasks: Sequence[Task],
-) -> dict[str, float]:     # question -> share of its query images answered rightly
+) -> dict[str, float]:  # question -> share of its query images answered rightly
     "CLIP without any adaptation: the answer whose prompt has the highest cosine with the picture."
     scores = {}
     for task in tasks:
@@ -151,10 +173,10 @@ def zero_shot_accuracy(
 
 
 def nearest_questions(
-    asked: Tensor,   # [Q, E] embeddings of questions
-    known: Tensor,   # [K, E] embeddings of others
+    asked: Tensor,  # [Q, E] embeddings of questions
+    known: Tensor,  # [K, E] embeddings of others
     count: int = 1,
-) -> Tensor:         # [Q, count] rows of `known`, nearest first
+) -> Tensor:  # [Q, count] rows of `known`, nearest first
     "By cosine."
     return (F.normalize(asked, dim=-1) @ F.normalize(known, dim=-1).T).topk(count).indices
 
@@ -172,11 +194,19 @@ def small_clip_figures(
     "What is measured of a small CLIP, for the record."
     scores = list(zero_shot_accuracy(encoder, splits["test"]).values())
     chance = [1 / len(task.answers) for task in splits["test"]]
-    figures = {"retrieval among 128": retrieval_accuracy(encoder), "chance": sum(chance) / len(chance),
-               "zero-shot": sum(scores) / len(scores), "zero-shot, every tenth task": sum(scores[::10]) / len(scores[::10])}
+    figures = {
+        "retrieval among 128": retrieval_accuracy(encoder),
+        "chance": sum(chance) / len(chance),
+        "zero-shot": sum(scores) / len(scores),
+        "zero-shot, every tenth task": sum(scores[::10]) / len(scores[::10]),
+    }
     for pooling in "clip", "tokens":
-        test, train = (encoder.encode_texts([task.question for task in splits[part]], pooling) for part in ("test", "train"))
-        pairs = [(task, splits["train"][i]) for task, (i,) in zip(splits["test"], nearest_questions(test, train).tolist())]
+        test, train = (
+            encoder.encode_texts([task.question for task in splits[part]], pooling) for part in ("test", "train")
+        )
+        pairs = [
+            (task, splits["train"][i]) for task, (i,) in zip(splits["test"], nearest_questions(test, train).tolist())
+        ]
         for name, of in ("family", lambda task: task.family), ("category", category_of):
             figures[f"same {name}, {pooling}"] = sum(of(a) == of(b) for a, b in pairs) / len(pairs)
     return figures

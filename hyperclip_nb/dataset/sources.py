@@ -26,7 +26,15 @@ from .meta_vqa import FILES, load_meta_vqa
 from .prompts import question_to_prompt
 from .questions import draw_images, kept_labels, scenes_tasks
 from .small_clip import load_small_clip
-from .tasks import Splits, Task, fill_template, image_disjoint, leave_out, load_tasks, split_validation
+from hyperclip_nb.dataset.tasks import (
+    Splits,
+    Task,
+    fill_template,
+    image_disjoint,
+    leave_out,
+    load_tasks,
+    split_validation,
+)
 
 # %% ../../nbs/1_dataset/08_sources.ipynb #2c033598
 OWN = {"train.json": "train", "val.json": "val", "test.json": "test", "tasks.json": "test"}
@@ -34,15 +42,19 @@ OWN = {"train.json": "train", "val.json": "val", "test.json": "test", "tasks.jso
 
 def read_tasks(
     path: str | Path,  # folder with one of the layouts above, or one file of tasks
-) -> Splits:           # the splits that are there
+) -> Splits:  # the splits that are there
     "All tasks of a folder. Raises `RunError` for a broken file, for a mixture of layouts and for a question in two splits."
     path, template = Path(path), partial(question_to_prompt, style="grammatical")
     if path.is_file():
         return {"test": load_tasks(path, template)}
-    own, published = ([name for name in names if (path / name).is_file()] for names in (OWN, (FILES["train"], FILES["test"])))
+    own, published = (
+        [name for name in names if (path / name).is_file()] for names in (OWN, (FILES["train"], FILES["test"]))
+    )
     if bool(own) == bool(published) or {"test.json", "tasks.json"} <= set(own):
         found = ", ".join(published + own) or "none of them"
-        raise RunError(f"{path}: expected {FILES['train']}, or train.json, val.json and test.json, or tasks.json; found {found}")
+        raise RunError(
+            f"{path}: expected {FILES['train']}, or train.json, val.json and test.json, or tasks.json; found {found}"
+        )
     splits = load_meta_vqa(path) if published else {OWN[name]: load_tasks(path / name, template) for name in own}
     seen = {}
     for name, tasks in splits.items():
@@ -52,10 +64,15 @@ def read_tasks(
     return splits
 
 # %% ../../nbs/1_dataset/08_sources.ipynb #76b07fa4
-def _without(tasks: Sequence[Task], kept: Sequence[Task], lost: Sequence[str], why: str, report: Callable[[str], None]) -> list[Task]:
+def _without(
+    tasks: Sequence[Task], kept: Sequence[Task], lost: Sequence[str], why: str, report: Callable[[str], None]
+) -> list[Task]:
     if lost:
         examples = sum(len(task.images) for task in tasks) - sum(len(task.images) for task in kept)
-        gone = [repr(question) for question in {task.question: 0 for task in tasks}.keys() - {task.question for task in kept}]
+        gone = [
+            repr(question)
+            for question in {task.question: 0 for task in tasks}.keys() - {task.question for task in kept}
+        ]
         small = f"; too small after that and left out as a whole ({len(gone)}): {', '.join(sorted(gone)[:5])}{', …' * (len(gone) > 5)}"
         report(f"{why}: {examples:,} example(s) of {len(lost):,} task(s) left out{small if gone else ''}")
     return list(kept)
@@ -65,37 +82,46 @@ def _require(bank: FeatureBank, tasks: Iterable[Task], path: Path) -> None:
     wanted = BankIndex.of(tasks)
     for name in "images", "prompts", "questions":
         if missing := set(getattr(wanted, name)) - set(getattr(bank.index, name)):
-            raise RunError(f"{bank.folder}: expected features of the tasks in {path}, but {len(missing):,} of their "
-                           f"{len(getattr(wanted, name)):,} {name} are not there, such as {min(missing)!r}; "
-                           "make the bank from these tasks with `hyperclip_nb features`")
+            raise RunError(
+                f"{bank.folder}: expected features of the tasks in {path}, but {len(missing):,} of their "
+                f"{len(getattr(wanted, name)):,} {name} are not there, such as {min(missing)!r}; "
+                "make the bank from these tasks with `hyperclip_nb features`"
+            )
 
 # %% ../../nbs/1_dataset/08_sources.ipynb #225f1cd7
 Split = Literal["standard", "image-disjoint"]
 
 
 def open_tasks(
-    tasks: str | Path,           # folder of task files (see `read_tasks`)
-    bank: str | Path,            # folder of their features
-    split: Split = "standard",   # "image-disjoint": training tasks share no picture with validation and test tasks
-    validation: float = 0.1,     # share of the training questions to set aside, where there is no val.json
-    seed: int = 0,               # of that choice
+    tasks: str | Path,  # folder of task files (see `read_tasks`)
+    bank: str | Path,  # folder of their features
+    split: Split = "standard",  # "image-disjoint": training tasks share no picture with validation and test tasks
+    validation: float = 0.1,  # share of the training questions to set aside, where there is no val.json
+    seed: int = 0,  # of that choice
     report: Callable[[str], None] = print,  # told what is left out
 ) -> tuple[Splits, FeatureBank]:  # "train", "val", "test"; features of all of them
     "A data set for an experiment. Raises `RunError` if a split is missing or empty, and if the features are not these tasks'."
-    if split not in ("standard", "image-disjoint"): raise ValueError(f"expected split standard or image-disjoint, got {split!r}")
+    if split not in ("standard", "image-disjoint"):
+        raise ValueError(f"expected split standard or image-disjoint, got {split!r}")
     path, features, splits = Path(tasks), FeatureBank.open(bank).verify(), read_tasks(tasks)
     if absent := [name for name in ("train", "test") if not splits.get(name)]:
         raise RunError(f"{path}: expected training and test tasks, found no {' and no '.join(absent)} tasks")
     if "val" not in splits:
         splits["train"], splits["val"] = split_validation(splits["train"], validation, seed)
     if features.index.bad:
-        splits = {name: _without(part, *leave_out(part, features.index.bad), f"{name}, unreadable pictures", report)
-                  for name, part in splits.items()}
+        splits = {
+            name: _without(part, *leave_out(part, features.index.bad), f"{name}, unreadable pictures", report)
+            for name, part in splits.items()
+        }
     if split == "image-disjoint":
         held_out = splits["val"] + splits["test"]
-        splits["train"] = _without(splits["train"], *image_disjoint(splits["train"], held_out), "train, pictures of held-out tasks", report)
+        splits["train"] = _without(
+            splits["train"], *image_disjoint(splits["train"], held_out), "train, pictures of held-out tasks", report
+        )
     if empty := [name for name, part in splits.items() if not part]:
-        raise RunError(f"{path}: expected tasks to train on, to choose on and to test on, but none remain in {' and '.join(empty)}")
+        raise RunError(
+            f"{path}: expected tasks to train on, to choose on and to test on, but none remain in {' and '.join(empty)}"
+        )
     _require(features, [task for part in splits.values() for task in part], path)
     return splits, features
 
@@ -109,61 +135,79 @@ def coco_pool(
     "Every picture and every prompt that `draw_coco_tasks` can ask for, as one task."
     labels = {}
     for k in range(len(objects.names)):
-        labels |= {objects.images[i]: k for i in objects.members[objects.starts[k]:objects.starts[k + 1]]}
-    return Task(question="", answers=objects.names, prompts=tuple(fill_template(COCO_TEMPLATE, name) for name in objects.names),
-                support=tuple(labels.items()), query=())
+        labels |= {objects.images[i]: k for i in objects.members[objects.starts[k] : objects.starts[k + 1]]}
+    return Task(
+        question="",
+        answers=objects.names,
+        prompts=tuple(fill_template(COCO_TEMPLATE, name) for name in objects.names),
+        support=tuple(labels.items()),
+        query=(),
+    )
 
 # %% ../../nbs/1_dataset/08_sources.ipynb #b0e9a912
 @dataclass(frozen=True, kw_only=True)
 class MixedEpisodes:
     "What a meta-training step draws where a set's first tasks are its own and all others are extra."
-    own: int                  # how many tasks come first
-    extra: float = 0.5        # share of a batch that is drawn from the others
-    tasks: int = 32           # meta-batch size
-    support: int | None = 25  # examples per task to adapt on; None, for both: the task's own support and query set, whole
-    query: int | None = 25    # examples per task to judge the result on
+
+    own: int  # how many tasks come first
+    extra: float = 0.5  # share of a batch that is drawn from the others
+    tasks: int = 32  # meta-batch size
+    support: int | None = (
+        25  # examples per task to adapt on; None, for both: the task's own support and query set, whole
+    )
+    query: int | None = 25  # examples per task to judge the result on
 
     def __post_init__(self):
-        if (self.support is None) != (self.query is None): raise ValueError(f"expected support and query both None or neither, got {self}")
+        if (self.support is None) != (self.query is None):
+            raise ValueError(f"expected support and query both None or neither, got {self}")
         sizes = [n for n in (self.own, self.tasks, self.support, self.query) if n is not None]
-        if min(sizes) < 1: raise ValueError(f"expected at least 1 of each, got {self}")
-        if not 0 <= self.extra < 1: raise ValueError(f"expected a share of extra tasks from 0 to below 1, got {self.extra}")
+        if min(sizes) < 1:
+            raise ValueError(f"expected at least 1 of each, got {self}")
+        if not 0 <= self.extra < 1:
+            raise ValueError(f"expected a share of extra tasks from 0 to below 1, got {self.extra}")
 
     def ids(
         self,
-        count: int,                  # tasks in the whole set
+        count: int,  # tasks in the whole set
         generator: torch.Generator,
-    ) -> Tensor:                     # [tasks] positions, fewer where there are too few own tasks
+    ) -> Tensor:  # [tasks] positions, fewer where there are too few own tasks
         "Positions without repetition, own ones first; these also fill what the others are too few for."
         extra = min(round(self.extra * self.tasks), count - self.own)
-        return torch.cat([torch.randperm(self.own, generator=generator)[:self.tasks - extra],
-                          self.own + torch.randperm(count - self.own, generator=generator)[:extra]])
+        return torch.cat(
+            [
+                torch.randperm(self.own, generator=generator)[: self.tasks - extra],
+                self.own + torch.randperm(count - self.own, generator=generator)[:extra],
+            ]
+        )
 
     def draw(
         self,
-        tasks: TaskSet,              # own tasks, then extra ones
+        tasks: TaskSet,  # own tasks, then extra ones
         generator: torch.Generator,  # draws tasks and examples
     ) -> tuple[TaskBatch, TaskBatch] | tuple[Ragged, Ragged]:  # support and query sets of the same tasks
         "A mixed meta-batch, and a fresh split of each task's examples."
         ids = self.ids(len(tasks), generator).to(tasks.device)
-        if self.support is not None: return tasks.split(ids, self.support, self.query, generator)
+        if self.support is not None:
+            return tasks.split(ids, self.support, self.query, generator)
         support = tasks.ragged(ids, "support")
         return support, tasks.ragged(support.index, "query", sort=False)
 
 # %% ../../nbs/1_dataset/08_sources.ipynb #eb6ba63b
 def with_coco_tasks(
-    splits: Splits,               # of `open_tasks`
-    bank: FeatureBank,            # with the features of `coco_pool`
-    instances: str | Path,        # folder with instances_train2014.json and instances_val2014.json
-    tasks: int | None = None,     # how many; None: ten for each training task
+    splits: Splits,  # of `open_tasks`
+    bank: FeatureBank,  # with the features of `coco_pool`
+    instances: str | Path,  # folder with instances_train2014.json and instances_val2014.json
+    tasks: int | None = None,  # how many; None: ten for each training task
     seed: int = 0,
-    extra: float = 0.5,           # share of a batch that they fill
+    extra: float = 0.5,  # share of a batch that they fill
     device: str | torch.device = "cpu",
 ) -> tuple[TaskSet, MixedEpisodes]:  # what `fit_meta` takes as `tasks` and as `episodes`
     "Training tasks and extended COCO tasks for an unconditional generator. Raises `RunError` if the bank lacks their features."
     held_out = {image for name in ("val", "test") for task in splits.get(name, []) for image in task.images}
     objects = read_objects(instances, held_out | bank.index.bad.keys())
-    drawn = draw_coco_tasks(objects, 10 * len(splits["train"]) if tasks is None else tasks, seed, template=COCO_TEMPLATE)
+    drawn = draw_coco_tasks(
+        objects, 10 * len(splits["train"]) if tasks is None else tasks, seed, template=COCO_TEMPLATE
+    )
     _require(bank, drawn, Path(instances))
     return TaskSet([*splits["train"], *drawn], bank, device), MixedEpisodes(own=len(splits["train"]), extra=extra)
 
@@ -174,7 +218,9 @@ def scenes_bank(
 ) -> tuple[Splits, FeatureBank]:
     "Tasks and features of the embedded data set; the first call draws and encodes 79,050 pictures, about a minute on two cores."
     encoder, features = load_small_clip(), data_dir(data) / "features"
-    splits = scenes_tasks(world_seed, labels=kept_labels(features / f"scenes-{world_seed}-labels.safetensors", world_seed))
+    splits = scenes_tasks(
+        world_seed, labels=kept_labels(features / f"scenes-{world_seed}-labels.safetensors", world_seed)
+    )
     folder = features / f"scenes-{world_seed}-{encoder.fingerprint['weights'][:8]}"
     tasks = [task for part in splits.values() for task in part]
     with torch_threads(1):

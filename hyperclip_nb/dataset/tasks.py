@@ -25,13 +25,14 @@ Example = tuple[str, int]  # (image id, place of its answer in `answers`)
 
 class Task(Struct, frozen=True, kw_only=True):
     "A question with a closed set of answers and labelled images; it holds names, never pixels or tensors."
-    question: str                 # "" where there is none (the extended COCO tasks)
-    answers: tuple[str, ...]      # C answers, all different
-    prompts: tuple[str, ...]      # C statements, one per answer: what CLIP's text tower reads
+
+    question: str  # "" where there is none (the extended COCO tasks)
+    answers: tuple[str, ...]  # C answers, all different
+    prompts: tuple[str, ...]  # C statements, one per answer: what CLIP's text tower reads
     support: tuple[Example, ...]  # examples to adapt on ("train" in the published files)
-    query: tuple[Example, ...]    # examples to score on ("test" in the published files)
-    family: str = ""              # kind of question, for colours in plots
-    cell: str = ""                # what is held out as a whole: tasks of one cell never part
+    query: tuple[Example, ...]  # examples to score on ("test" in the published files)
+    family: str = ""  # kind of question, for colours in plots
+    cell: str = ""  # what is held out as a whole: tasks of one cell never part
 
     @property
     def images(self) -> tuple[str, ...]:
@@ -44,7 +45,7 @@ Splits = dict[str, list[Task]]  # keys "train", "val", "test"
 # %% ../../nbs/1_dataset/01_tasks.ipynb #33e32a8f
 def check_template(
     template: str,  # a statement with a hole: "the bowl is {}"
-) -> str:           # the same
+) -> str:  # the same
     "A template with exactly one `{}`. Raises `ValueError` otherwise."
     if (holes := template.count("{}")) != 1:
         raise ValueError(f"expected a template with exactly one {{}}, got {holes} in {template!r}")
@@ -64,7 +65,7 @@ def _repeated(items: Iterable) -> list:
 def task_problems(
     task: Task,
     question: bool = True,  # must there be a question? the extended COCO tasks have none
-) -> list[str]:             # one sentence per problem, each naming its place; empty when the task is sound
+) -> list[str]:  # one sentence per problem, each naming its place; empty when the task is sound
     "Everything that is wrong with a task."
     found = []
     if question and not task.question.strip():
@@ -79,16 +80,19 @@ def task_problems(
     for name, examples in ("support", task.support), ("query", task.query):
         found += [] if examples else [f"{name}: expected at least one example, got none"]
         found += [f"{name}[{i}]: expected an image id, got ''" for i, (image, _) in enumerate(examples) if not image]
-        found += [f"{name}[{i}]: expected an answer id from 0 to {len(task.answers) - 1}, got {answer}"
-                  for i, (_, answer) in enumerate(examples) if not 0 <= answer < len(task.answers)]
+        found += [
+            f"{name}[{i}]: expected an answer id from 0 to {len(task.answers) - 1}, got {answer}"
+            for i, (_, answer) in enumerate(examples)
+            if not 0 <= answer < len(task.answers)
+        ]
     return found + [f"image {image!r} occurs more than once" for image in _repeated(task.images)]
 
 # %% ../../nbs/1_dataset/01_tasks.ipynb #c671c13c
 def check_task(
     task: Task,
-    where: str = "",        # the file and place it came from, for the message
+    where: str = "",  # the file and place it came from, for the message
     question: bool = True,  # must there be a question?
-) -> Task:                  # the same
+) -> Task:  # the same
     "The task itself if it is sound. Raises `ValueError` that names every problem."
     if found := task_problems(task, question):
         place = f"{where}: " if where else ""
@@ -98,10 +102,11 @@ def check_task(
 # %% ../../nbs/1_dataset/01_tasks.ipynb #2db9cd40
 class TaskRecord(Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     "A task as it stands in a file: the published layout, and four fields that the published files don't have."
-    train: list[tuple[str, str]]      # (image, answer): the support set
-    test: list[tuple[str, str]]       # (image, answer): the query set
-    answers: list[str]                # in the order of the answer ids
-    prompt: str | None = None         # template with one {}
+
+    train: list[tuple[str, str]]  # (image, answer): the support set
+    test: list[tuple[str, str]]  # (image, answer): the query set
+    answers: list[str]  # in the order of the answer ids
+    prompt: str | None = None  # template with one {}
     prompts: list[str] | None = None  # or one prompt per answer
     family: str = ""
     cell: str = ""
@@ -110,7 +115,14 @@ class TaskRecord(Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields
     def of(cls, task: Task) -> "TaskRecord":
         "The record of a task."
         train, test = ([(image, task.answers[answer]) for image, answer in part] for part in (task.support, task.query))
-        return cls(train=train, test=test, answers=list(task.answers), prompts=list(task.prompts), family=task.family, cell=task.cell)
+        return cls(
+            train=train,
+            test=test,
+            answers=list(task.answers),
+            prompts=list(task.prompts),
+            family=task.family,
+            cell=task.cell,
+        )
 
     def task(self, question: str, template: Callable[[str], str] | None = None) -> Task:
         "The task behind the record, not checked yet; `template` makes a template where the record has no prompt."
@@ -120,8 +132,15 @@ class TaskRecord(Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields
                 if answer not in number:
                     raise ValueError(f"{name}[{i}]: expected one of `answers` for image {image!r}, got {answer!r}")
         support, query = (tuple((image, number[answer]) for image, answer in part) for part in (self.train, self.test))
-        return Task(question=question, answers=tuple(self.answers), prompts=self._prompts(question, template),
-                    support=support, query=query, family=self.family, cell=self.cell)
+        return Task(
+            question=question,
+            answers=tuple(self.answers),
+            prompts=self._prompts(question, template),
+            support=support,
+            query=query,
+            family=self.family,
+            cell=self.cell,
+        )
 
     def _prompts(self, question: str, template: Callable[[str], str] | None) -> tuple[str, ...]:
         if self.prompts is not None:
@@ -154,8 +173,8 @@ def _no_repeats(pairs: Sequence[tuple]) -> dict:
 
 # %% ../../nbs/1_dataset/01_tasks.ipynb #8cd5ae62
 def scan_tasks(
-    path: str | Path,                               # a file in the format above
-    template: Callable[[str], str] | None = None,   # question -> template, where the file has no prompts of its own
+    path: str | Path,  # a file in the format above
+    template: Callable[[str], str] | None = None,  # question -> template, where the file has no prompts of its own
 ) -> Iterator[tuple[str, Task | None, list[str]]]:  # question, its task if one can be made, its problems
     "Read a file task by task and go on after a broken one. Raises `RunError` where the file as a whole can't be read."
     try:
@@ -176,9 +195,9 @@ def scan_tasks(
 
 # %% ../../nbs/1_dataset/01_tasks.ipynb #fa89265c
 def load_tasks(
-    path: str | Path,                              # a file in the format above
+    path: str | Path,  # a file in the format above
     template: Callable[[str], str] | None = None,  # question -> template, where the file has no prompts of its own
-) -> list[Task]:                                   # in the file's order
+) -> list[Task]:  # in the file's order
     "Read and check a file of tasks. Raises `RunError` with the file, the question and the place in it."
     tasks = []
     for question, task, problems in scan_tasks(path, template):
@@ -190,7 +209,7 @@ def load_tasks(
 # %% ../../nbs/1_dataset/01_tasks.ipynb #61833f8c
 def split_validation(
     tasks: Sequence[Task],
-    fraction: float,                 # share of the tasks to set aside
+    fraction: float,  # share of the tasks to set aside
     seed: int,
 ) -> tuple[list[Task], list[Task]]:  # (kept, set aside), both in their old order
     "Set whole cells aside until they hold the wanted share; a task without a cell is a cell of its own."
@@ -209,24 +228,28 @@ def split_validation(
 # %% ../../nbs/1_dataset/01_tasks.ipynb #0c8a07dd
 def leave_out(
     tasks: Iterable[Task],
-    images: Iterable[str],          # ids of images that must not be used
+    images: Iterable[str],  # ids of images that must not be used
 ) -> tuple[list[Task], list[str]]:  # the tasks without them; one sentence per task that lost anything
     "Take images out of tasks; a task left without query examples or with less than two answers to learn goes as a whole."
     images, kept, report = set(images), [], []
     for task in tasks:
-        support, query = (tuple(example for example in part if example[0] not in images) for part in (task.support, task.query))
+        support, query = (
+            tuple(example for example in part if example[0] not in images) for part in (task.support, task.query)
+        )
         lost = len(task.images) - len(support) - len(query)
         usable = bool(query) and len({answer for _, answer in support}) > 1
         if usable:
             kept.append(msgspec.structs.replace(task, support=support, query=query) if lost else task)
         if lost:
-            report.append(f"{task.question!r}: {lost} image(s) left out" + ("" if usable else ", too few are left: task left out"))
+            report.append(
+                f"{task.question!r}: {lost} image(s) left out" + ("" if usable else ", too few are left: task left out")
+            )
     return kept, report
 
 
 def image_disjoint(
     train: Iterable[Task],
-    held_out: Iterable[Task],       # validation or test tasks, which keep all of their images
+    held_out: Iterable[Task],  # validation or test tasks, which keep all of their images
 ) -> tuple[list[Task], list[str]]:  # training tasks that share no image with them; what was lost
     "Training tasks without the images of other tasks."
     return leave_out(train, {image for task in held_out for image in task.images})
@@ -235,9 +258,9 @@ def image_disjoint(
 def task_from_labels(
     question: str,
     labels: Mapping[str, str],  # image (a path, relative to the folder of pictures) -> answer
-    template: str,              # prompt with one {}
-    share: float = 0.7,         # of each answer's images, to the support set
-    seed: int = 0,              # of the shuffle
+    template: str,  # prompt with one {}
+    share: float = 0.7,  # of each answer's images, to the support set
+    seed: int = 0,  # of the shuffle
     family: str = "",
     cell: str = "",
 ) -> Task:
@@ -251,5 +274,14 @@ def task_from_labels(
         cut = round(share * len(names))
         support += [(name, number) for name in names[:cut]]
         query += [(name, number) for name in names[cut:]]
-    return check_task(Task(question=question, answers=tuple(images), prompts=tuple(fill_template(template, a) for a in images),
-                           support=tuple(support), query=tuple(query), family=family, cell=cell))
+    return check_task(
+        Task(
+            question=question,
+            answers=tuple(images),
+            prompts=tuple(fill_template(template, a) for a in images),
+            support=tuple(support),
+            query=tuple(query),
+            family=family,
+            cell=cell,
+        )
+    )

@@ -10,28 +10,57 @@ __all__ = ['ATTRIBUTES', 'TOP', 'SECOND', 'OWN', 'company', 'favorites', 'draw_p
 from collections.abc import Mapping, Sequence
 from functools import cache
 
-from msgspec import Struct
 import numpy as np
+from msgspec import Struct
 
 from hyperclip_nb.dataset.scenes import (
-    BACKGROUNDS, CATEGORIES, CATEGORY, COLORS, COUNTS, GLYPHS, LAYOUTS, PATTERNS, PLACES, POSES, SIZES, THINGS, Scene,
-    Tape, Thing, legible,
+    BACKGROUNDS,
+    CATEGORIES,
+    CATEGORY,
+    COLORS,
+    COUNTS,
+    GLYPHS,
+    LAYOUTS,
+    PATTERNS,
+    PLACES,
+    POSES,
+    SIZES,
+    THINGS,
+    Scene,
+    Tape,
+    Thing,
+    legible,
 )
 
 # %% ../../nbs/1_dataset/appendix/worlds.ipynb #57da750b
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
-    "color": tuple(COLORS), "background": tuple(BACKGROUNDS), "pattern": PATTERNS, "size": tuple(SIZES), "count": COUNTS,
-    "pose": tuple(POSES), "place": PLACES}
+    "color": tuple(COLORS),
+    "background": tuple(BACKGROUNDS),
+    "pattern": PATTERNS,
+    "size": tuple(SIZES),
+    "count": COUNTS,
+    "pose": tuple(POSES),
+    "place": PLACES,
+}
 
 # category -> the category that it likes to stand beside: one round trip through all of them
-_NEXT = {"sky object": "travel symbol", "travel symbol": "sign", "sign": "household item", "household item": "tool", "tool": "shape",
-         "shape": "game piece", "game piece": "creature", "creature": "plant", "plant": "sky object"}
+_NEXT = {
+    "sky object": "travel symbol",
+    "travel symbol": "sign",
+    "sign": "household item",
+    "household item": "tool",
+    "tool": "shape",
+    "shape": "game piece",
+    "game piece": "creature",
+    "creature": "plant",
+    "plant": "sky object",
+}
 _MATES = 4  # how many of the company are of the thing's own category
 
 
 def company(
-    name: str,          # a thing
-) -> tuple[str, ...]:   # eight others
+    name: str,  # a thing
+) -> tuple[str, ...]:  # eight others
     "What may stand beside a thing: four of its own category, then four of another."
     mates = [mate for mate in CATEGORIES[CATEGORY[name]] if mate != name][:_MATES]
     return (*mates, *CATEGORIES[_NEXT[CATEGORY[name]]][:4])
@@ -42,9 +71,9 @@ TOP, SECOND, OWN = 0.45, 0.15, 0.07  # weight of a category's favourite, of its 
 
 def favorites(
     tape: Tape,
-    groups: int,                   # how many categories
+    groups: int,  # how many categories
     values: Sequence[str],
-) -> list[tuple[str, str]]:        # (first, second) of each group, never the same
+) -> list[tuple[str, str]]:  # (first, second) of each group, never the same
     "Deal values to groups so that each is the first one of equally many groups, give or take one."
     order, n = tape.shuffled(values), len(values)
     return tape.shuffled([(order[i % n], order[(i + 1 + i // n % (n - 1)) % n]) for i in range(groups)])
@@ -53,7 +82,9 @@ def favorites(
 def _legible_favorites(tape: Tape) -> dict[str, list[tuple[str, str]]]:
     "Favourite colours and backgrounds of all categories, each of the colours legible on each of the backgrounds."
     for _ in range(100_000):
-        dealt = {attribute: favorites(tape, len(CATEGORIES), ATTRIBUTES[attribute]) for attribute in ("color", "background")}
+        dealt = {
+            attribute: favorites(tape, len(CATEGORIES), ATTRIBUTES[attribute]) for attribute in ("color", "background")
+        }
         if all(legible(color, ground) for pair in zip(*dealt.values()) for color in pair[0] for ground in pair[1]):
             return dealt
     raise RuntimeError("expected legible favourites among 100000 deals, found none")
@@ -77,10 +108,17 @@ def draw_priors(
     dealt, priors = _legible_favorites(tape), {}
     for attribute, values in ATTRIBUTES.items():
         pairs = dealt.get(attribute) or favorites(tape, len(CATEGORIES), values)
-        priors[attribute] = np.concatenate([_rows(tape, len(names), len(values), *map(values.index, pair))
-                                            for names, pair in zip(CATEGORIES.values(), pairs)])
-    priors["company"] = np.concatenate([  # favourites come from the other category, so they are the same for all mates
-        _rows(tape, len(names), 8, *tape.shuffled(range(_MATES, 8))[:2]) for names in CATEGORIES.values()])
+        priors[attribute] = np.concatenate(
+            [
+                _rows(tape, len(names), len(values), *map(values.index, pair))
+                for names, pair in zip(CATEGORIES.values(), pairs)
+            ]
+        )
+    priors["company"] = np.concatenate(
+        [  # favourites come from the other category, so they are the same for all mates
+            _rows(tape, len(names), 8, *tape.shuffled(range(_MATES, 8))[:2]) for names in CATEGORIES.values()
+        ]
+    )
     return priors
 
 
@@ -92,11 +130,12 @@ def flat_priors() -> dict[str, np.ndarray]:  # as `draw_priors`
 # %% ../../nbs/1_dataset/appendix/worlds.ipynb #ed0140a0
 class Wish(Struct, frozen=True):
     "What a scene must be like so that a question about its first thing has one answer that can be seen."
-    places: tuple[str, ...] = PLACES   # where the first thing may be
-    many: bool = False                 # may the first thing come in several copies?
-    single_others: bool = False        # must the others be single?
-    apart: bool = False                # must the others be of other categories?
-    readable: bool = False             # must single things be at least of medium size?
+
+    places: tuple[str, ...] = PLACES  # where the first thing may be
+    many: bool = False  # may the first thing come in several copies?
+    single_others: bool = False  # must the others be single?
+    apart: bool = False  # must the others be of other categories?
+    readable: bool = False  # must single things be at least of medium size?
 
 # %% ../../nbs/1_dataset/appendix/worlds.ipynb #f7de7527
 class World:
@@ -106,10 +145,15 @@ class World:
         self.seed = seed
         self.priors = flat_priors() if seed is None else draw_priors(seed)  # attribute -> [things, values]
         self._prior = {attribute: dict(zip(THINGS, table.tolist())) for attribute, table in self.priors.items()}
-        self._colors = {(name, ground): [p * legible(color, ground) for color, p in zip(COLORS, self._prior["color"][name])]
-                        for name in THINGS for ground in BACKGROUNDS}
-        self._backgrounds = {name: [p * sum(self._colors[name, g]) for g, p in zip(BACKGROUNDS, self._prior["background"][name])]
-                             for name in THINGS}
+        self._colors = {
+            (name, ground): [p * legible(color, ground) for color, p in zip(COLORS, self._prior["color"][name])]
+            for name in THINGS
+            for ground in BACKGROUNDS
+        }
+        self._backgrounds = {
+            name: [p * sum(self._colors[name, g]) for g, p in zip(BACKGROUNDS, self._prior["background"][name])]
+            for name in THINGS
+        }
 
     @classmethod
     def of(cls, seed: int) -> "World":
@@ -138,8 +182,10 @@ class World:
 
     def companion(self, tape: Tape, name: str, taken: set[str], apart: bool) -> str:
         "Something of a thing's company to stand beside it, none of those taken."
-        weights = [0.0 if other in taken or apart and CATEGORY[other] == CATEGORY[name] else p
-                   for other, p in zip(company(name), self._prior["company"][name])]
+        weights = [
+            0.0 if other in taken or apart and CATEGORY[other] == CATEGORY[name] else p
+            for other, p in zip(company(name), self._prior["company"][name])
+        ]
         return tape.pick(company(name), weights)
 
     def scene(self, tape: Tape, name: str, wish: Wish = Wish()) -> Scene:
@@ -150,11 +196,13 @@ class World:
         things, taken = [self.thing(tape, name, place, background, wish.many, wish.readable)], {name}
         (layout,) = (layout for layout in LAYOUTS if place in layout)
         free = tape.shuffled([p for p in layout if p != place])
-        for i, other_place in enumerate(free[:1 + tape.below(3)]):
+        for i, other_place in enumerate(free[: 1 + tape.below(3)]):
             if i == 0 or tape() < 0.5:  # the first is company, the others may be anything
                 other = self.companion(tape, name, taken, wish.apart)
             else:
-                other = tape.choice([t for t in THINGS if t not in taken and not (wish.apart and CATEGORY[t] == CATEGORY[name])])
+                other = tape.choice(
+                    [t for t in THINGS if t not in taken and not (wish.apart and CATEGORY[t] == CATEGORY[name])]
+                )
             taken.add(other)
             many = not wish.single_others and tape() < 0.3
             things.append(self.thing(tape, other, other_place, background, many, wish.readable))

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
-from torch import Tensor, nn
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ..core.training import EMA, TrainConfig, fit, last, track_ema
 from .sampling import PLANS, Denoise, EnergyRule, truncated, walk, with_energy
@@ -23,9 +23,9 @@ from .schedule import DiffusionConfig, Schedule, add_noise, diffusion_loss
 
 # %% ../../nbs/5_diffusion/03_hyperldm.ipynb #c0fafab2
 def timestep_embedding(
-    t: Tensor,   # [...] timesteps
-    size: int,   # D, even
-) -> Tensor:     # [..., D] float32
+    t: Tensor,  # [...] timesteps
+    size: int,  # D, even
+) -> Tensor:  # [..., D] float32
     "Sines and cosines of the timestep (Vaswani et al. 2017)."
     speeds = torch.exp(torch.arange(size // 2, device=t.device) * (-2 * math.log(10_000) / size))
     angles = t[..., None] * speeds
@@ -35,12 +35,13 @@ def timestep_embedding(
 @dataclass(frozen=True, kw_only=True)
 class DenoiserConfig:
     "The size of a denoiser."
-    hidden: int = 256                         # width H
-    depth: int = 3                            # layers before the last one, the first included
-    tower: int = 0                            # hidden layers q that the embedding passes first; they cost nothing in sampling
-    time_size: int = 64                       # numbers that a timestep is spread over, even
-    dropout: float = 0.0                      # in every residual layer and in q, while training
-    null: Literal["zero", "learned"] = "zero" # the embedding that means no question
+
+    hidden: int = 256  # width H
+    depth: int = 3  # layers before the last one, the first included
+    tower: int = 0  # hidden layers q that the embedding passes first; they cost nothing in sampling
+    time_size: int = 64  # numbers that a timestep is spread over, even
+    dropout: float = 0.0  # in every residual layer and in q, while training
+    null: Literal["zero", "learned"] = "zero"  # the embedding that means no question
 
     def __post_init__(self):
         for name, low in ("hidden", 1), ("depth", 1), ("tower", 0), ("time_size", 2):
@@ -57,12 +58,13 @@ def _times(x: Tensor, matrix: Tensor) -> Tensor:
 
 class Denoiser(nn.Module):
     "A residual perceptron $\\epsilon_ψ(z_t, t, e)$; question and timestep shift every layer."
+
     def __init__(
         self,
-        latent_size: int,                          # Z
-        embed_size: int,                           # E
+        latent_size: int,  # Z
+        embed_size: int,  # E
         config: DenoiserConfig = DenoiserConfig(),
-        seed: int = 0,                             # of the initial parameters
+        seed: int = 0,  # of the initial parameters
     ):
         super().__init__()
         self.latent_size, self.embed_size, self.config = latent_size, embed_size, config
@@ -80,8 +82,12 @@ class Denoiser(nn.Module):
         hidden, shifts = config.hidden, config.depth * config.hidden
         sizes = [embed_size, *[hidden] * config.tower]
         tower = [(nn.Linear(a, b), nn.SiLU(), nn.Dropout(config.dropout)) for a, b in zip(sizes, sizes[1:])]
-        self.from_embedding = nn.Sequential(*(layer for block in tower for layer in block), nn.Linear(sizes[-1], shifts, bias=False))
-        self.from_time = nn.Sequential(nn.Linear(config.time_size, config.time_size), nn.SiLU(), nn.Linear(config.time_size, shifts))
+        self.from_embedding = nn.Sequential(
+            *(layer for block in tower for layer in block), nn.Linear(sizes[-1], shifts, bias=False)
+        )
+        self.from_time = nn.Sequential(
+            nn.Linear(config.time_size, config.time_size), nn.SiLU(), nn.Linear(config.time_size, shifts)
+        )
         self.from_latent = nn.Linear(latent_size, hidden, bias=False)
         self.layers = nn.ModuleList(nn.Linear(hidden, hidden, bias=False) for _ in range(config.depth - 1))
         self.norms = nn.ModuleList(nn.LayerNorm(hidden) for _ in range(config.depth - 1))
@@ -90,27 +96,29 @@ class Denoiser(nn.Module):
     def condition(
         self,
         e: Tensor | None,  # [..., E] embeddings; None: no question
-    ) -> Tensor:           # [..., F] all layers' shifts side by side
+    ) -> Tensor:  # [..., F] all layers' shifts side by side
         "What the question adds to every layer: once per sample, not once per step."
         return self.from_embedding(self.null if e is None else e)
 
     def time_features(
         self,
-        t: Tensor,         # [...] timesteps
-    ) -> Tensor:           # [..., F]
+        t: Tensor,  # [...] timesteps
+    ) -> Tensor:  # [..., F]
         "What the timestep adds to every layer: once per schedule."
         return self.from_time(timestep_embedding(t.to(self.head.weight.device), self.config.time_size))
 
     def matrices(self) -> tuple[Tensor, list[tuple[Tensor, ...]]]:
         "The parameters of the body. Looking them up takes longer than using them on one question, so it is done once per sample."
-        return self.from_latent.weight.mT, [(norm.weight, norm.bias, layer.weight.mT) for norm, layer in zip(self.norms, self.layers)]
+        return self.from_latent.weight.mT, [
+            (norm.weight, norm.bias, layer.weight.mT) for norm, layer in zip(self.norms, self.layers)
+        ]
 
     def body(
         self,
-        z_t: Tensor,       # [..., Z] noisy latents
-        shift: Tensor,     # [..., F] of question and timestep together
-        matrices: tuple,   # from `matrices`
-    ) -> Tensor:           # [..., H]
+        z_t: Tensor,  # [..., Z] noisy latents
+        shift: Tensor,  # [..., F] of question and timestep together
+        matrices: tuple,  # from `matrices`
+    ) -> Tensor:  # [..., H]
         "All but the last layer."
         inward, blocks = matrices
         first, *rest = shift.chunk(len(blocks) + 1, -1)
@@ -122,25 +130,27 @@ class Denoiser(nn.Module):
 
     def forward(
         self,
-        z_t: Tensor,               # [B, Z] noisy latents
-        t: Tensor,                 # [B] or scalar: training timestep
-        e: Tensor | None = None,   # [B, E] embeddings; None: no question
-    ) -> Tensor:                   # [B, Z] prediction
+        z_t: Tensor,  # [B, Z] noisy latents
+        t: Tensor,  # [B] or scalar: training timestep
+        e: Tensor | None = None,  # [B, E] embeddings; None: no question
+    ) -> Tensor:  # [B, Z] prediction
         "The plain way, used in training: everything computed from its inputs."
         return self.head(self.body(z_t, self.condition(e) + self.time_features(t), self.matrices()))
 
     def guided(
         self,
-        e: Tensor,           # [T, E] embeddings
-        gamma: float,        # guidance strength γ
+        e: Tensor,  # [T, E] embeddings
+        gamma: float,  # guidance strength γ
         schedule: Schedule,  # of the sampler, which may visit few of the training timesteps
-    ) -> Denoise:            # (z_t [..., T, Z], t) -> prediction of the same shape
+    ) -> Denoise:  # (z_t [..., T, Z], t) -> prediction of the same shape
         "The fast way: as `with_cfg`, with what doesn't change between steps computed beforehand."
         with torch.no_grad():
             times = self.time_features(schedule.timesteps)
             shift = self.condition(None if gamma == 0 else e)
             if gamma not in (0, 1):
-                shift = torch.stack([self.condition(None).expand_as(shift), shift], -2).squeeze(0)  # [T, 2, F], or [2, F]: without, with
+                shift = torch.stack([self.condition(None).expand_as(shift), shift], -2).squeeze(
+                    0
+                )  # [T, 2, F], or [2, F]: without, with
             if len(times) * shift.numel() <= 1_000_000:  # few questions: their shifts at every step, at once
                 times, shift = times.view(-1, *[1] * (shift.ndim - 1), times.shape[-1]) + shift, None
 
@@ -156,16 +166,20 @@ class Denoiser(nn.Module):
             else:
                 h = torch.lerp(*self.body(z_t.unsqueeze(-2), shifts, matrices).unbind(-2), gamma)
             return _times(h, outward).add_(bias).view_as(z_t)
+
         return denoise
 
 # %% ../../nbs/5_diffusion/03_hyperldm.ipynb #45eca874
 class PublishedDenoiser(Denoiser):
     "The first denoiser of the published code: a plain perceptron of $[z_t, e, τ(t)]$; its defaults are `PUBLISHED_SIZE`."
+
     def build(self, latent_size: int, embed_size: int, config: DenoiserConfig) -> None:
         hidden = config.hidden
         joint = nn.Linear(latent_size + embed_size + config.time_size, hidden)  # as one layer, for its initialisation
         parts = joint.weight.detach().split([latent_size, embed_size, config.time_size], dim=1)
-        self.from_latent, self.from_embedding, self.from_time = (nn.Linear(p.shape[1], hidden, bias=p is parts[2]) for p in parts)
+        self.from_latent, self.from_embedding, self.from_time = (
+            nn.Linear(p.shape[1], hidden, bias=p is parts[2]) for p in parts
+        )
         for linear, part in zip((self.from_latent, self.from_embedding, self.from_time), parts):
             linear.weight.data = part.clone()
         self.from_time.bias.data = joint.bias.detach().clone()
@@ -181,7 +195,8 @@ class PublishedDenoiser(Denoiser):
         inward, blocks = matrices
         h = _times(z_t, inward) + shift
         for gain, offset, *layer in blocks:
-            if layer: h = _times(h, layer[0]).add_(layer[1])
+            if layer:
+                h = _times(h, layer[0]).add_(layer[1])
             h = torch.layer_norm(h, gain.shape, gain, offset).relu_()
         return h
 
@@ -191,6 +206,7 @@ PUBLISHED_SIZE = DenoiserConfig(hidden=128, depth=2, time_size=100)
 # %% ../../nbs/5_diffusion/03_hyperldm.ipynb #ab0f32b1
 class LatentScaler(Protocol):
     "Brings latents to about mean 0 and standard deviation 1, and back; works dimension by dimension."
+
     def encode(self, z: Tensor) -> Tensor: ...
     def decode(self, u: Tensor) -> Tensor: ...
 
@@ -198,42 +214,43 @@ class LatentScaler(Protocol):
 @dataclass
 class HyperLDM:
     "A diffusion model of a weight generator's latents, given a question (paper, algorithms 12–14)."
-    denoiser: Denoiser          # what is sampled with: the average over training, not the last step's
-    schedule: Schedule          # the whole training schedule
+
+    denoiser: Denoiser  # what is sampled with: the average over training, not the last step's
+    schedule: Schedule  # the whole training schedule
     standardizer: LatentScaler  # between the generator's latents and the diffusion's
 
     @classmethod
     def make(
         cls,
-        embed_size: int,                                 # E
-        latent_size: int,                                # Z
+        embed_size: int,  # E
+        latent_size: int,  # Z
         standardizer: LatentScaler,
         diffusion: DiffusionConfig = DiffusionConfig(),
         denoiser: DenoiserConfig = DenoiserConfig(),
-        kind: type[Denoiser] = Denoiser,                 # or PublishedDenoiser
-        seed: int = 0,                                   # of the initial parameters
+        kind: type[Denoiser] = Denoiser,  # or PublishedDenoiser
+        seed: int = 0,  # of the initial parameters
     ) -> "HyperLDM":
         "An untrained one."
         return cls(kind(latent_size, embed_size, denoiser, seed), Schedule.make(diffusion), standardizer)
 
     def path(
         self,
-        e: Tensor,                          # [T, E] embeddings
+        e: Tensor,  # [T, E] embeddings
         *,
-        generator: torch.Generator,         # of the noise
-        gamma: float = 1.0,                 # guidance strength γ: 0 ignores the question, 1 conditional, above 1 exaggerated
+        generator: torch.Generator,  # of the noise
+        gamma: float = 1.0,  # guidance strength γ: 0 ignores the question, 1 conditional, above 1 exaggerated
         sampler: Literal["ddpm", "ddim", "dpm"] = "ddpm",
-        steps: int | None = None,           # how many to walk; None: all
-        samples: int = 1,                   # K, latents per question
-        clamp: float | None = None,         # bound of the predicted clean latent, in standard deviations
-        temperature: float = 1.0,           # factor of the fresh noise of each step
-        start: Tensor | None = None,        # [Z] or [T, Z] latents to begin from, noised; None: from pure noise
-        fraction: float = 1.0,              # of the timesteps, where to begin; with `start` only
+        steps: int | None = None,  # how many to walk; None: all
+        samples: int = 1,  # K, latents per question
+        clamp: float | None = None,  # bound of the predicted clean latent, in standard deviations
+        temperature: float = 1.0,  # factor of the fresh noise of each step
+        start: Tensor | None = None,  # [Z] or [T, Z] latents to begin from, noised; None: from pure noise
+        fraction: float = 1.0,  # of the timesteps, where to begin; with `start` only
         energy: Callable[[Tensor], Tensor] | None = None,  # [T, Z] latents of the generator -> [T]
-        energy_scale: float = 1.0,          # κ
-        energy_rule: EnergyRule = "direct", # how its gradient enters
-        **options,                          # of the sampler's plan: spacing, variance (ddpm), eta (ddim)
-    ) -> Iterator[Tensor]:                  # [K, T, Z] each, steps + 1 of them: standardised latents, the noise first
+        energy_scale: float = 1.0,  # κ
+        energy_rule: EnergyRule = "direct",  # how its gradient enters
+        **options,  # of the sampler's plan: spacing, variance (ddpm), eta (ddim)
+    ) -> Iterator[Tensor]:  # [K, T, Z] each, steps + 1 of them: standardised latents, the noise first
         "All questions and samples in one batch (algorithm 14). Raises `ValueError` for embeddings of another size, an unknown sampler."
         if e.ndim != 2 or e.shape[1] != self.denoiser.embed_size:
             raise ValueError(f"e: expected embeddings [T, {self.denoiser.embed_size}], got {list(e.shape)}")
@@ -265,16 +282,21 @@ class HyperLDM:
 @dataclass(frozen=True, kw_only=True)
 class LDMConfig:
     "How HyperLDM is trained, besides what every network needs (`TrainConfig`). The paper: batch 128, drop 0.2."
-    batch: int = 128              # latents per step
-    drop: float = 0.2             # probability of leaving the question out
-    embedding_noise: float = 0.0  # standard deviation of noise added to the embeddings; they should have about unit variance
-    ema_decay: float = 0.999      # of the running average that is sampled with
-    ema_from: float = 0.5         # share of the training after which averaging begins
+
+    batch: int = 128  # latents per step
+    drop: float = 0.2  # probability of leaving the question out
+    embedding_noise: float = (
+        0.0  # standard deviation of noise added to the embeddings; they should have about unit variance
+    )
+    ema_decay: float = 0.999  # of the running average that is sampled with
+    ema_from: float = 0.5  # share of the training after which averaging begins
 
     def __post_init__(self):
         for name, ok, want in [
-            ("batch", self.batch >= 1, "at least 1"), ("drop", 0 <= self.drop <= 1, "from 0 to 1"),
-            ("embedding_noise", self.embedding_noise >= 0, "0 or more"), ("ema_decay", 0 <= self.ema_decay <= 1, "from 0 to 1"),
+            ("batch", self.batch >= 1, "at least 1"),
+            ("drop", 0 <= self.drop <= 1, "from 0 to 1"),
+            ("embedding_noise", self.embedding_noise >= 0, "0 or more"),
+            ("ema_decay", 0 <= self.ema_decay <= 1, "from 0 to 1"),
             ("ema_from", 0 <= self.ema_from < 1, "at least 0 and below 1"),
         ]:
             if not ok:
@@ -286,8 +308,8 @@ PAPER_TRAINING = TrainConfig(lr=2.5e-4, steps=7_000)  # 1000 epochs over 870 tas
 # %% ../../nbs/5_diffusion/03_hyperldm.ipynb #a961c6aa
 def check_pairs(
     ldm: HyperLDM,
-    latents: Tensor,        # [V, T, Z]
-    embeddings: Tensor,     # [T, E]
+    latents: Tensor,  # [V, T, Z]
+    embeddings: Tensor,  # [T, E]
     metric: Tensor | None,  # [V, T, Z, Z]
 ) -> None:
     "Raises `ValueError` unless shapes fit each other and the denoiser, and every number is finite."
@@ -304,13 +326,13 @@ def check_pairs(
 
 
 def train_hyperldm(
-    ldm: HyperLDM,                         # its denoiser is replaced by the running average
-    latents: Tensor,                       # [V, T, Z] or [T, Z] adapted latents of the generator, V views of each task
-    embeddings: Tensor,                    # [T, E] of the tasks' questions
+    ldm: HyperLDM,  # its denoiser is replaced by the running average
+    latents: Tensor,  # [V, T, Z] or [T, Z] adapted latents of the generator, V views of each task
+    embeddings: Tensor,  # [T, E] of the tasks' questions
     train: TrainConfig = PAPER_TRAINING,
     config: LDMConfig = LDMConfig(),
-    metric: Tensor | None = None,          # [V, T, Z, Z] or [T, Z, Z] Hessian of each task's loss at its latent
-) -> track_ema:                            # an iterator over updates; nothing is trained until it is used up
+    metric: Tensor | None = None,  # [V, T, Z, Z] or [T, Z, Z] Hessian of each task's loss at its latent
+) -> track_ema:  # an iterator over updates; nothing is trained until it is used up
     "Train the denoiser on pairs of latent and question (algorithms 12 and 13). Raises `ValueError` for pairs that don't fit."
     latents = latents if latents.ndim == 3 else latents[None]
     metric = metric.expand(len(latents), *metric.shape) if metric is not None and metric.ndim == 3 else metric

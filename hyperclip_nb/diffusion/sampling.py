@@ -13,16 +13,16 @@ from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from torch import Tensor
 import torch.nn.functional as F
+from torch import Tensor
 
 from .schedule import Schedule, gain_at, null_like, predicted_clean
 
 # %% ../../nbs/5_diffusion/02_sampling.ipynb #daf0033e
 def select_steps(
     schedule: Schedule,
-    index: Tensor,       # [n] steps to keep, rising
-) -> Schedule:           # n steps, whose ᾱ are the kept ones and whose β follow from them
+    index: Tensor,  # [n] steps to keep, rising
+) -> Schedule:  # n steps, whose ᾱ are the kept ones and whose β follow from them
     "A schedule of some of the steps. Raises `ValueError` unless `index` rises within the schedule."
     if len(index) < 1 or index[0] < 0 or index[-1] >= len(schedule) or not (index.diff() > 0).all():
         raise ValueError(f"expected rising steps from 0 to {len(schedule) - 1}, got {index.tolist()}")
@@ -31,8 +31,8 @@ def select_steps(
 
 def truncated(
     schedule: Schedule,
-    fraction: float,     # of the steps, counted from the data
-) -> Schedule:           # the first steps, at least one
+    fraction: float,  # of the steps, counted from the data
+) -> Schedule:  # the first steps, at least one
     "Only the part near the data: where to begin from a latent that is already good."
     if not 0 < fraction <= 1:
         raise ValueError(f"fraction: expected more than 0 and at most 1, got {fraction}")
@@ -44,9 +44,9 @@ Spacing = Literal["uniform", "quadratic"]
 
 def respaced(
     schedule: Schedule,
-    steps: int | None,             # n, at most as many as there are; None: all
+    steps: int | None,  # n, at most as many as there are; None: all
     spacing: Spacing = "uniform",  # "quadratic": i-th step at $(i/n)^2$, denser near the data
-) -> Schedule:                     # n steps, the last one among them
+) -> Schedule:  # n steps, the last one among them
     "A shorter schedule for faster sampling. Raises `ValueError` for more steps than there are, or an unknown spacing."
     total, n = len(schedule), len(schedule) if steps is None else steps
     if not 1 <= n <= total:
@@ -61,19 +61,20 @@ def respaced(
 # %% ../../nbs/5_diffusion/02_sampling.ipynb #17b610f3
 class Plan(NamedTuple):
     "The steps of a sampler and its four coefficients at each."
+
     schedule: Schedule  # the n steps to walk, backwards
-    latent: Tensor      # [n] a: of the noisy latent
-    clean: Tensor       # [n] b: of the predicted clean latent
-    previous: Tensor    # [n] c: of the clean latent predicted one step earlier
-    noise: Tensor       # [n] d: of fresh noise
+    latent: Tensor  # [n] a: of the noisy latent
+    clean: Tensor  # [n] b: of the predicted clean latent
+    previous: Tensor  # [n] c: of the clean latent predicted one step earlier
+    noise: Tensor  # [n] d: of fresh noise
 
 
 @lru_cache(32)
 def ddim_plan(
-    schedule: Schedule,              # the whole, or a part of it
-    steps: int | None = None,        # how many to walk; None: all
+    schedule: Schedule,  # the whole, or a part of it
+    steps: int | None = None,  # how many to walk; None: all
     spacing: Spacing = "quadratic",  # where they lie
-    eta: float = 0.0,                # 0: deterministic; 1: as much fresh noise as the posterior has
+    eta: float = 0.0,  # 0: deterministic; 1: as much fresh noise as the posterior has
 ) -> Plan:
     "DDIM (Song et al. 2021, equations 12 and 16)."
     part = respaced(schedule, steps, spacing)
@@ -88,10 +89,10 @@ Variance = Literal["beta", "posterior"]
 
 @lru_cache(32)
 def ddpm_plan(
-    schedule: Schedule,            # the whole, or a part of it
-    steps: int | None = None,      # how many to walk; None: all
+    schedule: Schedule,  # the whole, or a part of it
+    steps: int | None = None,  # how many to walk; None: all
     spacing: Spacing = "uniform",  # where they lie
-    variance: Variance = "beta",   # of the fresh noise: right for data of unit variance, or for data without any
+    variance: Variance = "beta",  # of the fresh noise: right for data of unit variance, or for data without any
 ) -> Plan:
     "Ancestral sampling (paper, algorithm 14; Ho et al. 2020, algorithm 2)."
     if variance not in get_args(Variance):
@@ -104,8 +105,8 @@ def ddpm_plan(
 # %% ../../nbs/5_diffusion/02_sampling.ipynb #1d673ba7
 @lru_cache(32)
 def dpm_plan(
-    schedule: Schedule,              # the whole, or a part of it
-    steps: int | None = None,        # how many to walk; None: all
+    schedule: Schedule,  # the whole, or a part of it
+    steps: int | None = None,  # how many to walk; None: all
     spacing: Spacing = "quadratic",  # where they lie
 ) -> Plan:
     "DPM-Solver++(2M): second order, deterministic, made for 5 to 20 steps (Lu et al. 2022, algorithm 2)."
@@ -125,29 +126,30 @@ Denoise = Callable[[Tensor, Tensor], Tensor]  # (z_t [B, Z], t scalar) -> predic
 
 
 def _fresh_noise(
-    like: Tensor,            # [..., Z]
-    factors: list[float],    # one for each step
+    like: Tensor,  # [..., Z]
+    factors: list[float],  # one for each step
     generator: torch.Generator | None,
-    numbers: int = 50_000,   # made together
-) -> Iterator[Tensor]:       # [..., Z] each
+    numbers: int = 50_000,  # made together
+) -> Iterator[Tensor]:  # [..., Z] each
     "Normal noise times a factor, step after step."
     together = max(1, numbers // max(1, like.numel()))
     for i in range(0, len(factors), together):
-        scale = torch.tensor(factors[i:i + together], dtype=like.dtype).view(-1, *[1] * like.ndim)
+        scale = torch.tensor(factors[i : i + together], dtype=like.dtype).view(-1, *[1] * like.ndim)
         drawn = torch.empty(len(scale), *like.shape, device=generator.device, dtype=like.dtype)
-        for noise in drawn: noise.normal_(generator=generator)  # one by one: the same numbers, however many are made together
+        for noise in drawn:
+            noise.normal_(generator=generator)  # one by one: the same numbers, however many are made together
         yield from drawn.to(like.device).mul_(scale.to(like.device))
 
 
 @torch.no_grad()
 def walk(
-    denoise: Denoise,                          # any guidance already wrapped around it
-    noise: Tensor,                             # [..., Z] where to start, at the noise level of the schedule's last step
-    plan: Plan,                                # which sampler, over which steps
+    denoise: Denoise,  # any guidance already wrapped around it
+    noise: Tensor,  # [..., Z] where to start, at the noise level of the schedule's last step
+    plan: Plan,  # which sampler, over which steps
     generator: torch.Generator | None = None,  # for fresh noise
-    clamp: float | None = None,                # bound of the predicted clean latent, in standard deviations
-    temperature: float = 1.0,                  # factor of the fresh noise
-) -> Iterator[Tensor]:                         # [..., Z] each: the noise, then the latent after every step
+    clamp: float | None = None,  # bound of the predicted clean latent, in standard deviations
+    temperature: float = 1.0,  # factor of the fresh noise
+) -> Iterator[Tensor]:  # [..., Z] each: the noise, then the latent after every step
     "Go from noise to data, yielding the path. Raises `ValueError` if fresh noise is needed and there is no generator."
     schedule, *columns = plan
     if generator is None and plan.noise.any():
@@ -173,46 +175,46 @@ def walk(
 
 # %% ../../nbs/5_diffusion/02_sampling.ipynb #b86f680e
 def sample_ddpm(
-    denoise: Denoise,              # (z_t [B, Z], t) -> prediction [B, Z]
-    noise: Tensor,                 # [B, Z] standard normal, or latents noised to the schedule's last step
-    schedule: Schedule,            # what the denoiser was trained with, or a part of it
+    denoise: Denoise,  # (z_t [B, Z], t) -> prediction [B, Z]
+    noise: Tensor,  # [B, Z] standard normal, or latents noised to the schedule's last step
+    schedule: Schedule,  # what the denoiser was trained with, or a part of it
     *,
-    generator: torch.Generator,    # for the noise of every step
-    steps: int | None = None,      # how many to walk; None: all
+    generator: torch.Generator,  # for the noise of every step
+    steps: int | None = None,  # how many to walk; None: all
     spacing: Spacing = "uniform",  # where they lie
-    clamp: float | None = None,    # bound of the predicted clean latent
-    temperature: float = 1.0,      # factor of the fresh noise
-    variance: Variance = "beta",   # of the fresh noise; "posterior" as in the published code
-) -> Iterator[Tensor]:             # [B, Z] each, steps + 1 of them: the path, the noise first
+    clamp: float | None = None,  # bound of the predicted clean latent
+    temperature: float = 1.0,  # factor of the fresh noise
+    variance: Variance = "beta",  # of the fresh noise; "posterior" as in the published code
+) -> Iterator[Tensor]:  # [B, Z] each, steps + 1 of them: the path, the noise first
     "Ancestral sampling (paper, algorithm 14)."
     return walk(denoise, noise, ddpm_plan(schedule, steps, spacing, variance), generator, clamp, temperature)
 
 
 def sample_ddim(
-    denoise: Denoise,                          # (z_t [B, Z], t) -> prediction [B, Z]
-    noise: Tensor,                             # [B, Z] standard normal, or latents noised to the schedule's last step
-    schedule: Schedule,                        # what the denoiser was trained with, or a part of it
+    denoise: Denoise,  # (z_t [B, Z], t) -> prediction [B, Z]
+    noise: Tensor,  # [B, Z] standard normal, or latents noised to the schedule's last step
+    schedule: Schedule,  # what the denoiser was trained with, or a part of it
     *,
     generator: torch.Generator | None = None,  # for the noise of every step; not needed at eta = 0
-    steps: int | None = None,                  # how many to walk; None: all
-    spacing: Spacing = "quadratic",            # where they lie
-    clamp: float | None = None,                # bound of the predicted clean latent
-    eta: float = 0.0,                          # share of fresh noise: 0 deterministic, 1 DDPM with the posterior's variance
-) -> Iterator[Tensor]:                         # [B, Z] each, steps + 1 of them: the path, the noise first
+    steps: int | None = None,  # how many to walk; None: all
+    spacing: Spacing = "quadratic",  # where they lie
+    clamp: float | None = None,  # bound of the predicted clean latent
+    eta: float = 0.0,  # share of fresh noise: 0 deterministic, 1 DDPM with the posterior's variance
+) -> Iterator[Tensor]:  # [B, Z] each, steps + 1 of them: the path, the noise first
     "Denoising diffusion implicit models."
     return walk(denoise, noise, ddim_plan(schedule, steps, spacing, eta), generator, clamp)
 
 
 def sample_dpm(
-    denoise: Denoise,                          # (z_t [B, Z], t) -> prediction [B, Z]
-    noise: Tensor,                             # [B, Z] standard normal, or latents noised to the schedule's last step
-    schedule: Schedule,                        # what the denoiser was trained with, or a part of it
+    denoise: Denoise,  # (z_t [B, Z], t) -> prediction [B, Z]
+    noise: Tensor,  # [B, Z] standard normal, or latents noised to the schedule's last step
+    schedule: Schedule,  # what the denoiser was trained with, or a part of it
     *,
     generator: torch.Generator | None = None,  # accepted like the others', never used
-    steps: int | None = None,                  # how many to walk; None: all
-    spacing: Spacing = "quadratic",            # where they lie
-    clamp: float | None = None,                # bound of the predicted clean latent
-) -> Iterator[Tensor]:                         # [B, Z] each, steps + 1 of them: the path, the noise first
+    steps: int | None = None,  # how many to walk; None: all
+    spacing: Spacing = "quadratic",  # where they lie
+    clamp: float | None = None,  # bound of the predicted clean latent
+) -> Iterator[Tensor]:  # [B, Z] each, steps + 1 of them: the path, the noise first
     "DPM-Solver++(2M)."
     return walk(denoise, noise, dpm_plan(schedule, steps, spacing), None, clamp)
 
@@ -222,8 +224,8 @@ SAMPLERS = {"ddpm": sample_ddpm, "ddim": sample_ddim, "dpm": sample_dpm}
 # %% ../../nbs/5_diffusion/02_sampling.ipynb #cb8675b4
 def with_cfg(
     denoiser: Callable,  # (z_t [B, Z], t, e [B, E]) -> prediction [B, Z]
-    e: Tensor,           # [B, E] embeddings, one per latent
-    gamma: float,        # guidance strength: 0 unconditional, 1 conditional, above 1 exaggerated
+    e: Tensor,  # [B, E] embeddings, one per latent
+    gamma: float,  # guidance strength: 0 unconditional, 1 conditional, above 1 exaggerated
 ) -> Denoise:
     "Classifier-free guidance (paper, algorithm 14)."
     null = null_like(denoiser, e)
@@ -235,6 +237,7 @@ def with_cfg(
     def guided(z_t: Tensor, t: Tensor) -> Tensor:
         without, given = denoiser(z_t.repeat(2, 1), t.repeat(2) if t.ndim else t, both).chunk(2)
         return torch.lerp(without, given, gamma)
+
     return guided
 
 # %% ../../nbs/5_diffusion/02_sampling.ipynb #183ab3cb
@@ -249,11 +252,11 @@ def _gradient(energy: Callable[[Tensor], Tensor], latent: Tensor, at: Callable[[
 
 
 def with_energy(
-    denoise: Denoise,                      # (z_t [B, Z], t) -> prediction [B, Z], any guidance already in it
-    energy: Callable[[Tensor], Tensor],    # [B, Z] -> [B]; its latents are the diffusion's, that is standardised
-    scale: float,                          # κ
-    schedule: Schedule,                    # the whole training schedule
-    rule: EnergyRule = "direct",           # how the gradient enters
+    denoise: Denoise,  # (z_t [B, Z], t) -> prediction [B, Z], any guidance already in it
+    energy: Callable[[Tensor], Tensor],  # [B, Z] -> [B]; its latents are the diffusion's, that is standardised
+    scale: float,  # κ
+    schedule: Schedule,  # the whole training schedule
+    rule: EnergyRule = "direct",  # how the gradient enters
 ) -> Denoise:
     "Bend a denoiser towards low energy. Raises `ValueError` for an unknown rule or a shortened schedule."
     if rule not in get_args(EnergyRule):
@@ -275,4 +278,5 @@ def with_energy(
                 noise = (z_t - s * clean) / σ
                 shift = scale * noise.norm(dim=-1, keepdim=True) * F.normalize(shift, dim=-1)
         return prediction - σ / s * shift / gain_at(schedule.clean_gains[1], t, z_t)  # from ε̂ to ẑ0 to the prediction
+
     return guided

@@ -25,10 +25,11 @@ Prediction = Literal["epsilon", "x0", "v"]
 @dataclass(frozen=True, kw_only=True)
 class DiffusionConfig:
     "How noise is added and what the denoiser predicts; nothing about networks or training."
-    timesteps: int = 350                # S, steps of the forward process
-    schedule: Curve = "linear"          # in β; "sqrt_linear": linear in √β; "cosine": Nichol & Dhariwal 2021
-    beta_start: float = 1e-4            # β of the first step (not used by "cosine")
-    beta_end: float = 0.06              # β of the last step (not used by "cosine")
+
+    timesteps: int = 350  # S, steps of the forward process
+    schedule: Curve = "linear"  # in β; "sqrt_linear": linear in √β; "cosine": Nichol & Dhariwal 2021
+    beta_start: float = 1e-4  # β of the first step (not used by "cosine")
+    beta_end: float = 0.06  # β of the last step (not used by "cosine")
     prediction: Prediction = "epsilon"  # the noise, the clean latent, or the velocity between them
 
     def __post_init__(self):
@@ -57,8 +58,9 @@ def make_betas(
 @dataclass(frozen=True, eq=False)
 class Schedule:
     "The curve ᾱ of a forward process, or of some of its steps; step `i` is training timestep `timesteps[i]`."
-    alpha_bars: Tensor                  # [S] float64, share of the signal's variance that is left, falling
-    timesteps: Tensor                   # [S] long, rising; counted from 0, so timestep t is the paper's t + 1
+
+    alpha_bars: Tensor  # [S] float64, share of the signal's variance that is left, falling
+    timesteps: Tensor  # [S] long, rising; counted from 0, so timestep t is the paper's t + 1
     prediction: Prediction = "epsilon"  # what the denoiser predicts
 
     @classmethod
@@ -66,7 +68,8 @@ class Schedule:
         "The whole schedule that a denoiser is trained with."
         return cls((1 - make_betas(config)).cumprod(0), torch.arange(config.timesteps), config.prediction)
 
-    def __len__(self) -> int: return len(self.alpha_bars)
+    def __len__(self) -> int:
+        return len(self.alpha_bars)
 
     @cached_property
     def previous(self) -> Tensor:
@@ -74,46 +77,51 @@ class Schedule:
         return torch.cat([torch.ones(1, dtype=torch.float64), self.alpha_bars[:-1]])
 
     @property
-    def betas(self) -> Tensor: return 1 - self.alpha_bars / self.previous
+    def betas(self) -> Tensor:
+        return 1 - self.alpha_bars / self.previous
 
     @cached_property
-    def signal(self) -> Tensor: return self.alpha_bars.sqrt()
+    def signal(self) -> Tensor:
+        return self.alpha_bars.sqrt()
 
     @cached_property
-    def spread(self) -> Tensor: return (1 - self.alpha_bars).sqrt()
+    def spread(self) -> Tensor:
+        return (1 - self.alpha_bars).sqrt()
 
     @cached_property
     def clean_gains(self) -> tuple[Tensor, Tensor]:
         "Two [S]: the predicted clean latent is the first times `z_t` plus the second times the prediction."
         s, σ = self.signal, self.spread
-        return {"epsilon": (1 / s, -σ / s), "x0": (torch.zeros_like(s), torch.ones_like(s)), "v": (s, -σ)}[self.prediction]
+        return {"epsilon": (1 / s, -σ / s), "x0": (torch.zeros_like(s), torch.ones_like(s)), "v": (s, -σ)}[
+            self.prediction
+        ]
 
 # %% ../../nbs/5_diffusion/01_schedule.ipynb #8cdefa57
 def gain_at(
-    gains: Tensor,        # [S] one number per step
+    gains: Tensor,  # [S] one number per step
     index: Tensor | int,  # [B] step per row, or one for all
-    like: Tensor,         # whose type and device the result has
-) -> Tensor:              # [B, 1], or [1]
+    like: Tensor,  # whose type and device the result has
+) -> Tensor:  # [B, 1], or [1]
     "The numbers of some steps, ready to be multiplied with latents."
     return gains.to(like)[index].unsqueeze(-1)
 
 
 def add_noise(
-    z0: Tensor,           # [B, Z] clean latents
-    noise: Tensor,        # [B, Z] standard normal
+    z0: Tensor,  # [B, Z] clean latents
+    noise: Tensor,  # [B, Z] standard normal
     schedule: Schedule,
     index: Tensor | int,  # [B] step of the schedule per row, or one for all
-) -> Tensor:              # [B, Z]
+) -> Tensor:  # [B, Z]
     "Jump to a step of the forward process: $\\sqrt{\\barα} z_0 + \\sqrt{1-\\barα} ε$."
     return gain_at(schedule.signal, index, z0) * z0 + gain_at(schedule.spread, index, z0) * noise
 
 
 def prediction_target(
-    z0: Tensor,           # [B, Z] clean latents
-    noise: Tensor,        # [B, Z] the noise that was added
+    z0: Tensor,  # [B, Z] clean latents
+    noise: Tensor,  # [B, Z] the noise that was added
     schedule: Schedule,
     index: Tensor | int,  # [B] step of the schedule per row, or one for all
-) -> Tensor:              # [B, Z]
+) -> Tensor:  # [B, Z]
     "What the denoiser should have predicted."
     if schedule.prediction == "v":
         return gain_at(schedule.signal, index, z0) * noise - gain_at(schedule.spread, index, z0) * z0
@@ -121,11 +129,11 @@ def prediction_target(
 
 
 def predicted_clean(
-    z_t: Tensor,          # [B, Z] noisy latents
-    prediction: Tensor,   # [B, Z] the denoiser's output for them
+    z_t: Tensor,  # [B, Z] noisy latents
+    prediction: Tensor,  # [B, Z] the denoiser's output for them
     schedule: Schedule,
     index: Tensor | int,  # [B] step of the schedule per row, or one for all
-) -> Tensor:              # [B, Z]
+) -> Tensor:  # [B, Z]
     "The clean latent that a prediction implies."
     keep, gain = schedule.clean_gains
     return gain_at(keep, index, z_t) * z_t + gain_at(gain, index, z_t) * prediction
@@ -133,25 +141,26 @@ def predicted_clean(
 # %% ../../nbs/5_diffusion/01_schedule.ipynb #28e3b962
 class MixtureDenoiser:
     "The exact denoiser for a mixture of Gaussians: an oracle for samplers and guidance."
+
     def __init__(
         self,
-        means: Tensor,       # [K, Z]
-        stds: Tensor,        # [K, Z]
+        means: Tensor,  # [K, Z]
+        stds: Tensor,  # [K, Z]
         schedule: Schedule,  # the whole training schedule
     ):
         self.means, self.stds, self.schedule = means, stds, schedule
 
     def __call__(
         self,
-        z_t: Tensor,              # [B, Z] noisy latents
-        t: Tensor,                # [B] or scalar: training timestep
+        z_t: Tensor,  # [B, Z] noisy latents
+        t: Tensor,  # [B] or scalar: training timestep
         e: Tensor | None = None,  # [B, K] weights of the clusters; a row of zeros, or None: all clusters alike
-    ) -> Tensor:                  # [B, Z] the best prediction in squared error
+    ) -> Tensor:  # [B, Z] the best prediction in squared error
         "The posterior mean, as the schedule's kind of prediction."
         s, σ = (gain_at(gains, t, z_t)[..., None] for gains in (self.schedule.signal, self.schedule.spread))
-        z, variance = z_t[:, None], (s * self.stds) ** 2 + σ**2                                   # [B, 1, Z], [B, K, Z]
+        z, variance = z_t[:, None], (s * self.stds) ** 2 + σ**2  # [B, 1, Z], [B, K, Z]
         away = z - s * self.means
-        log_share = -0.5 * (away**2 / variance + variance.log()).sum(-1)                          # [B, K]
+        log_share = -0.5 * (away**2 / variance + variance.log()).sum(-1)  # [B, K]
         if e is not None:
             log_share = log_share + torch.where(e.any(-1, keepdim=True), e, 1).log()
         clean = (log_share.softmax(-1)[..., None] * (self.means + s * self.stds**2 / variance * away)).sum(1)
@@ -161,41 +170,41 @@ class MixtureDenoiser:
 # %% ../../nbs/5_diffusion/01_schedule.ipynb #9b58d622
 def null_like(
     denoiser: Callable,  # (z_t, t, e) -> prediction
-    e: Tensor,           # [B, E] embeddings
-) -> Tensor:             # [B, E]
+    e: Tensor,  # [B, E] embeddings
+) -> Tensor:  # [B, E]
     "The rows that mean *no question*: the denoiser's `null` if it has one, else zeros (algorithm 12)."
     null = getattr(denoiser, "null", None)
     return torch.zeros_like(e) if null is None else null.expand_as(e)
 
 
 def drop_condition(
-    denoiser: Callable,          # (z_t, t, e) -> prediction
-    e: Tensor,                   # [B, E] embeddings
-    drop: float,                 # probability of each row
+    denoiser: Callable,  # (z_t, t, e) -> prediction
+    e: Tensor,  # [B, E] embeddings
+    drop: float,  # probability of each row
     generator: torch.Generator,
-) -> Tensor:                     # [B, E]
+) -> Tensor:  # [B, E]
     "Replace random rows by the null condition."
     dropped = torch.rand(len(e), 1, generator=generator, device=generator.device) < drop
     return torch.where(dropped.to(e.device), null_like(denoiser, e), e)
 
 # %% ../../nbs/5_diffusion/01_schedule.ipynb #87feaccb
 def prediction_error(
-    denoiser: Callable,     # (z_t, t, e) -> prediction
-    z0: Tensor,             # [B, Z] clean latents
-    e: Tensor | None,       # [B, E] embeddings
+    denoiser: Callable,  # (z_t, t, e) -> prediction
+    z0: Tensor,  # [B, Z] clean latents
+    e: Tensor | None,  # [B, E] embeddings
     schedule: Schedule,
-    index: Tensor,          # [B] step of the schedule per row
-    noise: Tensor,          # [B, Z] standard normal
-) -> Tensor:                # [B, Z] prediction minus target
+    index: Tensor,  # [B] step of the schedule per row
+    noise: Tensor,  # [B, Z] standard normal
+) -> Tensor:  # [B, Z] prediction minus target
     "How far the denoiser is off on latents noised by hand."
     t = schedule.timesteps.to(index.device)[index]
     return denoiser(add_noise(z0, noise, schedule, index), t, e) - prediction_target(z0, noise, schedule, index)
 
 
 def weighted_square(
-    error: Tensor,                 # [B, Z]
+    error: Tensor,  # [B, Z]
     weight: Tensor | None = None,  # [B, Z, Z] symmetric positive semi-definite; None: the identity
-) -> Tensor:                       # scalar: mean over the batch of $δ^T H δ / tr H$
+) -> Tensor:  # scalar: mean over the batch of $δ^T H δ / tr H$
     "Mean square in each row's own metric. Raises `ValueError` for a weight of another shape or without positive trace."
     if weight is None:
         return error.square().mean()
@@ -203,20 +212,22 @@ def weighted_square(
         raise ValueError(f"weight: expected [B, Z, Z] = {[*error.shape, error.shape[-1]]}, got {list(weight.shape)}")
     trace = weight.diagonal(dim1=-2, dim2=-1).sum(-1)
     if not (trace > 0).all():
-        raise ValueError(f"weight: expected matrices of positive trace, got {trace.min():g} for row {int(trace.argmin())}")
+        raise ValueError(
+            f"weight: expected matrices of positive trace, got {trace.min():g} for row {int(trace.argmin())}"
+        )
     return (torch.einsum("bi,bij,bj->b", error, weight, error) / trace).mean()
 
 
 def diffusion_loss(
-    denoiser: Callable,            # (z_t [B, Z], t [B], e [B, E]) -> prediction [B, Z]
-    z0: Tensor,                    # [B, Z] clean, standardised latents
-    e: Tensor | None,              # [B, E] embeddings of their questions; None: unconditional
-    schedule: Schedule,            # the whole training schedule
-    generator: torch.Generator,    # draws the steps, the noise, and which questions are dropped
+    denoiser: Callable,  # (z_t [B, Z], t [B], e [B, E]) -> prediction [B, Z]
+    z0: Tensor,  # [B, Z] clean, standardised latents
+    e: Tensor | None,  # [B, E] embeddings of their questions; None: unconditional
+    schedule: Schedule,  # the whole training schedule
+    generator: torch.Generator,  # draws the steps, the noise, and which questions are dropped
     *,
-    drop: float = 0.2,             # probability with which a question is replaced by the null condition
+    drop: float = 0.2,  # probability with which a question is replaced by the null condition
     weight: Tensor | None = None,  # [B, Z, Z] a metric for each row's error
-) -> Tensor:                       # scalar
+) -> Tensor:  # scalar
     "The denoising loss of algorithms 12 and 13."
     draw = {"generator": generator, "device": generator.device}
     index = torch.randint(len(schedule), (len(z0),), **draw).to(z0.device)

@@ -21,7 +21,15 @@ from ..core.runs import Run
 from ..core.seeds import seeded
 from ..dataset.batches import scale_features
 from ..dataset.encoders import ClipEncoder
-from ..dataset.questions import draw_images, find_question, image_id, make_task, prompts_for, questions, scene_of
+from hyperclip_nb.dataset.questions import (
+    draw_images,
+    find_question,
+    image_id,
+    make_task,
+    prompts_for,
+    questions,
+    scene_of,
+)
 from ..dataset.small_clip import load_small_clip
 from ..dataset.sources import scenes_bank
 from ..dataset.tasks import Task
@@ -31,17 +39,19 @@ from .statistics import ensemble
 
 # %% ../../nbs/7_evaluation/08_asking.ipynb #a0cce607
 def open_experiment(
-    folder: str | Path,           # a run directory of `hyperclip_nb demo`
+    folder: str | Path,  # a run directory of `hyperclip_nb demo`
     data: str | Path | None = None,  # where features are cached; None: see `runs.data_dir`
     device: str | torch.device = "cpu",
-    train: bool = False,          # make missing parts when they are asked for
+    train: bool = False,  # make missing parts when they are asked for
 ) -> Experiment:
     "The experiment of a finished run on the scenes. Raises `RunError` where that is not one."
     run = Run.open(folder)
     try:
         world_seed, recipe = int(run.config["world_seed"]), msgspec.convert(run.config["recipe"], Recipe)
     except (KeyError, TypeError, ValueError, msgspec.ValidationError) as error:
-        raise RunError(f"{run.path}/manifest.json: expected a config with world_seed and recipe, found otherwise: {error}") from error
+        raise RunError(
+            f"{run.path}/manifest.json: expected a config with world_seed and recipe, found otherwise: {error}"
+        ) from error
     if not run.manifest.files:
         raise RunError(f"{run.path}: expected trained weights, found none; finish the run with `hyperclip_nb demo`")
     splits, bank = scenes_bank(data, world_seed)
@@ -54,10 +64,14 @@ def check_question(
 ) -> tuple[str, tuple[str, ...]]:  # both without outer spaces
     "Raises `ValueError` for an empty question, fewer than two answers, or an answer that occurs twice."
     question, answers = question.strip(), tuple(a.strip() for a in answers)
-    if not question: raise ValueError("expected a question, got an empty text")
-    if not answers: raise ValueError("expected at least two answers to choose from, got none")
-    if len(answers) < 2: raise ValueError(f"expected at least two answers to choose from, got only {answers[0]!r}")
-    if "" in answers: raise ValueError(f"expected answers with letters in them, got an empty one in {', '.join(map(repr, answers))}")
+    if not question:
+        raise ValueError("expected a question, got an empty text")
+    if not answers:
+        raise ValueError("expected at least two answers to choose from, got none")
+    if len(answers) < 2:
+        raise ValueError(f"expected at least two answers to choose from, got only {answers[0]!r}")
+    if "" in answers:
+        raise ValueError(f"expected answers with letters in them, got an empty one in {', '.join(map(repr, answers))}")
     if twice := sorted({repr(a) for a in answers if answers.count(a) > 1}):
         raise ValueError(f"expected different answers, got {', '.join(twice)} more than once")
     return question, answers
@@ -65,34 +79,39 @@ def check_question(
 
 def read_question(
     question: str,
-    answers: Sequence[str] = (),   # may be left out for a question worded as one of the scenes' families
+    answers: Sequence[str] = (),  # may be left out for a question worded as one of the scenes' families
 ) -> tuple[str, tuple[str, ...]]:  # both without outer spaces
     "A question with its answers, its own where none are given. Raises `ValueError` as `check_question` does."
     known = find_question(question)
     if not answers and known is None and question.strip():
-        raise ValueError(f"expected answers for the question {question.strip()[:60]!r}, which is not worded as one of the scenes'; "
-                         "give at least two with commas between them, such as red,yellow,blue")
+        raise ValueError(
+            f"expected answers for the question {question.strip()[:60]!r}, which is not worded as one of the scenes'; "
+            "give at least two with commas between them, such as red,yellow,blue"
+        )
     return check_question(question, answers or (known.answers if known else ()))
 
 # %% ../../nbs/7_evaluation/08_asking.ipynb #102536f6
 def weights_for_question(
     experiment: Experiment,
     question: str,
-    seed: int = 0,                 # which of the run's seeds
+    seed: int = 0,  # which of the run's seeds
     *,
-    kind: Generator = "hvae",      # which weight generator
-    gamma: float = 1.5,            # guidance strength
-    samples: int = 10,             # K networks
-    draw: int = 0,                 # seed of the noise
+    kind: Generator = "hvae",  # which weight generator
+    gamma: float = 1.5,  # guidance strength
+    samples: int = 10,  # K networks
+    draw: int = 0,  # seed of the noise
     encoder: ClipEncoder | None = None,  # of the question; default: the small CLIP, loaded
-) -> Tensor:                       # [K, P]
+) -> Tensor:  # [K, P]
     "Networks for a question, from its text alone (paper, algorithm 14)."
     x = experiment
     encoder = encoder or load_small_clip(x.device)
     embedding = encoder.encode_texts([question], x.recipe.question).to(x.device)
     e = x.condition(kind, seed, {x.recipe.question: embedding})
-    z = x.hyperldm(kind, seed).generate(e, gamma=gamma, samples=samples, clamp=x.recipe.clamp, generator=seeded(draw, question))
-    with torch.no_grad(): return x.generator(kind, seed)(z[:, 0])
+    z = x.hyperldm(kind, seed).generate(
+        e, gamma=gamma, samples=samples, clamp=x.recipe.clamp, generator=seeded(draw, question)
+    )
+    with torch.no_grad():
+        return x.generator(kind, seed)(z[:, 0])
 
 # %% ../../nbs/7_evaluation/08_asking.ipynb #de0d5bde
 def pictures_for(
@@ -105,8 +124,9 @@ def pictures_for(
     if known := find_question(question):
         ids = (image_id(world_seed, known, i) for i in range(1_000, 1_000 + 40 * count))  # tasks use small numbers
         found = [(image, answers.index(truth)) for image in ids if (truth := scene_of(image)[2]) in answers][:count]
-        if len(found) == count: return [image for image, _ in found], [label for _, label in found]
-    mixed = questions()[::len(questions()) // count][:count]
+        if len(found) == count:
+            return [image for image, _ in found], [label for _, label in found]
+    mixed = questions()[:: len(questions()) // count][:count]
     return [image_id(world_seed, other, 1_000) for other in mixed], None
 
 # %% ../../nbs/7_evaluation/08_asking.ipynb #c7da6242
@@ -114,13 +134,18 @@ def task_for(
     question: str,
     answers: Sequence[str],
     world_seed: int,
-    support: int = 50,      # labelled pictures to adapt on, where there are labels
-    query: int = 25,        # pictures to answer
-) -> tuple[Task, bool]:     # and whether its labels are known; without them there is no support set and all labels are 0
+    support: int = 50,  # labelled pictures to adapt on, where there are labels
+    query: int = 25,  # pictures to answer
+) -> tuple[Task, bool]:  # and whether its labels are known; without them there is no support set and all labels are 0
     "A question as a task: the very pictures of the data set where it is one of its questions, else fresh ones."
-    if (known := find_question(question)) and tuple(answers) == known.answers: return make_task(known, world_seed, support, query), True
-    of = {"question": known.text if known else question, "answers": tuple(answers), "prompts": prompts_for(question, answers),
-          "family": known.family if known else ""}
+    if (known := find_question(question)) and tuple(answers) == known.answers:
+        return make_task(known, world_seed, support, query), True
+    of = {
+        "question": known.text if known else question,
+        "answers": tuple(answers),
+        "prompts": prompts_for(question, answers),
+        "family": known.family if known else "",
+    }
     ids, truth = pictures_for(question, answers, world_seed, query + support)
     if truth is None:
         mixed = pictures_for(question, answers, world_seed, query)[0]
@@ -137,32 +162,34 @@ def percent_right(given: Sequence[int], truth: Sequence[int]) -> float:
 @dataclass(frozen=True)
 class Sheet:
     "A question, pictures, and what was answered."
+
     question: str
     answers: tuple[str, ...]
-    prompts: tuple[str, ...]      # what the text encoder read for each answer
-    seen: str                     # "train", "val", "test", or "" where the question is in no split
-    images: list[str]             # N image ids
-    truth: list[int] | None       # [N] right answers, where they are known
-    before: list[int]             # [N] answers of zero-shot CLIP
-    after: list[int]              # [N] answers of the generated networks
+    prompts: tuple[str, ...]  # what the text encoder read for each answer
+    seen: str  # "train", "val", "test", or "" where the question is in no split
+    images: list[str]  # N image ids
+    truth: list[int] | None  # [N] right answers, where they are known
+    before: list[int]  # [N] answers of zero-shot CLIP
+    after: list[int]  # [N] answers of the generated networks
 
     def accuracy(self, given: list[int]) -> float:
         "Percent answered rightly; ValueError where the truth is not known."
-        if self.truth is None: raise ValueError(f"expected a question with known answers, got {self.question!r}")
+        if self.truth is None:
+            raise ValueError(f"expected a question with known answers, got {self.question!r}")
         return percent_right(given, self.truth)
 
 
 def ask(
     experiment: Experiment,
     question: str,
-    answers: Sequence[str] = (),   # may be left out for a question worded as one of the scenes' families
-    seed: int = 0,                 # which of the run's seeds
+    answers: Sequence[str] = (),  # may be left out for a question worded as one of the scenes' families
+    seed: int = 0,  # which of the run's seeds
     *,
     kind: Generator = "hvae",
     gamma: float = 1.5,
-    samples: int = 10,             # networks whose log-probabilities are averaged
-    count: int = 24,               # pictures
-) -> tuple[Sheet, Tensor]:         # and the weights [K, P]
+    samples: int = 10,  # networks whose log-probabilities are averaged
+    count: int = 24,  # pictures
+) -> tuple[Sheet, Tensor]:  # and the weights [K, P]
     "Generate networks for a question and let them and zero-shot CLIP answer it on a sheet of pictures."
     (question, answers), known = read_question(question, answers), find_question(question)
     world_seed, encoder = int(experiment.run.config["world_seed"]), load_small_clip(experiment.device)
@@ -173,6 +200,14 @@ def ask(
     logits = adapter_logits(w, x.expand(len(w), -1, -1), a.expand(len(w), -1, -1), experiment.layout)
     zero_shot = adapter_logits(torch.zeros_like(w[:1]), x[None], a[None], experiment.layout)[0]
     texts = {task.question: split for split, tasks in experiment.sets.items() for task in tasks.tasks}
-    sheet = Sheet(question, answers, prompts, texts.get(known.text if known else question, ""), ids, truth,
-                  zero_shot.argmax(-1).tolist(), ensemble(logits).argmax(-1).tolist())
+    sheet = Sheet(
+        question,
+        answers,
+        prompts,
+        texts.get(known.text if known else question, ""),
+        ids,
+        truth,
+        zero_shot.argmax(-1).tolist(),
+        ensemble(logits).argmax(-1).tolist(),
+    )
     return sheet, w

@@ -22,14 +22,19 @@ from ..hypernet.hypernetworks import WeightGenerator
 @dataclass(frozen=True)
 class Audit:
     "How near some points come to the training tasks, and how near training tasks are to each other; any distance will do."
-    nearest: Tensor    # [N, 2] distance of each audited point to its nearest and second nearest training task
-    among: Tensor      # [M, 2] the same for training tasks, each left out of the others
-    noised: Tensor | None = None  # [L, 2] the same for training tasks with noise added: what a copier with an unsteady hand would give
+
+    nearest: Tensor  # [N, 2] distance of each audited point to its nearest and second nearest training task
+    among: Tensor  # [M, 2] the same for training tasks, each left out of the others
+    noised: Tensor | None = (
+        None  # [L, 2] the same for training tasks with noise added: what a copier with an unsteady hand would give
+    )
 
     def __post_init__(self):
         for name, distances in vars(self).items():
             if distances is not None and (distances.ndim != 2 or distances.shape[1] != 2 or not len(distances)):
-                raise ValueError(f"{name}: expected distances [N, 2] to the nearest and second nearest, got {list(distances.shape)}")
+                raise ValueError(
+                    f"{name}: expected distances [N, 2] to the nearest and second nearest, got {list(distances.shape)}"
+                )
 
     @property
     def ratio(self) -> Tensor:  # [N] between 0 and 1
@@ -49,27 +54,34 @@ class Audit:
 def rank_share(
     a: Tensor,  # [N]
     b: Tensor,  # [M]
-) -> float:     # between 0 and 1
+) -> float:  # between 0 and 1
     "Probability that a member of `a` is below one of `b`; ties count half (Mann and Whitney 1947)."
     below, tied = a[:, None] < b, a[:, None] == b
     return (below.double() + tied.double() / 2).mean().item()
 
 # %% ../../nbs/7_evaluation/appendix/audit.ipynb #ba8397a7
 def two_nearest(
-    distances: Tensor,            # [N, A] to the training tasks
+    distances: Tensor,  # [N, A] to the training tasks
     leave_out: Tensor | None = None,  # [N, A] bool, which training tasks don't count
-) -> Tensor:                      # [N, 2]
+) -> Tensor:  # [N, 2]
     "Distance to the nearest and the second nearest training task. Raises `ValueError` where fewer than two are left."
-    if leave_out is not None: distances = distances.masked_fill(leave_out, torch.inf)
-    if distances.ndim != 2 or distances.shape[1] < 2 or (nearest := distances.topk(2, largest=False).values).isinf().any():
-        raise ValueError(f"expected at least 2 training tasks for each of the points, got distances {list(distances.shape)}")
+    if leave_out is not None:
+        distances = distances.masked_fill(leave_out, torch.inf)
+    if (
+        distances.ndim != 2
+        or distances.shape[1] < 2
+        or (nearest := distances.topk(2, largest=False).values).isinf().any()
+    ):
+        raise ValueError(
+            f"expected at least 2 training tasks for each of the points, got distances {list(distances.shape)}"
+        )
     return nearest
 
 
 def same_group(
     groups: Sequence[str],  # [A] group of each training task, for example its cell
     rows: Tensor | None = None,  # [M] training tasks that are asked about; default: all
-) -> Tensor:                # [M, A] bool
+) -> Tensor:  # [M, A] bool
     "Which training tasks belong to the group of another, itself included: `leave_out` for distances among training tasks."
     number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
     ids = torch.tensor([number[group] for group in groups])
@@ -78,9 +90,11 @@ def same_group(
 # %% ../../nbs/7_evaluation/appendix/audit.ipynb #1f2e71f9
 def audit_latents(
     audited: Mapping[str, Tensor],  # by name: latents [N, Z], for example generated for held-out questions
-    train: Tensor,                  # [A, Z] latents of the training tasks
+    train: Tensor,  # [A, Z] latents of the training tasks
     *,
-    noise: Tensor | float | None = None,  # standard deviation ([A, Z] or less) of each training latent: between views, or posterior
+    noise: Tensor
+    | float
+    | None = None,  # standard deviation ([A, Z] or less) of each training latent: between views, or posterior
     groups: Sequence[str] | None = None,  # [A] tasks of one group are left out together, as held-out tasks were
     generator: torch.Generator | None = None,  # of the noise
 ) -> dict[str, Audit]:
@@ -90,8 +104,11 @@ def audit_latents(
     own = same_group(groups if groups is not None else [str(i) for i in range(len(train))]).to(train.device)
     noised = None
     if noise is not None:
-        if generator is None: raise ValueError("expected a generator to draw the noise, got None")
-        drawn = torch.randn(train.shape, generator=generator, dtype=train.dtype, device=generator.device).to(train.device)
+        if generator is None:
+            raise ValueError("expected a generator to draw the noise, got None")
+        drawn = torch.randn(train.shape, generator=generator, dtype=train.dtype, device=generator.device).to(
+            train.device
+        )
         noised = two_nearest(distance(train + noise * drawn))
     among = two_nearest(distance(train), own)
     return {name: Audit(two_nearest(distance(latents)), among, noised) for name, latents in audited.items()}
@@ -99,15 +116,16 @@ def audit_latents(
 # %% ../../nbs/7_evaluation/appendix/audit.ipynb #4b4a82f8
 def prediction_distances(
     generate: WeightGenerator,
-    latents: Tensor,            # [T, Z] one for each of the tasks
-    tasks: TaskSet,             # on whose images, with whose answers, predictions are compared
-    train: Tensor,              # [A, Z] latents of the training tasks
-    part: Part = "query",       # which images
+    latents: Tensor,  # [T, Z] one for each of the tasks
+    tasks: TaskSet,  # on whose images, with whose answers, predictions are compared
+    train: Tensor,  # [A, Z] latents of the training tasks
+    part: Part = "query",  # which images
     ids: Tensor | None = None,  # [N] positions in `latents` and `tasks`; default: all
     numbers: int = 12_000_000,  # weights in a chunk of training tasks
-) -> Tensor:                    # [N, A] between 0 and 1
+) -> Tensor:  # [N, A] between 0 and 1
     "Total variation between what a task's network predicts and what each training task's network would, averaged over the task's images."
-    if len(latents) != len(tasks): raise ValueError(f"expected a latent for each of the {len(tasks)} tasks, got {len(latents)}")
+    if len(latents) != len(tasks):
+        raise ValueError(f"expected a latent for each of the {len(tasks)} tasks, got {len(latents)}")
     ids, layout = tasks.all_ids if ids is None else ids, generate.layout
     distances = torch.empty(len(ids), len(train), dtype=latents.dtype, device=latents.device)
     with torch.no_grad():
@@ -116,14 +134,16 @@ def prediction_distances(
             for row, i in enumerate(ids):
                 batch = tasks.batch(i[None], part)
                 repeated = lambda x, w: x.expand(len(w), -1, -1)
-                of = lambda w: adapter_logits(w, repeated(batch.images, w), repeated(batch.answers, w), layout).softmax(-1)
+                of = lambda w: adapter_logits(w, repeated(batch.images, w), repeated(batch.answers, w), layout).softmax(
+                    -1
+                )
                 distances[row, columns] = (of(generate(latents[i][None])) - of(others)).abs().sum(-1).mean(1) / 2
     return distances
 
 
 def relative(
     distances: Tensor,  # [N, A]
-) -> Tensor:            # [N, A], each row with mean 1
+) -> Tensor:  # [N, A], each row with mean 1
     "Distances in units of how far a training task usually is: where all networks agree, all are near, and none a copy."
     return distances / distances.mean(1, keepdim=True).clamp(min=torch.finfo(distances.dtype).tiny)
 
@@ -131,11 +151,11 @@ def relative(
 def audit_predictions(
     generate: WeightGenerator,
     audited: Mapping[str, Tensor],  # by name: latents [T, Z], one for each of the tasks
-    tasks: TaskSet,                 # the tasks that they were generated for
-    train: Tensor,                  # [A, Z] latents of the training tasks
+    tasks: TaskSet,  # the tasks that they were generated for
+    train: Tensor,  # [A, Z] latents of the training tasks
     train_tasks: TaskSet,
     *,
-    probes: int = 100,         # training tasks, drawn at random, that stand for all where they are compared with each other
+    probes: int = 100,  # training tasks, drawn at random, that stand for all where they are compared with each other
     noise: Tensor | float | None = None,  # as for `audit_latents`
     groups: Sequence[str] | None = None,  # as for `audit_latents`
     generator: torch.Generator,  # of probes and noise
@@ -143,10 +163,14 @@ def audit_predictions(
     "The same for what networks answer: distances are `prediction_distances`, made `relative`."
     rows = torch.randperm(len(train), generator=generator)[:probes].to(train.device)
     own = same_group(groups if groups is not None else [str(i) for i in range(len(train))], rows).to(train.device)
-    distances = lambda latents, tasks, ids=None: relative(prediction_distances(generate, latents, tasks, train, ids=ids))
+    distances = lambda latents, tasks, ids=None: relative(
+        prediction_distances(generate, latents, tasks, train, ids=ids)
+    )
     noised = None
     if noise is not None:
-        drawn = torch.randn(train.shape, generator=generator, dtype=train.dtype, device=generator.device).to(train.device)
+        drawn = torch.randn(train.shape, generator=generator, dtype=train.dtype, device=generator.device).to(
+            train.device
+        )
         noised = two_nearest(distances(train + noise * drawn, train_tasks, rows))
     among = two_nearest(distances(train, train_tasks, rows), own)
     return {name: Audit(two_nearest(distances(latents, tasks)), among, noised) for name, latents in audited.items()}
@@ -154,12 +178,29 @@ def audit_predictions(
 # %% ../../nbs/7_evaluation/appendix/audit.ipynb #7c297824
 def audit_table(
     audits: Mapping[str, Audit],  # by name of what was audited
-    level: float = 0.05,          # see `Audit.copied`
-) -> str:                         # Markdown
+    level: float = 0.05,  # see `Audit.copied`
+) -> str:  # Markdown
     "A row for each audit: typical distances, and the two numbers that tell copies from draws."
-    header = ["", "nearest training task", "training tasks among each other", "training tasks with noise", "nearest / second",
-              "closer (fresh: 50 %)", f"copied (fresh: {level:.0%})"]
+    header = [
+        "",
+        "nearest training task",
+        "training tasks among each other",
+        "training tasks with noise",
+        "nearest / second",
+        "closer (fresh: 50 %)",
+        f"copied (fresh: {level:.0%})",
+    ]
     middle = lambda distances: "–" if distances is None else f"{distances[:, 0].median():.3g}"
-    rows = [[name, middle(a.nearest), middle(a.among), middle(a.noised), f"{a.ratio.median():.2f}", f"{a.closer:.0%}",
-             f"{a.copied(level):.0%}"] for name, a in audits.items()]
+    rows = [
+        [
+            name,
+            middle(a.nearest),
+            middle(a.among),
+            middle(a.noised),
+            f"{a.ratio.median():.2f}",
+            f"{a.closer:.0%}",
+            f"{a.copied(level):.0%}",
+        ]
+        for name, a in audits.items()
+    ]
     return "\n".join(map(markdown_row, [header, [":--", *["--:"] * 6], *rows]))

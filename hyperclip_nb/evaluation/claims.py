@@ -20,37 +20,61 @@ GUIDED = ("hnet_hyperldm_g1.5@10", "hvae_hyperldm_g1.5@10", "hnet_hyperclip", "h
 
 
 def claims(
-    scores: Mapping[str, Tensor],     # method id -> percent [S, T]
-    few_shot: Mapping[str, Tensor],   # "start/shots" -> percent [S, T]
-) -> str:                             # Markdown
+    scores: Mapping[str, Tensor],  # method id -> percent [S, T]
+    few_shot: Mapping[str, Tensor],  # "start/shots" -> percent [S, T]
+) -> str:  # Markdown
     "What must hold, with the difference and its interval."
     draws = Bootstrap(next(iter(scores.values())).shape[1], next(iter(scores.values())).shape[0])
     lines = [markdown_row(["", "Difference", "Holds"]), markdown_row(["---", "---:", "---"])]
+
     def claim(text: str, gap: Tensor, bound: float = 0.0) -> None:
         low, high = draws.interval(gap)
         holds = "yes" if low > bound else "no" if high < bound else "open"
         lines.append(markdown_row([text, plain(gap.mean().item(), (low, high), "+"), holds]))
+
     guided = [m for m in GUIDED if m in scores]
     for m in guided:
-        if "multitask" in scores: claim(f"{label(m)} above unconditional multitask", scores[m] - scores["multitask"])
+        if "multitask" in scores:
+            claim(f"{label(m)} above unconditional multitask", scores[m] - scores["multitask"])
     best = max(guided, key=lambda m: scores[m].mean().item(), default=None)
-    for other in ("cond_multitask", "cond_multitask~clip", "cond_multitask~retrieval", "latent_regression", "learned_regression", "learned_regression~hnet"):
-        if best and other in scores: claim(f"{label(best)} above {label(other)}", scores[best] - scores[other])
+    for other in (
+        "cond_multitask",
+        "cond_multitask~clip",
+        "cond_multitask~question_regression",
+        "latent_regression",
+        "question_regression",
+        "question_regression~hnet",
+    ):
+        if best and other in scores:
+            claim(f"{label(best)} above {label(other)}", scores[best] - scores[other])
     for m in guided:
-        if f"{m}+shuffled" in scores: claim(f"{label(m)} loses at least 3 points with shuffled questions", scores[m] - scores[f"{m}+shuffled"], 3.0)
+        if f"{m}+shuffled" in scores:
+            claim(
+                f"{label(m)} loses at least 3 points with shuffled questions", scores[m] - scores[f"{m}+shuffled"], 3.0
+            )
     for kind in ("hnet", "hvae"):
         name = kind.upper().replace("NET", "Net")
         for n in ("0", "1", "2", "all"):
             guided_start, start = f"{kind}_hyperldm_g1.5/{n}", f"{kind}/{n}"
-            if guided_start not in few_shot: continue
+            if guided_start not in few_shot:
+                continue
             gap = few_shot[guided_start] - few_shot[start]
             # "At least as good" can only be shown up to a margin.
-            if n == "all": claim(f"{name}, all shots: a guided start at least as good as the unguided, to within 1 point", gap, -1.0)
-            else: claim(f"{name}, {n} shots: a guided start above the unguided", gap)
+            if n == "all":
+                claim(
+                    f"{name}, all shots: a guided start at least as good as the unguided, to within 1 point", gap, -1.0
+                )
+            else:
+                claim(f"{name}, {n} shots: a guided start above the unguided", gap)
     return "\n".join(lines) + "\n"
 
 # %% ../../nbs/7_evaluation/appendix/claims.ipynb #e86e3c1f
-STARTS = {"hnet": "HNet, z0", "hnet_hyperldm_g1.5": "HNet, from HyperLDM", "hvae": "HVAE, mean latent", "hvae_hyperldm_g1.5": "HVAE, from HyperLDM"}
+STARTS = {
+    "hnet": "HNet, z0",
+    "hnet_hyperldm_g1.5": "HNet, from HyperLDM",
+    "hvae": "HVAE, mean latent",
+    "hvae_hyperldm_g1.5": "HVAE, from HyperLDM",
+}
 
 
 Curves = dict[str, dict[str, tuple[float, tuple[float, float]]]]  # start -> shots -> mean and interval
@@ -71,7 +95,10 @@ def few_shot_rows(curves: Curves) -> str:
     "Few-shot curves as a Markdown table, percent with intervals."
     shots = next(iter(curves.values()))
     lines = [markdown_row(["Start", *(f"{n} shots" for n in shots)]), markdown_row(["---", *["---:"] * len(shots)])]
-    lines += [markdown_row([start, *(plain(mean, interval) for mean, interval in row.values())]) for start, row in curves.items()]
+    lines += [
+        markdown_row([start, *(plain(mean, interval) for mean, interval in row.values())])
+        for start, row in curves.items()
+    ]
     return "\n".join(lines) + "\n"
 
 

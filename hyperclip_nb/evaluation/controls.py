@@ -11,33 +11,33 @@ from collections import Counter
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 import torch.nn.functional as F
+from torch import Tensor
 
 # %% ../../nbs/7_evaluation/02_controls.ipynb #1c8ce6fe
 def chance(
     answers: Tensor,  # [T] number of answers of each task
-) -> Tensor:          # [T] percent
+) -> Tensor:  # [T] percent
     "Expected accuracy of an answer drawn uniformly."
     return 100 / torch.as_tensor(answers).double()
 
 
 def answer_counts(
     labels: Tensor,  # [T, N] answer ids
-    mask: Tensor,    # [T, N] bool, which of them are examples and not padding
-    answers: int,    # C, answers of the widest task
-) -> Tensor:         # [T, C]
+    mask: Tensor,  # [T, N] bool, which of them are examples and not padding
+    answers: int,  # C, answers of the widest task
+) -> Tensor:  # [T, C]
     "How often each answer of each task occurs."
     empty = torch.zeros(len(labels), answers, dtype=torch.float64, device=labels.device)
     return empty.scatter_add_(1, labels.where(mask, 0), mask.double())
 
 
 def majority(
-    support: Tensor,       # [T, N] answer ids of the support examples
+    support: Tensor,  # [T, N] answer ids of the support examples
     support_mask: Tensor,  # [T, N] bool
-    query: Tensor,         # [T, M] answer ids of the query examples
-    query_mask: Tensor,    # [T, M] bool
-) -> Tensor:               # [T] percent; answers that tie share the score equally
+    query: Tensor,  # [T, M] answer ids of the query examples
+    query_mask: Tensor,  # [T, M] bool
+) -> Tensor:  # [T] percent; answers that tie share the score equally
     "Accuracy of always giving the answer that is most frequent in the support set."
     answers = 1 + int(max(support.max(), query.max()))
     seen, asked = answer_counts(support, support_mask, answers), answer_counts(query, query_mask, answers)
@@ -46,17 +46,19 @@ def majority(
 
 # %% ../../nbs/7_evaluation/02_controls.ipynb #cdb88e79
 def derangement(
-    n: int,                       # tasks
+    n: int,  # tasks
     generator: torch.Generator,
     groups: Sequence | None = None,  # [n] tasks of one group must not exchange questions, for example their cell
-) -> Tensor:                      # [n] which task's question each task gets
+) -> Tensor:  # [n] which task's question each task gets
     "A random permutation in which no task keeps its own question, nor gets one of its group."
     names = list(range(n)) if groups is None else list(groups)
     sizes = Counter(names)
     largest = max(sizes.values(), default=0)
     if n < 2 or len(names) != n or 2 * largest > n:
-        raise ValueError(f"expected at least 2 tasks with a group each, none with more than half of them, got {n} tasks, "
-                         f"{len(names)} groups' names, the largest group with {largest}")
+        raise ValueError(
+            f"expected at least 2 tasks with a group each, none with more than half of them, got {n} tasks, "
+            f"{len(names)} groups' names, the largest group with {largest}"
+        )
     rank = dict(zip(sizes, torch.randperm(len(sizes), generator=generator).tolist()))
     order = torch.randperm(n, generator=generator)
     order = order[torch.tensor([rank[names[i]] for i in order.tolist()]).argsort(stable=True)]
@@ -65,15 +67,15 @@ def derangement(
 # %% ../../nbs/7_evaluation/02_controls.ipynb #b30cf5ac
 def null_questions(
     questions: Tensor,  # [T, E] embeddings as the model eats them: centred
-) -> Tensor:            # [T, E] zeros
+) -> Tensor:  # [T, E] zeros
     "No question at all, for each task."
     return torch.zeros_like(questions)
 
 # %% ../../nbs/7_evaluation/02_controls.ipynb #3914c975
 def nearest_question(
     questions: Tensor,  # [T, E] embeddings of the tasks in question
-    train: Tensor,      # [A, E] embeddings of the training tasks
-) -> Tensor:            # [T] index of each one's nearest training task
+    train: Tensor,  # [A, E] embeddings of the training tasks
+) -> Tensor:  # [T] index of each one's nearest training task
     "The training question with the highest cosine similarity."
     if not (questions.norm(dim=1) > 0).all():
         raise ValueError("expected embeddings that are not zero, got a null question, which is near to nothing")
@@ -82,16 +84,16 @@ def nearest_question(
 
 def nearest_latent(
     questions: Tensor,  # [T, E]
-    train: Tensor,      # [A, E]
-    latents: Tensor,    # [A, Z] stored latents of the training tasks
-) -> Tensor:            # [T, Z]
+    train: Tensor,  # [A, E]
+    latents: Tensor,  # [A, Z] stored latents of the training tasks
+) -> Tensor:  # [T, Z]
     "The stored latent of each task's nearest training question."
     return latents[nearest_question(questions, train)]
 
 
 def mean_latent(
     latents: Tensor,  # [A, Z], or [V, A, Z] with several views of each task
-    tasks: int,       # T
-) -> Tensor:          # [T, Z], the same row for all tasks
+    tasks: int,  # T
+) -> Tensor:  # [T, Z], the same row for all tasks
     "The mean of all training latents."
     return latents.flatten(0, -2).mean(0).expand(tasks, -1)

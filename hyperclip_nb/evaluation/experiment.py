@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import msgspec
 import torch
-from torch import Tensor, nn
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ..basenet.adapter import WeightLayout, set_accuracy
 from ..core.blocks import Standardizer
@@ -30,7 +30,7 @@ from ..dataset.tasks import Splits
 from ..diffusion.hyperldm import Denoiser, HyperLDM, PublishedDenoiser, train_hyperldm
 from .recipe import NEEDS, Generator, Recipe, fields_of
 from ..guidance.hyperclip import HyperCLIP, train_hyperclip
-from ..guidance.question_regression import Retrieval, Whitening, train_retrieval
+from ..guidance.question_regression import QuestionRegression, Whitening, train_question_regression
 from ..hypernet.film import FiLM
 from ..hypernet.finetune import draw_views, finetune
 from ..hypernet.hvae import HVAE, hvae_latents, sample_posterior, train_hvae
@@ -41,87 +41,130 @@ from ..hypernet.store import store_adaptations
 # %% ../../nbs/7_evaluation/04_experiment.ipynb #5a09e193
 class Parts:
     "Trained tensors of one data set and recipe, each made when it is first asked for, and kept under its settings."
+
     def __init__(
         self,
-        splits: Splits,                      # tasks by "train", "val" and "test"
-        bank: FeatureBank,                   # their features
-        run: Run,                            # where parts are kept
-        recipe: Recipe = Recipe(),           # how they are trained
+        splits: Splits,  # tasks by "train", "val" and "test"
+        bank: FeatureBank,  # their features
+        run: Run,  # where parts are kept
+        recipe: Recipe = Recipe(),  # how they are trained
         device: str | torch.device = "cpu",
-        train: bool = True,                  # False: a missing part is an error instead of work
-        mixed: tuple[TaskSet, Any] | None = None,  # for networks that read no question: more tasks, and what to draw (`datasets.with_coco_tasks`)
+        train: bool = True,  # False: a missing part is an error instead of work
+        mixed: tuple[TaskSet, Any]
+        | None = None,  # for networks that read no question: more tasks, and what to draw (`datasets.with_coco_tasks`)
         report: Callable[[str], None] = print,  # told about every part that is trained
     ):
         self.recipe, self.run, self.device, self.train, self.report = recipe, run, torch.device(device), train, report
         self.sets = {name: TaskSet(tasks, bank, device) for name, tasks in splits.items()}
         self.layout = WeightLayout(self.sets["train"].images.shape[1], recipe.hidden)
         # split -> question encoder -> [T, E'] as encoded
-        self.embeddings = {split: {name: tasks.embeddings(name) for name in bank.questions} for split, tasks in self.sets.items()}
+        self.embeddings = {
+            split: {name: tasks.embeddings(name) for name in bank.questions} for split, tasks in self.sets.items()
+        }
         self.unconditional = mixed or (self.sets["train"], Episodes())
         more = {"mixed": [msgspec.to_builtins(mixed[0].tasks), mixed[1]]} if mixed else {}
         self.data = fingerprint({"features": bank.manifest.files, "tasks": msgspec.to_builtins(splits), **more})[:16]
         self._parts: dict[tuple, Any] = {}
 
     def _once(self, *key: Any, make: Callable[[], Any]) -> Any:
-        if key not in self._parts: self._parts[key] = make()
+        if key not in self._parts:
+            self._parts[key] = make()
         return self._parts[key]
 
     def _part(self, part: str, seed: int, build: Callable[[dict], dict[str, Tensor]], **more: Any) -> dict[str, Tensor]:
         "Load a part or make it, telling how long that took."
         name = "-".join([part, *(str(value) for value in more.values()), str(seed)])
-        fields = fields_of(part) | (fields_of(f"{more['given']}_retrieval") if f"{more.get('given')}_retrieval" in NEEDS else set())
-        settings = {"data": self.data, "seed": seed, **more, **{field: getattr(self.recipe, field) for field in sorted(fields)}}
+        fields = fields_of(part) | (
+            fields_of(f"{more['given']}_question_regression")
+            if f"{more.get('given')}_question_regression" in NEEDS
+            else set()
+        )
+        settings = {
+            "data": self.data,
+            "seed": seed,
+            **more,
+            **{field: getattr(self.recipe, field) for field in sorted(fields)},
+        }
         if not self.train and not self.run.has(name, settings):
-            raise RunError(f"{self.run.path}: expected the trained part {name!r} for this data and recipe, found none; "
-                           "finish the run that makes it (for example `hyperclip_nb demo`)")
+            raise RunError(
+                f"{self.run.path}: expected the trained part {name!r} for this data and recipe, found none; "
+                "finish the run that makes it (for example `hyperclip_nb demo`)"
+            )
+
         def timed() -> dict[str, Tensor]:
             began, tensors = time.perf_counter(), build({"name": name, "settings": settings})
             self.report(f"{name}: {time.perf_counter() - began:.0f} s")
             return tensors
+
         return self.run.part(name, settings, timed)
 
     def _trained(
         self,
         part: str,
         seed: int,
-        model: nn.Module,             # as it starts; filled with the outcome
-        steps: Callable[[], Steps],   # makes the loop that trains it in place
-        **more: Any,                  # what else tells this part from others
-    ) -> Any:                         # the model, frozen
+        model: nn.Module,  # as it starts; filled with the outcome
+        steps: Callable[[], Steps],  # makes the loop that trains it in place
+        **more: Any,  # what else tells this part from others
+    ) -> Any:  # the model, frozen
         "A module trained now, or at some time before; a training that was killed goes on where it was."
+
         def build(about: dict) -> dict[str, Tensor]:
-            for _ in progress(checkpointed(steps(), self.run.checkpoint(about["name"]), about["settings"]), desc=about["name"]): pass
+            for _ in progress(
+                checkpointed(steps(), self.run.checkpoint(about["name"]), about["settings"]), desc=about["name"]
+            ):
+                pass
             return model.state_dict()
+
         model.load_state_dict(self._part(part, seed, build, **more))
         return model.to(self.device).eval().requires_grad_(False)
 
 # %% ../../nbs/7_evaluation/04_experiment.ipynb #0e5b5ff0
 class Starts(Parts):
     "The parts that are one weight vector for all tasks."
+
     def _best_on_validation(self, steps: Steps, model: nn.Module, weights: Callable[[], Tensor]) -> keep_best:
         "Keep the step at which weights [T or 1, P] for the validation tasks do best."
+
         def score() -> float:
             model.eval()
-            with torch.no_grad(): value = set_accuracy(weights(), self.sets["val"], self.layout).mean().item()
+            with torch.no_grad():
+                value = set_accuracy(weights(), self.sets["val"], self.layout).mean().item()
             model.train()
             return value
+
         return keep_best(steps, model, score)
 
     def multitask(self, seed: int) -> MNet:
         "One weight vector for all tasks; the step is chosen on validation (paper, algorithm 2)."
+
         def make() -> MNet:
             model = MNet(self.layout, seeded(seed, "multitask")).to(self.device)
             tasks, episodes = self.unconditional
             steps = lambda: fit_meta(model, tasks, replace(self.recipe.multitask, seed=seed), episodes=episodes)
-            return self._trained("multitask", seed, model, lambda: self._best_on_validation(steps(), model, lambda: model.z0[None]))
+            return self._trained(
+                "multitask", seed, model, lambda: self._best_on_validation(steps(), model, lambda: model.z0[None])
+            )
+
         return self._once("multitask", seed, make=make)
 
     def mnet_maml(self, seed: int) -> MNet:
         "An initialisation of the weights (paper, algorithm 3)."
+
         def make() -> MNet:
-            r, model, (tasks, episodes) = self.recipe, MNet(self.layout, seeded(seed, "mnet")).to(self.device), self.unconditional
-            return self._trained("mnet_maml", seed, model, lambda: fit_meta(
-                model, tasks, replace(r.mnet, seed=seed), adaptation=r.inner, anchor=r.anchor, episodes=episodes))
+            r, model, (tasks, episodes) = (
+                self.recipe,
+                MNet(self.layout, seeded(seed, "mnet")).to(self.device),
+                self.unconditional,
+            )
+            return self._trained(
+                "mnet_maml",
+                seed,
+                model,
+                lambda: fit_meta(
+                    model, tasks, replace(r.mnet, seed=seed), adaptation=r.inner, anchor=r.anchor, episodes=episodes
+                ),
+            )
+
         return self._once("mnet_maml", seed, make=make)
 
     def _start(self, seed: int) -> Tensor | None:  # [P]
@@ -130,54 +173,91 @@ class Starts(Parts):
 # %% ../../nbs/7_evaluation/04_experiment.ipynb #ef70371a
 class Generators(Starts):
     "The weight generators, which never read a question, and the latents in which they hold the training tasks."
+
     def hnet(self, seed: int) -> HNet:
         "The unconditional weight generator: HNet trained by MAML in its latent (paper, algorithm 4)."
+
         def make() -> HNet:
             r, (tasks, episodes) = self.recipe, self.unconditional
-            model = HNet(self.layout, r.latent_size, r.hnet_hidden, output_gain=r.hnet_gain, start=self._start(seed), generator=seeded(seed, "hnet"))
+            model = HNet(
+                self.layout,
+                r.latent_size,
+                r.hnet_hidden,
+                output_gain=r.hnet_gain,
+                start=self._start(seed),
+                generator=seeded(seed, "hnet"),
+            )
             model.to(self.device)
-            return self._trained("hnet", seed, model, lambda: fit_meta(
-                model, tasks, replace(r.hnet, seed=seed), adaptation=r.inner, anchor=r.anchor, episodes=episodes))
+            return self._trained(
+                "hnet",
+                seed,
+                model,
+                lambda: fit_meta(
+                    model, tasks, replace(r.hnet, seed=seed), adaptation=r.inner, anchor=r.anchor, episodes=episodes
+                ),
+            )
+
         return self._once("hnet", seed, make=make)
 
-    def _views(self, seed: int) -> tuple[Tensor, Tensor]:  # fine-tuned weights [V, T, P] and which examples each view saw
+    def _views(
+        self, seed: int
+    ) -> tuple[Tensor, Tensor]:  # fine-tuned weights [V, T, P] and which examples each view saw
         def make() -> tuple[Tensor, Tensor]:
             tasks, r = self.sets["train"], self.recipe
             seen = draw_views(tasks, r.views, r.hvae_fraction, seed=step_seed(seed, "hvae"))
             return finetune(self.multitask(seed), tasks, r.finetuned, seen, seed=step_seed(seed, "hvae")), seen
+
         return self._once("views", seed, make=make)
 
     def _components(self, wanted: int | None) -> int | None:
         "No more principal components than a small data set can tell: half as many as it has adaptations."
-        return None if wanted is None else min(wanted, self.recipe.views * len(self.sets["train"]) // 2, self.layout.size)
+        return (
+            None if wanted is None else min(wanted, self.recipe.views * len(self.sets["train"]) // 2, self.layout.size)
+        )
 
     def hvae(self, seed: int) -> HVAE:
         "The other generator: the decoder of a variational autoencoder of fine-tuned weights (paper, algorithm 8)."
+
         def make() -> HVAE:
             r, config = self.recipe, replace(self.recipe.hvae, components=self._components(self.recipe.hvae.components))
             model = HVAE(self.layout, config, seed).to(self.device)
+
             def steps() -> Steps:
                 weights, seen = self._views(seed)
-                model.load_state_dict(HVAE.make(self.layout, weights, self.multitask(seed).z0, config, seed).state_dict())
-                return train_hvae(model, weights, self.sets["train"], seen, replace(r.hvae_training, seed=seed), r.hvae_loss)
+                model.load_state_dict(
+                    HVAE.make(self.layout, weights, self.multitask(seed).z0, config, seed).state_dict()
+                )
+                return train_hvae(
+                    model, weights, self.sets["train"], seen, replace(r.hvae_training, seed=seed), r.hvae_loss
+                )
+
             return self._trained("hvae", seed, model, steps)
+
         return self._once("hvae", seed, make=make)
 
     def generator(self, kind: Generator, seed: int) -> HNet | HVAE:
         "One of the two weight generators."
-        if kind not in ("hnet", "hvae"): raise ValueError(f"expected generator 'hnet' or 'hvae', got {kind!r}")
+        if kind not in ("hnet", "hvae"):
+            raise ValueError(f"expected generator 'hnet' or 'hvae', got {kind!r}")
         return self.hnet(seed) if kind == "hnet" else self.hvae(seed)
 
     def stored(self, kind: Generator, seed: int) -> dict[str, Tensor]:  # "latents" [V, T, Z] and "spread", their noise
         "Adapted latents of the training tasks, with the noise that they carry: between views, or of the posterior."
+
         def build(about: dict) -> dict[str, Tensor]:
             r, generator = self.recipe, self.generator(kind, seed)
             if kind == "hvae":
                 mean, std = hvae_latents(generator, self._views(seed)[0])
                 drawn = sample_posterior(mean, std, seeded(seed, "posterior"), r.posterior) if r.posterior else mean
                 return {"latents": drawn, "spread": std}
-            latents = store_adaptations(generator, self.sets["train"], r.stored, views=r.views, seed=step_seed(seed, "store"))
-            return {"latents": latents, "spread": latents.std(0) if r.views > 1 else latents.new_zeros(latents.shape[1:])}
+            latents = store_adaptations(
+                generator, self.sets["train"], r.stored, views=r.views, seed=step_seed(seed, "store")
+            )
+            return {
+                "latents": latents,
+                "spread": latents.std(0) if r.views > 1 else latents.new_zeros(latents.shape[1:]),
+            }
+
         make = lambda: {k: v.to(self.device) for k, v in self._part(f"{kind}_latents", seed, build).items()}
         return self._once(kind, "latents", seed, make=make)
 
@@ -188,34 +268,49 @@ class Generators(Starts):
 # %% ../../nbs/7_evaluation/04_experiment.ipynb #f867449f
 class Conditions(Generators):
     "What a network is told of a question: its embedding, or the latent that similar training questions have."
+
     def eaten(
         self,
-        question: str,                  # question encoder
-        directions: int | None,         # how many directions are kept
-        questions: dict[str, Tensor],   # encoder -> [T, E']
-    ) -> Tensor:                        # [T, D]
+        question: str,  # question encoder
+        directions: int | None,  # how many directions are kept
+        questions: dict[str, Tensor],  # encoder -> [T, E']
+    ) -> Tensor:  # [T, D]
         "Questions as networks eat them: centred and scaled by the training questions, or whitened."
         train = self.embeddings["train"][question]
         if directions is None:
-            scaler = self._once("centre", question, make=lambda: Standardizer(F.normalize(train, dim=-1), "global").to(self.device))
+            scaler = self._once(
+                "centre", question, make=lambda: Standardizer(F.normalize(train, dim=-1), "global").to(self.device)
+            )
             return scaler.encode(F.normalize(questions[question], dim=-1))
         fit = lambda: Whitening(train, min(directions, *train.shape)).to(self.device)
         return self._once("whitening", question, directions, make=fit)(questions[question])
 
     def all_directions(self, questions: dict[str, Tensor]) -> Tensor:  # [T, D]
         "Questions whitened part of the way, without leaving any direction out: what `retrieval` reads."
-        name, power = self.recipe.question, self.recipe.retrieval_whitening
+        name, power = self.recipe.question, self.recipe.regression_whitening
         train = self.embeddings["train"][name]
-        return self._once("part-whitening", make=lambda: Whitening(train, min(train.shape), power).to(self.device))(questions[name])
+        return self._once("part-whitening", make=lambda: Whitening(train, min(train.shape), power).to(self.device))(
+            questions[name]
+        )
 
-    def retrieval(self, kind: Generator, seed: int) -> Retrieval:
+    def question_regression(self, kind: Generator, seed: int) -> QuestionRegression:
         "Latents looked up by a learned distance between questions."
-        def make() -> Retrieval:
+
+        def make() -> QuestionRegression:
             r, cells = self.recipe, [task.cell or task.question for task in self.sets["train"].tasks]
             asked = self.all_directions(self.embeddings["train"])
-            model = Retrieval(asked, self.latents(kind, seed), cells, min(r.retrieval_size, asked.shape[1]), r.retrieval_heads, seed).to(self.device)
-            return self._trained(f"{kind}_retrieval", seed, model,
-                                 lambda: train_retrieval(model, replace(r.retrieval or TrainConfig(steps=1), seed=seed), r.retrieval_noise))
+            model = QuestionRegression(
+                asked, self.latents(kind, seed), cells, min(r.regression_size, asked.shape[1]), r.regression_heads, seed
+            ).to(self.device)
+            return self._trained(
+                f"{kind}_question_regression",
+                seed,
+                model,
+                lambda: train_question_regression(
+                    model, replace(r.question_regression or TrainConfig(steps=1), seed=seed), r.regression_noise
+                ),
+            )
+
         return self._once(kind, "retrieval", seed, make=make)
 
     def condition(
@@ -223,88 +318,157 @@ class Conditions(Generators):
         kind: Generator,
         seed: int,
         questions: dict[str, Tensor] | None,  # encoder -> [T, E']; None: the training questions
-        retrieved: bool = True,               # False: the embedding, even where the recipe retrieves
-    ) -> Tensor:                              # [T, D]
+        retrieved: bool = True,  # False: the embedding, even where the recipe retrieves
+    ) -> Tensor:  # [T, D]
         "What guidance is given of questions: the retrieved latent, or the embedding. Training questions never answer for themselves."
-        if self.recipe.retrieval is None or not retrieved: return self.asked(seed, questions)
-        model = self.retrieval(kind, seed)
+        if self.recipe.question_regression is None or not retrieved:
+            return self.asked(seed, questions)
+        model = self.question_regression(kind, seed)
         return model.scaler.encode(model.left_out() if questions is None else model(self.all_directions(questions)))
 
     def asked(
         self,
         seed: int,
         questions: dict[str, Tensor] | None,  # encoder -> [T, E']; None: the training questions
-        given: str | None = None,             # question encoder, or "hnet" or "hvae": the latent retrieved there; None: the recipe's encoder
-    ) -> Tensor:                              # [T, D]
+        given: str
+        | None = None,  # question encoder, or "hnet" or "hvae": the latent retrieved there; None: the recipe's encoder
+    ) -> Tensor:  # [T, D]
         "What a conditional network is given of questions."
-        if given in ("hnet", "hvae"): return self.condition(given, seed, questions)
+        if given in ("hnet", "hvae"):
+            return self.condition(given, seed, questions)
         return self.eaten(given or self.recipe.question, self.recipe.directions, questions or self.embeddings["train"])
 
 # %% ../../nbs/7_evaluation/04_experiment.ipynb #73a1297f
 class Experiment(Conditions):
     "All trained parts of one data set and recipe, the networks that read questions among them."
+
     def conditional(
         self,
         seed: int,
         kind: Literal["cond_multitask", "cond_multitask_film", "cond_hnet_maml"] = "cond_multitask",
-        given: str | None = None,     # what of the question (see `asked`)
-    ) -> HNet | FiLM:                 # eats what `asked` returns
+        given: str | None = None,  # what of the question (see `asked`)
+    ) -> HNet | FiLM:  # eats what `asked` returns
         "A network that eats questions; the step is chosen on validation (paper, algorithms 5, 6 and 7)."
+
         def make() -> HNet | FiLM:
             r, maml = self.recipe, kind == "cond_hnet_maml"
             eaten = {"train": self.asked(seed, None, given), "val": self.asked(seed, self.embeddings["val"], given)}
             width, generator = eaten["train"].shape[1], seeded(seed, kind)
             if kind == "cond_multitask_film":
-                model = FiLM(self.layout, width, r.conditional_hidden, dropout=r.conditional_dropout, start=self.multitask(seed).z0, generator=generator)
+                model = FiLM(
+                    self.layout,
+                    width,
+                    r.conditional_hidden,
+                    dropout=r.conditional_dropout,
+                    start=self.multitask(seed).z0,
+                    generator=generator,
+                )
             else:
-                model = HNet(self.layout, width, r.conditional_hidden, dropout=0.0 if maml else r.conditional_dropout, output_gain=0.1,
-                             start=self._start(seed), generator=generator)
+                model = HNet(
+                    self.layout,
+                    width,
+                    r.conditional_hidden,
+                    dropout=0.0 if maml else r.conditional_dropout,
+                    output_gain=0.1,
+                    start=self._start(seed),
+                    generator=generator,
+                )
             model.to(self.device)
-            how, config = {"adaptation": r.inner, "anchor": r.anchor} if maml else {}, {
-                "cond_multitask": r.conditional, "cond_multitask_film": r.film, "cond_hnet_maml": r.conditional_maml}[kind]
+            how, config = (
+                {"adaptation": r.inner, "anchor": r.anchor} if maml else {},
+                {"cond_multitask": r.conditional, "cond_multitask_film": r.film, "cond_hnet_maml": r.conditional_maml}[
+                    kind
+                ],
+            )
             steps = lambda: self._best_on_validation(
-                fit_meta(model, self.sets["train"], replace(config, seed=seed), embeddings=eaten["train"],
-                         embedding_noise=r.conditional_noise, **how), model, lambda: model(eaten["val"]))
+                fit_meta(
+                    model,
+                    self.sets["train"],
+                    replace(config, seed=seed),
+                    embeddings=eaten["train"],
+                    embedding_noise=r.conditional_noise,
+                    **how,
+                ),
+                model,
+                lambda: model(eaten["val"]),
+            )
             return self._trained(kind, seed, model, steps, **({"given": given} if given else {}))
+
         return self._once(kind, seed, given, make=make)
 
     def hyperldm(self, kind: Generator, seed: int, retrieved: bool = True) -> HyperLDM:
         "Latent diffusion over a generator's latents (paper, algorithms 12 and 13); what is kept is the average over training."
+
         def make() -> HyperLDM:
             r, latents, given = self.recipe, self.latents(kind, seed), self.condition(kind, seed, None, retrieved)
-            ldm = HyperLDM.make(given.shape[1], latents.shape[-1], Standardizer(latents, r.scale).to(self.device), r.diffusion, r.denoiser,
-                                PublishedDenoiser if r.denoiser_kind == "published" else Denoiser, step_seed(seed, "hyperldm"))
+            ldm = HyperLDM.make(
+                given.shape[1],
+                latents.shape[-1],
+                Standardizer(latents, r.scale).to(self.device),
+                r.diffusion,
+                r.denoiser,
+                PublishedDenoiser if r.denoiser_kind == "published" else Denoiser,
+                step_seed(seed, "hyperldm"),
+            )
             ldm.denoiser.to(self.device)
-            steps = train_hyperldm(ldm, latents, given, replace(r.hyperldm, seed=seed), r.ldm)  # puts the average into ldm.denoiser
-            self._trained(f"{kind}_hyperldm", seed, ldm.denoiser, lambda: steps, **({} if retrieved else {"given": "embedding"}))
+            steps = train_hyperldm(
+                ldm, latents, given, replace(r.hyperldm, seed=seed), r.ldm
+            )  # puts the average into ldm.denoiser
+            self._trained(
+                f"{kind}_hyperldm", seed, ldm.denoiser, lambda: steps, **({} if retrieved else {"given": "embedding"})
+            )
             return ldm
-        return self._once(kind, "hyperldm", seed, retrieved or self.recipe.retrieval is None, make=make)
+
+        return self._once(kind, "hyperldm", seed, retrieved or self.recipe.question_regression is None, make=make)
 
     def hyperclip(self, kind: Generator, seed: int) -> HyperCLIP:
         "The CLIP of weights and questions (paper, algorithms 9 and 10)."
+
         def make() -> HyperCLIP:
-            r, generator, stored, given = self.recipe, self.generator(kind, seed), self.stored(kind, seed), self.condition(kind, seed, None)
+            r, generator, stored, given = (
+                self.recipe,
+                self.generator(kind, seed),
+                self.stored(kind, seed),
+                self.condition(kind, seed, None),
+            )
             config = replace(r.hyperclip, components=self._components(r.hyperclip.components))
-            with torch.no_grad(): sample = generator(stored["latents"].flatten(0, 1)) if config.components else None
+            with torch.no_grad():
+                sample = generator(stored["latents"].flatten(0, 1)) if config.components else None
             model = HyperCLIP.make(self.layout, sample, given.shape[1], config, seed).to(self.device)
-            return self._trained(f"{kind}_hyperclip", seed, model, lambda: train_hyperclip(
-                model, generator, stored["latents"], given, replace(r.hyperclip_training, seed=seed), r.contrast, stored["spread"]))
+            return self._trained(
+                f"{kind}_hyperclip",
+                seed,
+                model,
+                lambda: train_hyperclip(
+                    model,
+                    generator,
+                    stored["latents"],
+                    given,
+                    replace(r.hyperclip_training, seed=seed),
+                    r.contrast,
+                    stored["spread"],
+                ),
+            )
+
         return self._once(kind, "hyperclip", seed, make=make)
 
 # %% ../../nbs/7_evaluation/04_experiment.ipynb #639aa1da
 def scenes_experiment(
-    data: str | Path | None = None,   # where features and runs go; None: see `runs.data_dir`
+    data: str | Path | None = None,  # where features and runs go; None: see `runs.data_dir`
     world_seed: int = 0,
     recipe: Recipe = Recipe(),
     *,
-    out: str | Path | None = None,    # the run directory; None: runs/demo under the data directory
-    seeds: Sequence[int] = (),        # recorded in the run
+    out: str | Path | None = None,  # the run directory; None: runs/demo under the data directory
+    seeds: Sequence[int] = (),  # recorded in the run
     device: str | torch.device = "cpu",
-    resume: bool = True,              # False: delete the parts that are there
+    resume: bool = True,  # False: delete the parts that are there
 ) -> Experiment:
     "The experiment on the embedded data set, with the parts that its run directory has."
     folder = run_dir("demo", data, world_seed) if out is None else Path(out)
     splits, bank = scenes_bank(data, world_seed)
-    if not seeds and (folder / "manifest.json").exists(): seeds = Run.open(folder).manifest.seeds
-    run = Run.create(folder, {"dataset": "scenes", "world_seed": world_seed, "recipe": recipe}, seeds=seeds, resume=resume)
+    if not seeds and (folder / "manifest.json").exists():
+        seeds = Run.open(folder).manifest.seeds
+    run = Run.create(
+        folder, {"dataset": "scenes", "world_seed": world_seed, "recipe": recipe}, seeds=seeds, resume=resume
+    )
     return Experiment(splits, bank, run, recipe, device)

@@ -29,10 +29,10 @@ Shots = int | Literal["all"]  # support images per answer; "all": the whole supp
 
 def support_draws(
     tasks: TaskSet,
-    shots: Shots,        # n of 1 or more, or "all"
-    repeats: int = 1,    # independent draws; there is only one of "all"
-    seed: int = 0,       # of the draws
-    limit: int = 50_000, # padded support examples in a batch
+    shots: Shots,  # n of 1 or more, or "all"
+    repeats: int = 1,  # independent draws; there is only one of "all"
+    seed: int = 0,  # of the draws
+    limit: int = 50_000,  # padded support examples in a batch
 ) -> Iterator[TaskBatch]:  # all tasks in batches, once per repeat
     "Support sets of n images of every answer. A draw of more shots holds the draw of fewer with the same seed."
     if shots != "all" and (not isinstance(shots, int) or shots < 1) or repeats < 1:
@@ -48,83 +48,101 @@ Learner = Callable[[TaskBatch], Iterable[Tensor]]  # support sets of T' tasks ->
 
 def score_learner(
     learner: Learner,
-    generate: WeightGenerator,    # what its latents generate
+    generate: WeightGenerator,  # what its latents generate
     tasks: TaskSet,
-    shots: Shots,                 # n of 1 or more, or "all"
+    shots: Shots,  # n of 1 or more, or "all"
     steps: Sequence[int] = (0,),  # places on the path, 0 the first
     *,
-    repeats: int = 3,             # draws of support images to average over
-    seed: int = 0,                # of the draws
-) -> Tensor:                      # [K, T] percent, a row for each place on the path
+    repeats: int = 3,  # draws of support images to average over
+    seed: int = 0,  # of the draws
+) -> Tensor:  # [K, T] percent, a row for each place on the path
     "Query accuracy of what a learner makes of a few examples. Raises `ValueError` if a path ends before the last of `steps`."
-    total, times = torch.zeros(len(steps), len(tasks), dtype=torch.float64, device=tasks.device), 1 if shots == "all" else repeats
+    total, times = (
+        torch.zeros(len(steps), len(tasks), dtype=torch.float64, device=tasks.device),
+        1 if shots == "all" else repeats,
+    )
     for batch in support_draws(tasks, shots, times, seed):
         query, k = tasks.ragged(batch.index, "query", sort=False), -1
         for k, z in enumerate(learner(batch)):
-            if k not in steps: continue
-            with torch.no_grad(): accuracy = task_accuracy(generate(z), query, generate.layout).double()
-            for row in (row for row, step in enumerate(steps) if step == k): total[row, batch.index] += accuracy
-        if k < max(steps): raise ValueError(f"expected a path of {max(steps)} steps, got one of {k}")
+            if k not in steps:
+                continue
+            with torch.no_grad():
+                accuracy = task_accuracy(generate(z), query, generate.layout).double()
+            for row in (row for row, step in enumerate(steps) if step == k):
+                total[row, batch.index] += accuracy
+        if k < max(steps):
+            raise ValueError(f"expected a path of {max(steps)} steps, got one of {k}")
     return (100 * total / times).cpu()
 
 # %% ../../nbs/7_evaluation/07_fewshot.ipynb #22602970
 def few_shot_table(
     generate: WeightGenerator,
-    start: Tensor,               # [Z] or [T, Z] where each task's latent begins: z0, or a guess from its question
+    start: Tensor,  # [Z] or [T, Z] where each task's latent begins: z0, or a guess from its question
     tasks: TaskSet,
-    shots: Sequence[Shots],      # for example (0, 1, 2, 5, 10, "all")
-    adaptation: Adaptation,      # learning rate and optimiser
-    steps: Sequence[int],        # numbers of gradient steps to score after, in one descent; `adaptation`'s own is not used
-    **draws: Any,                # repeats and seed, as for `score_learner`
-) -> dict[Shots, Tensor]:        # n -> [K, T] percent, a row for each number of steps
+    shots: Sequence[Shots],  # for example (0, 1, 2, 5, 10, "all")
+    adaptation: Adaptation,  # learning rate and optimiser
+    steps: Sequence[int],  # numbers of gradient steps to score after, in one descent; `adaptation`'s own is not used
+    **draws: Any,  # repeats and seed, as for `score_learner`
+) -> dict[Shots, Tensor]:  # n -> [K, T] percent, a row for each number of steps
     "Adapt latents to n images of every answer and score them along the way; at n = 0 all rows are the start."
     start = start.detach().expand(len(tasks), -1)
+
     def learner(batch: TaskBatch) -> Iterator[Tensor]:
         return adaptation_path(generate, start[batch.index], batch, replace(adaptation, steps=max(steps)))
+
     def score(n: Shots) -> Tensor:
-        if n != 0: return score_learner(learner, generate, tasks, n, steps, **draws)
+        if n != 0:
+            return score_learner(learner, generate, tasks, n, steps, **draws)
         zero = set_accuracy(lambda ids: generate(start[ids]), tasks, generate.layout)
         return 100 * zero.double().cpu().expand(len(steps), -1)
+
     return {n: score(n) for n in shots}
 
 # %% ../../nbs/7_evaluation/07_fewshot.ipynb #c7e195c6
 def choose_steps(
     table: Mapping[Shots, Tensor],  # n -> [K, T] percent on validation tasks (see `few_shot_table`)
-    steps: Sequence[int],           # the numbers of steps of the rows
-) -> dict[Shots, int]:              # n -> number of steps
+    steps: Sequence[int],  # the numbers of steps of the rows
+) -> dict[Shots, int]:  # n -> number of steps
     "The best number of steps for each number of shots; the first of equals."
-    return {n: best_on(({"steps": k}, row) for k, row in zip(steps, rows, strict=True))["steps"] for n, rows in table.items()}
+    return {
+        n: best_on(({"steps": k}, row) for k, row in zip(steps, rows, strict=True))["steps"]
+        for n, rows in table.items()
+    }
 
 
 def few_shot_scores(
     generate: WeightGenerator,
-    start: Tensor,               # [Z] or [T, Z] where each task's latent begins
+    start: Tensor,  # [Z] or [T, Z] where each task's latent begins
     tasks: TaskSet,
-    shots: Sequence[Shots],      # for example (0, 1, 2, 5, 10, "all")
-    adaptation: Adaptation,      # how far; a range of steps has no place here
-    steps: Mapping[Shots, int] | None = None,  # for each number of shots (see `choose_steps`), in place of the adaptation's
-    **draws: Any,                # repeats and seed, as for `score_learner`
-) -> dict[Shots, Tensor]:        # n -> [T] percent
+    shots: Sequence[Shots],  # for example (0, 1, 2, 5, 10, "all")
+    adaptation: Adaptation,  # how far; a range of steps has no place here
+    steps: Mapping[Shots, int]
+    | None = None,  # for each number of shots (see `choose_steps`), in place of the adaptation's
+    **draws: Any,  # repeats and seed, as for `score_learner`
+) -> dict[Shots, Tensor]:  # n -> [T] percent
     "The few-shot curve of one start: every task's accuracy after adaptation to n images of every answer."
     if steps is None and isinstance(adaptation.steps, tuple):
-        raise ValueError(f"expected one number of steps, or one for each number of shots, got the range {adaptation.steps}")
+        raise ValueError(
+            f"expected one number of steps, or one for each number of shots, got the range {adaptation.steps}"
+        )
     of = lambda n: adaptation.steps if steps is None else steps[n]
     return {n: few_shot_table(generate, start, tasks, [n], adaptation, [of(n)], **draws)[n][0] for n in shots}
 
 # %% ../../nbs/7_evaluation/07_fewshot.ipynb #3d4b665d
 def few_shot_guidance(
     ldm: HyperLDM,
-    generate: WeightGenerator,   # whose latents the diffusion model draws
-    e: Tensor,                   # [T, E] what the model is told of the tasks' questions
-    batch: TaskBatch,            # support sets of the same tasks
+    generate: WeightGenerator,  # whose latents the diffusion model draws
+    e: Tensor,  # [T, E] what the model is told of the tasks' questions
+    batch: TaskBatch,  # support sets of the same tasks
     *,
     generator: torch.Generator,  # of the noise
-    factor: float = 1.0,         # κ; 0.3, 1 and 3 in the published code
+    factor: float = 1.0,  # κ; 0.3, 1 and 3 in the published code
     rule: EnergyRule = "rescaled",  # how the gradient enters (see `with_energy`)
-    **options: Any,              # of `HyperLDM.path`: gamma, sampler, steps, samples, clamp, start, fraction …
-) -> Tensor:                     # [K, T, Z] latents
+    **options: Any,  # of `HyperLDM.path`: gamma, sampler, steps, samples, clamp, start, fraction …
+) -> Tensor:  # [K, T, Z] latents
     "Sample networks for questions with an eye on a few labelled examples: the support loss bends every step of the sampler."
-    if len(e) != len(batch): raise ValueError(f"expected an embedding for each of the {len(batch)} tasks, got {len(e)}")
+    if len(e) != len(batch):
+        raise ValueError(f"expected an embedding for each of the {len(batch)} tasks, got {len(e)}")
     energy = support_energy(generate, batch, once=True)
     return ldm.generate(e, generator=generator, energy=energy, energy_scale=factor, energy_rule=rule, **options)
 
@@ -132,10 +150,12 @@ def few_shot_guidance(
 def ensemble_latents(
     latents: Tensor,  # [K, T, Z] K samples of each task
     how: Literal["mean", "medoid"] = "mean",
-) -> Tensor:          # [T, Z]
+) -> Tensor:  # [T, Z]
     "One latent from several: their mean, or the sample that is nearest to all others. Raises `ValueError` for another `how`."
-    if how == "mean": return latents.mean(0)
-    if how != "medoid": raise ValueError(f"expected 'mean' or 'medoid', got {how!r}")
+    if how == "mean":
+        return latents.mean(0)
+    if how != "medoid":
+        raise ValueError(f"expected 'mean' or 'medoid', got {how!r}")
     by_task = latents.transpose(0, 1)
     nearest = torch.cdist(by_task, by_task).sum(-1).argmin(1)
     return by_task[torch.arange(len(by_task), device=nearest.device), nearest]

@@ -36,8 +36,11 @@ Questions = dict[str, Tensor]  # question encoder -> [T, E'] embeddings
 @dataclass(frozen=True)
 class Method:
     "Networks for questions, as trained with one seed."
-    networks: Callable[[Questions, torch.Generator], Tensor]  # -> weights [K, T, P], or [K, 1, P] where all tasks get the same
-    chosen: dict[str, Any] = field(default_factory=dict)      # settings that validation questions chose
+
+    networks: Callable[
+        [Questions, torch.Generator], Tensor
+    ]  # -> weights [K, T, P], or [K, 1, P] where all tasks get the same
+    chosen: dict[str, Any] = field(default_factory=dict)  # settings that validation questions chose
     latents: Callable[[Questions, torch.Generator], Tensor] | None = None  # -> [K, T, Z], for methods that have them
 
 
@@ -49,12 +52,12 @@ def pick(questions: Questions, ids: Tensor) -> Questions:
 def score(
     experiment: Experiment,
     method: Method,
-    seed: int,                          # of the method's own noise
-    split: str = "test",                # "train", "val" or "test"
-    questions: Questions | None = None, # in place of the split's own
-    part: Part = "query",               # on which examples
-    limit: int = 20_000_000,            # numbers in the weights of a chunk of tasks
-) -> Tensor:                            # [T] percent
+    seed: int,  # of the method's own noise
+    split: str = "test",  # "train", "val" or "test"
+    questions: Questions | None = None,  # in place of the split's own
+    part: Part = "query",  # on which examples
+    limit: int = 20_000_000,  # numbers in the weights of a chunk of tasks
+) -> Tensor:  # [T] percent
     "Accuracy of a zero-shot method on every task of a split; several networks of a task are averaged in log-probability."
     x, tasks, questions = experiment, experiment.sets[split], questions or experiment.embeddings[split]
     accuracy, generator = torch.empty(len(tasks), device=x.device), seeded(seed, "sample", split)
@@ -62,7 +65,9 @@ def score(
         for ids in bucket.split(max(1, limit // x.layout.size // 10)):
             batch = tasks.batch(ids, part)
             with torch.no_grad():
-                logits = torch.stack([batch_logits(w, batch, x.layout) for w in method.networks(pick(questions, ids), generator)])
+                logits = torch.stack(
+                    [batch_logits(w, batch, x.layout) for w in method.networks(pick(questions, ids), generator)]
+                )
                 accuracy[ids] = logits_accuracy(ensemble(logits) if len(logits) > 1 else logits[0], batch)
     return 100 * accuracy.double().cpu()
 
@@ -72,12 +77,14 @@ def score_shuffled(
     method: Method,
     seed: int,
     split: str = "test",
-    times: int = 3,     # derangements to average over
-) -> Tensor:            # [T] percent
+    times: int = 3,  # derangements to average over
+) -> Tensor:  # [T] percent
     "The same with the questions of other tasks: what the method owes to the words, and what to being any adapted network."
     cells = [task.cell or str(i) for i, task in enumerate(experiment.sets[split].tasks)]
     deals = [derangement(len(cells), seeded(seed, "shuffle", i), cells).to(experiment.device) for i in range(times)]
-    return torch.stack([score(experiment, method, seed, split, pick(experiment.embeddings[split], deal)) for deal in deals]).mean(0)
+    return torch.stack(
+        [score(experiment, method, seed, split, pick(experiment.embeddings[split], deal)) for deal in deals]
+    ).mean(0)
 
 
 def score_null(
@@ -85,10 +92,16 @@ def score_null(
     method: Method,
     seed: int,
     split: str = "test",
-) -> Tensor:            # [T] percent
+) -> Tensor:  # [T] percent
     "The same with no question: for every task the mean of the training questions."
     count = len(experiment.sets[split])
-    return score(experiment, method, seed, split, {name: e.mean(0).expand(count, -1) for name, e in experiment.embeddings["train"].items()})
+    return score(
+        experiment,
+        method,
+        seed,
+        split,
+        {name: e.mean(0).expand(count, -1) for name, e in experiment.embeddings["train"].items()},
+    )
 
 # %% ../../nbs/7_evaluation/05_methods.ipynb #25120f9a
 def shared(w: Tensor) -> Method:  # [P]
@@ -102,12 +115,16 @@ def conditional(x: Experiment, seed: int, kind: str = "cond_multitask", given: s
     return Method(lambda questions, generator: model(x.asked(seed, questions, given))[None])
 
 # %% ../../nbs/7_evaluation/05_methods.ipynb #c872b61d
-def from_latents(x: Experiment, kind: Generator, seed: int, latents: Callable, chosen: dict[str, Any] | None = None) -> Method:
+def from_latents(
+    x: Experiment, kind: Generator, seed: int, latents: Callable, chosen: dict[str, Any] | None = None
+) -> Method:
     "A method from a function (questions, generator) -> latents [K, T, Z]."
     generate = x.generator(kind, seed)
+
     def networks(questions: Questions, generator: torch.Generator) -> Tensor:
         z = latents(questions, generator)
         return generate(z.flatten(0, 1)).unflatten(0, z.shape[:2])
+
     return Method(networks, chosen or {}, latents)
 
 
@@ -115,7 +132,7 @@ def best_method(
     x: Experiment,
     seed: int,
     tried: Iterable[tuple[dict[str, Any], Method]],  # settings and the method with these settings
-) -> Method:                                         # the one that does best on validation questions
+) -> Method:  # the one that does best on validation questions
     "Choose a setting."
     methods = [(settings, method) for settings, method in tried]
     best = best_on((settings, score(x, method, seed, "val")) for settings, method in methods)
@@ -128,39 +145,63 @@ def hyperclip_walk(
     seed: int,
     questions: Questions,
     steps: int,
-    prior: float,           # λ
-) -> Iterator[Tensor]:      # latents [T, Z], the start first
+    prior: float,  # λ
+) -> Iterator[Tensor]:  # latents [T, Z], the start first
     "HyperCLIP guidance from the mean training latent (paper, algorithm 11)."
     latents = x.latents(kind, seed)
     unit = latents.mean(0).std(0).square().mean().sqrt()  # the guess of a step size holds for any generator's scale
-    return guide(x.hyperclip(kind, seed), x.generator(kind, seed), latents.flatten(0, 1).mean(0), x.condition(kind, seed, questions),
-                 Guidance(steps=steps, lr=0.1, prior=prior), unit=unit)
+    return guide(
+        x.hyperclip(kind, seed),
+        x.generator(kind, seed),
+        latents.flatten(0, 1).mean(0),
+        x.condition(kind, seed, questions),
+        Guidance(steps=steps, lr=0.1, prior=prior),
+        unit=unit,
+    )
 
 
 def hyperclip(x: Experiment, seed: int, kind: Generator) -> Method:
     "HyperCLIP guidance from the mean training latent; λ and the number of steps are chosen on validation (paper, algorithm 11)."
+
     def walk(steps: int, prior: float) -> Callable:
         return lambda questions, generator: last(hyperclip_walk(x, kind, seed, questions, steps, prior)).detach()[None]
-    return best_method(x, seed, (({"steps": k, "prior": λ}, from_latents(x, kind, seed, walk(k, λ)))
-                                 for λ, k in product(x.recipe.guidance_prior, x.recipe.guidance_steps)))
+
+    return best_method(
+        x,
+        seed,
+        (
+            ({"steps": k, "prior": λ}, from_latents(x, kind, seed, walk(k, λ)))
+            for λ, k in product(x.recipe.guidance_prior, x.recipe.guidance_steps)
+        ),
+    )
 
 # %% ../../nbs/7_evaluation/05_methods.ipynb #f3d0c17a
 def hyperldm(
     x: Experiment,
     seed: int,
     kind: Generator,
-    gamma: float,               # guidance strength γ
-    samples: int = 1,           # K
-    retrieved: bool = True,     # False: the model that is given the embedding
-    energy: Callable[[Tensor], Energy] | None = None,  # what to walk down besides, made from what the model is given [T, D]
-    **options: Any,             # of `HyperLDM.path`
+    gamma: float,  # guidance strength γ
+    samples: int = 1,  # K
+    retrieved: bool = True,  # False: the model that is given the embedding
+    energy: Callable[[Tensor], Energy]
+    | None = None,  # what to walk down besides, made from what the model is given [T, D]
+    **options: Any,  # of `HyperLDM.path`
 ) -> Method:
     "Samples of the latent diffusion model (paper, algorithm 14)."
     ldm = x.hyperldm(kind, seed, retrieved)
+
     def latents(questions: Questions, generator: torch.Generator) -> Tensor:
         e = x.condition(kind, seed, questions, retrieved)
-        return ldm.generate(e, gamma=gamma, samples=samples, clamp=x.recipe.clamp, generator=generator,
-                            energy=None if energy is None else energy(e), **options)
+        return ldm.generate(
+            e,
+            gamma=gamma,
+            samples=samples,
+            clamp=x.recipe.clamp,
+            generator=generator,
+            energy=None if energy is None else energy(e),
+            **options,
+        )
+
     return from_latents(x, kind, seed, latents)
 
 
@@ -168,22 +209,42 @@ def hyperldm_with_hyperclip(x: Experiment, seed: int, kind: Generator, gamma: fl
     "Both at once: the diffusion sampler walks down HyperCLIP's energy too; its weight is chosen on validation."
     model, generate = x.hyperclip(kind, seed), x.generator(kind, seed)
     toward = lambda e: hyperclip_energy(model, generate, e)
-    return best_method(x, seed, (({"scale": κ}, hyperldm(x, seed, kind, gamma, samples, energy=toward, energy_scale=κ)) for κ in (1.0, 3.0, 10.0)))
+    return best_method(
+        x,
+        seed,
+        (
+            ({"scale": κ}, hyperldm(x, seed, kind, gamma, samples, energy=toward, energy_scale=κ))
+            for κ in (1.0, 3.0, 10.0)
+        ),
+    )
 
 # %% ../../nbs/7_evaluation/05_methods.ipynb #0d12c9a0
 def look_up(x: Experiment, seed: int, kind: Generator, how: str) -> Method:
     "A latent from those of training questions: their mean, the nearest one's, or a regression."
     latents, train = x.latents(kind, seed).mean(0), x.asked(seed, None)
     at = lambda questions: x.asked(seed, questions)
-    simple = {"mean_latent": lambda questions: mean_latent(latents, len(at(questions))),
-              "nearest_latent": lambda questions: nearest_latent(at(questions), train, latents),
-              "learned_regression": lambda questions: x.retrieval(kind, seed)(x.all_directions(questions))}
-    if how in simple: return from_latents(x, kind, seed, lambda questions, generator: simple[how](questions)[None])
-    if how != "latent_regression": raise ValueError(f"expected {', '.join(simple)} or latent_regression, got {how!r}")
+    simple = {
+        "mean_latent": lambda questions: mean_latent(latents, len(at(questions))),
+        "nearest_latent": lambda questions: nearest_latent(at(questions), train, latents),
+        "question_regression": lambda questions: x.question_regression(kind, seed)(x.all_directions(questions)),
+    }
+    if how in simple:
+        return from_latents(x, kind, seed, lambda questions, generator: simple[how](questions)[None])
+    if how != "latent_regression":
+        raise ValueError(f"expected {', '.join(simple)} or latent_regression, got {how!r}")
+
     def fit(bandwidth: float, ridge: float) -> Method:
         regression = KernelRegression.fit(train, latents, bandwidth, ridge)
         return from_latents(x, kind, seed, lambda questions, generator: regression(at(questions))[None])
-    return best_method(x, seed, (({"bandwidth": b, "ridge": ρ}, fit(b, ρ)) for b, ρ in product((0.25, 0.35, 0.5, 0.7, 1.0), (0.03, 0.1, 0.3, 1.0))))
+
+    return best_method(
+        x,
+        seed,
+        (
+            ({"bandwidth": b, "ridge": ρ}, fit(b, ρ))
+            for b, ρ in product((0.25, 0.35, 0.5, 0.7, 1.0), (0.03, 0.1, 0.3, 1.0))
+        ),
+    )
 
 # %% ../../nbs/7_evaluation/05_methods.ipynb #c800c6a0
 def _rows() -> dict[str, Callable[[Experiment, int], Method]]:
@@ -194,17 +255,22 @@ def _rows() -> dict[str, Callable[[Experiment, int], Method]]:
         "hnet_maml": lambda x, s: shared(x.hnet(s)(x.hnet(s).z0[None])[0]),
         "cond_multitask": conditional,
         "cond_multitask~clip": lambda x, s: conditional(x, s, given="clip"),
-        "cond_multitask~retrieval": lambda x, s: conditional(x, s, given="hvae"),
+        "cond_multitask~question_regression": lambda x, s: conditional(x, s, given="hvae"),
         "cond_multitask_film": lambda x, s: conditional(x, s, "cond_multitask_film"),
         "cond_hnet_maml": lambda x, s: conditional(x, s, "cond_hnet_maml"),
-        "hvae_hyperldm_g1~hyperclip": lambda x, s: hyperldm_with_hyperclip(x, s, "hvae", 1.0)}
+        "hvae_hyperldm_g1~hyperclip": lambda x, s: hyperldm_with_hyperclip(x, s, "hvae", 1.0),
+    }
     for kind in ("hnet", "hvae"):
         rows[f"{kind}_hyperclip"] = lambda x, s, kind=kind: hyperclip(x, s, kind)
         for gamma, samples in product((1.0, 1.5), (1, 10)):
             at = f"@{samples}" if samples > 1 else ""
-            rows[f"{kind}_hyperldm_g{gamma:g}{at}"] = lambda x, s, kind=kind, gamma=gamma, k=samples: hyperldm(x, s, kind, gamma, k)
-        rows[f"{kind}_hyperldm_g1.5~embedding@10"] = lambda x, s, kind=kind: hyperldm(x, s, kind, 1.5, 10, retrieved=False)
-        for how in ("mean_latent", "nearest_latent", "latent_regression", "learned_regression"):
+            rows[f"{kind}_hyperldm_g{gamma:g}{at}"] = lambda x, s, kind=kind, gamma=gamma, k=samples: hyperldm(
+                x, s, kind, gamma, k
+            )
+        rows[f"{kind}_hyperldm_g1.5~embedding@10"] = lambda x, s, kind=kind: hyperldm(
+            x, s, kind, 1.5, 10, retrieved=False
+        )
+        for how in ("mean_latent", "nearest_latent", "latent_regression", "question_regression"):
             rows[how + ("" if kind == "hvae" else "~hnet")] = lambda x, s, kind=kind, how=how: look_up(x, s, kind, how)
     return rows
 
@@ -223,15 +289,19 @@ def score_seed(
     seed: int,
     methods: Sequence[str] = tuple(ROWS),  # ids
     split: str = "test",
-    controls: bool = True,                 # shuffled and null questions, too
-) -> tuple[dict[str, Tensor], dict[str, dict[str, Any]]]:  # method id -> [T] percent, and -> settings chosen on validation
+    controls: bool = True,  # shuffled and null questions, too
+) -> tuple[
+    dict[str, Tensor], dict[str, dict[str, Any]]
+]:  # method id -> [T] percent, and -> settings chosen on validation
     "Train what is missing, then score every row of one seed."
-    if unknown := [m for m in methods if m not in ROWS]: raise ValueError(f"expected methods out of {', '.join(ROWS)}; got {', '.join(unknown)}")
+    if unknown := [m for m in methods if m not in ROWS]:
+        raise ValueError(f"expected methods out of {', '.join(ROWS)}; got {', '.join(unknown)}")
     x, scores, chosen = experiment, {}, {}
     for name in progress(methods, desc=f"seed {seed}, rows"):
         method = ROWS[name](x, seed)
         scores[name] = score(x, method, seed, split)
-        if method.chosen: chosen[name] = method.chosen
+        if method.chosen:
+            chosen[name] = method.chosen
         if controls and reads_questions(name):
             scores[f"{name}+shuffled"] = score_shuffled(x, method, seed, split)
             scores[f"{name}+null"] = score_null(x, method, seed, split)
@@ -242,7 +312,10 @@ def score_fixed(experiment: Experiment, split: str = "test") -> dict[str, Tensor
     "Chance and the majority answer."
     tasks = experiment.sets[split]
     support, query = tasks.batch(tasks.all_ids, "support"), tasks.batch(tasks.all_ids, "query")
-    return {"chance": chance(tasks.answer_count).cpu(), "majority": majority(support.labels, support.mask, query.labels, query.mask).cpu()}
+    return {
+        "chance": chance(tasks.answer_count).cpu(),
+        "majority": majority(support.labels, support.mask, query.labels, query.mask).cpu(),
+    }
 
 # %% ../../nbs/7_evaluation/05_methods.ipynb #87291e63
 SHOTS = (0, 1, 2, 5, 10, "all")
@@ -254,9 +327,11 @@ def score_few_shot(
     kinds: Sequence[Generator] = ("hnet", "hvae"),
     shots: Sequence[int | str] = SHOTS,
     split: str = "test",
-    repeats: int = 1,            # draws of support images
-    guided: bool = True,         # also from where guidance ends
-) -> tuple[dict[str, dict[int | str, Tensor]], dict[str, dict[str, Any]]]:  # start -> shots -> [T] percent, and the steps chosen
+    repeats: int = 1,  # draws of support images
+    guided: bool = True,  # also from where guidance ends
+) -> tuple[
+    dict[str, dict[int | str, Tensor]], dict[str, dict[str, Any]]
+]:  # start -> shots -> [T] percent, and the steps chosen
     "Few-shot curves of the generators, from the start that meta-training gives and from a guided one."
     x, curves, chosen = experiment, {}, {}
     for kind in kinds:
@@ -264,11 +339,23 @@ def score_few_shot(
         starts = {kind: lambda split: generate.z0 if kind == "hnet" else x.latents(kind, seed).flatten(0, 1).mean(0)}
         if guided:
             method = hyperldm(x, seed, kind, 1.5, 10)  # ten samples, averaged as latents
-            starts[f"{kind}_hyperldm_g1.5"] = lambda split: method.latents(x.embeddings[split], seeded(seed, "start", split)).mean(0)
+            starts[f"{kind}_hyperldm_g1.5"] = lambda split: method.latents(
+                x.embeddings[split], seeded(seed, "start", split)
+            ).mean(0)
         for name, start in starts.items():
-            table = few_shot_table(generate, start("val"), x.sets["val"], [n for n in shots if n != 0], how, (0, *x.recipe.few_shot_steps),
-                                   repeats=repeats, seed=seed)
+            table = few_shot_table(
+                generate,
+                start("val"),
+                x.sets["val"],
+                [n for n in shots if n != 0],
+                how,
+                (0, *x.recipe.few_shot_steps),
+                repeats=repeats,
+                seed=seed,
+            )
             steps = choose_steps(table, (0, *x.recipe.few_shot_steps))
-            curves[name] = few_shot_scores(generate, start(split), x.sets[split], shots, how, {0: 0, **steps}, repeats=repeats, seed=seed)
+            curves[name] = few_shot_scores(
+                generate, start(split), x.sets[split], shots, how, {0: 0, **steps}, repeats=repeats, seed=seed
+            )
             chosen[name] = {str(n): k for n, k in steps.items()}
     return curves, chosen

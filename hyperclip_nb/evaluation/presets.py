@@ -21,63 +21,120 @@ from ..hypernet.metatrain import Adaptation
 # %% ../../nbs/7_evaluation/appendix/presets.ipynb #1f59bbe3
 def shortened(
     recipe: Recipe,
-    factor: float,      # of all numbers of training steps
+    factor: float,  # of all numbers of training steps
 ) -> Recipe:
     "The same recipe with fewer training steps everywhere."
+
     def fewer(config: Any) -> Any:
-        if not isinstance(config, TrainConfig): return config
+        if not isinstance(config, TrainConfig):
+            return config
         steps = max(2, round(config.steps * factor))
         return replace(config, steps=steps, warmup=min(config.warmup, steps - 1))
+
     return replace(recipe, **{f.name: fewer(getattr(recipe, f.name)) for f in fields(recipe)})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
     "What is compared, and how it is trained."
+
     recipe: Recipe
-    methods: tuple[str, ...] = tuple(ROWS)       # ids of rows
-    paper: Recipe | None = None                  # recipe of the rows that end in ~paper
-    paper_methods: tuple[str, ...] = ()          # which rows those are
-    shots: tuple[int | str, ...] = SHOTS         # of the few-shot curves
+    methods: tuple[str, ...] = tuple(ROWS)  # ids of rows
+    paper: Recipe | None = None  # recipe of the rows that end in ~paper
+    paper_methods: tuple[str, ...] = ()  # which rows those are
+    shots: tuple[int | str, ...] = SHOTS  # of the few-shot curves
     kinds: tuple[Generator, ...] = ("hnet", "hvae")  # generators that they are drawn for
     seeds: int = 5
     audit: bool = True
 
 
-_PAPER_ROWS = ("hnet_maml", "hnet_hyperclip", "hvae_hyperclip", "hnet_hyperldm_g1", "hnet_hyperldm_g1.5", "hvae_hyperldm_g1", "hvae_hyperldm_g1.5")
+_PAPER_ROWS = (
+    "hnet_maml",
+    "hnet_hyperclip",
+    "hvae_hyperclip",
+    "hnet_hyperldm_g1",
+    "hnet_hyperldm_g1.5",
+    "hvae_hyperldm_g1",
+    "hvae_hyperldm_g1.5",
+)
 _PAPER_ON_SCENES = replace(
-    PAPER, hidden=16, multitask=Recipe().multitask, inner=Adaptation(steps=10, lr=0.5), stored=Adaptation(steps=10, lr=0.5),
-    finetuned=Adaptation(steps=50, lr=0.5), hnet=replace(PAPER.hnet, steps=300, schedule="constant"),
-    hvae_training=replace(PAPER.hvae_training, steps=3_000), hyperldm=replace(PAPER.hyperldm, steps=3_000),
-    hyperclip_training=replace(PAPER.hyperclip_training, steps=1_500))
-_SMOKE = replace(shortened(Recipe(), 0.03), views=2, guidance_steps=(5, 10), guidance_prior=(0.03,), few_shot_steps=(5, 10))
-DEMO = ("clip_zero_shot", "multitask", "cond_multitask", "cond_multitask~clip", "hvae_hyperclip", "hvae_hyperldm_g1", "hvae_hyperldm_g1.5",
-        "hvae_hyperldm_g1.5@10", "nearest_latent", "learned_regression")
+    PAPER,
+    hidden=16,
+    multitask=Recipe().multitask,
+    inner=Adaptation(steps=10, lr=0.5),
+    stored=Adaptation(steps=10, lr=0.5),
+    finetuned=Adaptation(steps=50, lr=0.5),
+    hnet=replace(PAPER.hnet, steps=300, schedule="constant"),
+    hvae_training=replace(PAPER.hvae_training, steps=3_000),
+    hyperldm=replace(PAPER.hyperldm, steps=3_000),
+    hyperclip_training=replace(PAPER.hyperclip_training, steps=1_500),
+)
+_SMOKE = replace(
+    shortened(Recipe(), 0.03), views=2, guidance_steps=(5, 10), guidance_prior=(0.03,), few_shot_steps=(5, 10)
+)
+DEMO = (
+    "clip_zero_shot",
+    "multitask",
+    "cond_multitask",
+    "cond_multitask~clip",
+    "hvae_hyperclip",
+    "hvae_hyperldm_g1",
+    "hvae_hyperldm_g1.5",
+    "hvae_hyperldm_g1.5@10",
+    "nearest_latent",
+    "question_regression",
+)
 PRESETS = {
     "demo": Preset(recipe=Recipe(), methods=DEMO, shots=(0, 1, "all"), kinds=("hvae",), seeds=3, audit=False),
     "scenes": Preset(recipe=Recipe(), paper=_PAPER_ON_SCENES, paper_methods=_PAPER_ROWS),
-    "smoke": Preset(recipe=_SMOKE, shots=(0, 1, "all"), seeds=1,
-                    methods=("clip_zero_shot", "multitask", "mnet_maml", "hnet_maml", "cond_multitask", "cond_multitask_film", "hnet_hyperclip",
-                             "hvae_hyperclip", "hnet_hyperldm_g1", "hvae_hyperldm_g1.5", "hvae_hyperldm_g1.5@10", "learned_regression")),
-    "paper": Preset(recipe=PAPER, methods=tuple(name for name in ROWS if "~" not in name and not name.startswith("learned")), seeds=3)}
+    "smoke": Preset(
+        recipe=_SMOKE,
+        shots=(0, 1, "all"),
+        seeds=1,
+        methods=(
+            "clip_zero_shot",
+            "multitask",
+            "mnet_maml",
+            "hnet_maml",
+            "cond_multitask",
+            "cond_multitask_film",
+            "hnet_hyperclip",
+            "hvae_hyperclip",
+            "hnet_hyperldm_g1",
+            "hvae_hyperldm_g1.5",
+            "hvae_hyperldm_g1.5@10",
+            "question_regression",
+        ),
+    ),
+    "paper": Preset(
+        recipe=PAPER,
+        methods=tuple(name for name in ROWS if "~" not in name and not name.startswith("question_regression")),
+        seeds=3,
+    ),
+}
 
 # %% ../../nbs/7_evaluation/appendix/presets.ipynb #70cb64dc
 @dataclass(frozen=True, kw_only=True)
 class Source:
     "Where tasks and features come from."
-    data: Path | None = None       # where the scenes' features are cached
-    world: int = 0                 # seed of the scenes' world
-    tasks: Path | None = None      # folder of task files, in place of the scenes
-    features: Path | None = None   # their features
+
+    data: Path | None = None  # where the scenes' features are cached
+    world: int = 0  # seed of the scenes' world
+    tasks: Path | None = None  # folder of task files, in place of the scenes
+    features: Path | None = None  # their features
     split: Split = "standard"
-    instances: Path | None = None  # folder of COCO's instances files: half of the batches of unconditional networks are COCO tasks
+    instances: Path | None = (
+        None  # folder of COCO's instances files: half of the batches of unconditional networks are COCO tasks
+    )
 
     @property
-    def name(self) -> str: return "scenes" if self.tasks is None else self.tasks.name
+    def name(self) -> str:
+        return "scenes" if self.tasks is None else self.tasks.name
 
     def open(self, run: Run, recipe: Recipe, device: str, train: bool = True) -> Experiment:
         "The experiment on this data."
-        if self.tasks is None: return Experiment(*scenes_bank(self.data, self.world), run, recipe, device, train)
+        if self.tasks is None:
+            return Experiment(*scenes_bank(self.data, self.world), run, recipe, device, train)
         splits, bank = open_tasks(self.tasks, self.features, self.split)
         mixed = with_coco_tasks(splits, bank, self.instances, device=device) if self.instances else None
         return Experiment(splits, bank, run, recipe, device, train, mixed)
@@ -85,5 +142,10 @@ class Source:
 
 def run_folder(preset: str, source: Source, out: str | Path | None = None) -> Path:
     "Where a run goes: as told, or under the data directory."
-    if out: return Path(out)
-    return run_dir("-".join(filter(None, [preset, source.name])), source.data) if source.tasks else run_dir(preset, source.data, source.world)
+    if out:
+        return Path(out)
+    return (
+        run_dir("-".join(filter(None, [preset, source.name])), source.data)
+        if source.tasks
+        else run_dir(preset, source.data, source.world)
+    )

@@ -23,64 +23,98 @@ Generator = Literal["hnet", "hvae"]
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     "How every part is trained; the data and the seed come from elsewhere."
-    hidden: int = 16             # hidden units of the base network
-    question: str = "tokens"     # question encoder: mean of the text tower's tokens, or CLIP's own embedding ("clip")
-    directions: int | None = None  # of the question space that a network eats, whitened (see `Whitening`); None: all, centred only
+
+    hidden: int = 16  # hidden units of the base network
+    question: str = "tokens"  # question encoder: mean of the text tower's tokens, or CLIP's own embedding ("clip")
+    directions: int | None = (
+        None  # of the question space that a network eats, whitened (see `Whitening`); None: all, centred only
+    )
     multitask: TrainConfig = TrainConfig(steps=800, lr=0.03, schedule="linear")
     conditional: TrainConfig = TrainConfig(steps=1_500, lr=1e-3, weight_decay=1e-2, schedule="linear")
     film: TrainConfig = TrainConfig(steps=1_500, lr=3e-3, weight_decay=1e-2, schedule="linear")
     conditional_hidden: tuple[int, ...] = (128, 32)
     conditional_dropout: float = 0.3
-    conditional_noise: float = 0.3   # added to questions in training, in units of their spread
-    inner: Adaptation = Adaptation(steps=5, lr=0.5)    # in meta-training
-    anchor: float = 1.0              # weight of the loss at the start itself
+    conditional_noise: float = 0.3  # added to questions in training, in units of their spread
+    inner: Adaptation = Adaptation(steps=5, lr=0.5)  # in meta-training
+    anchor: float = 1.0  # weight of the loss at the start itself
     mnet: TrainConfig = TrainConfig(steps=200, lr=0.02, schedule="linear")
     conditional_maml: TrainConfig = TrainConfig(steps=400, lr=1e-3, weight_decay=1e-2, schedule="linear")
     start: Literal["multitask", "identity"] = "multitask"  # weights that all generators begin near
     hnet: TrainConfig = TrainConfig(steps=900, lr=3e-3, schedule="linear")
-    latent_size: int = 16            # Z of the HNet
+    latent_size: int = 16  # Z of the HNet
     hnet_hidden: tuple[int, ...] = (128,)
-    hnet_gain: float = 1.0           # spread of the initial weights over latents
+    hnet_gain: float = 1.0  # spread of the initial weights over latents
     stored: Adaptation = Adaptation(steps=20, lr=0.5)  # of HNet's latents, which guidance learns from
-    views: int = 8                   # adaptations of each training task
+    views: int = 8  # adaptations of each training task
     finetuned: Adaptation = Adaptation(steps=20, lr=1.0)  # of the weights that the HVAE learns from
     hvae: HVAEConfig = HVAEConfig(latent_size=16, hidden=(128,), components=128, scale="global", activation="silu")
     hvae_loss: HVAELoss = HVAELoss(loss="task", beta=0.02, batch=64)
     hvae_fraction: tuple[float, float] = (2 / 3, 2 / 3)  # of a task's examples that a view is fine-tuned on
     hvae_training: TrainConfig = TrainConfig(steps=1_500, lr=1e-2, weight_decay=1e-2, schedule="linear")
-    posterior: float = 0.0           # temperature at which latents are drawn from the HVAE's encoder; 0: its means
-    retrieval: TrainConfig | None = TrainConfig(steps=300, lr=1e-2, weight_decay=1e-2)  # None: guidance is given the question as it is
-    retrieval_size: int = 16
-    retrieval_heads: int = 16
-    retrieval_whitening: float = 0.75  # of the questions that it reads: half-way between as they are and all directions alike
-    retrieval_noise: float = 0.3
+    posterior: float = 0.0  # temperature at which latents are drawn from the HVAE's encoder; 0: its means
+    question_regression: TrainConfig | None = TrainConfig(
+        steps=300, lr=1e-2, weight_decay=1e-2
+    )  # None: guidance is given the question as it is
+    regression_size: int = 16
+    regression_heads: int = 16
+    regression_whitening: float = (
+        0.75  # of the questions that it reads: half-way between as they are and all directions alike
+    )
+    regression_noise: float = 0.3
     hyperldm: TrainConfig = TrainConfig(steps=1_500, lr=1e-3, weight_decay=1e-2, schedule="linear")
     diffusion: DiffusionConfig = DiffusionConfig(timesteps=100, schedule="cosine", prediction="v")
     denoiser: DenoiserConfig = DenoiserConfig(hidden=256, depth=3, tower=1, dropout=0.2)
     denoiser_kind: Literal["residual", "published"] = "residual"
-    scale: Literal["dimension", "global"] = "dimension"  # how latents are standardised for diffusion (see `Standardizer`)
+    scale: Literal["dimension", "global"] = (
+        "dimension"  # how latents are standardised for diffusion (see `Standardizer`)
+    )
     ldm: LDMConfig = LDMConfig(batch=256, drop=0.1, embedding_noise=0.1)
-    clamp: float | None = 5.0        # bound of the predicted clean latent in sampling
-    hyperclip: HyperCLIPConfig = HyperCLIPConfig(components=32, hidden=(256,), size=32, text_hidden=(256,), dropout=0.3, max_scale=10.0)
+    clamp: float | None = 5.0  # bound of the predicted clean latent in sampling
+    hyperclip: HyperCLIPConfig = HyperCLIPConfig(
+        components=32, hidden=(256,), size=32, text_hidden=(256,), dropout=0.3, max_scale=10.0
+    )
     contrast: ContrastConfig = ContrastConfig(batch=256, latent_noise=1.0, embedding_noise=0.1)
     hyperclip_training: TrainConfig = TrainConfig(steps=1_500, lr=1e-3, weight_decay=0.1, schedule="linear")
-    guidance_steps: tuple[int, ...] = (5, 10, 20, 50, 100)   # of HyperCLIP guidance, to choose from on validation
+    guidance_steps: tuple[int, ...] = (5, 10, 20, 50, 100)  # of HyperCLIP guidance, to choose from on validation
     guidance_prior: tuple[float, ...] = (0.0, 0.01, 0.03, 0.1, 0.3)  # λ, likewise
-    few_shot_steps: tuple[int, ...] = (5, 10, 20, 50, 100)    # likewise
+    few_shot_steps: tuple[int, ...] = (5, 10, 20, 50, 100)  # likewise
 
 # %% ../../nbs/7_evaluation/03_recipe.ipynb #4177c7a5
 PAPER = Recipe(
-    hidden=256, question="clip", start="identity", inner=Adaptation(steps=10, lr=0.1), anchor=0.0, latent_size=128,
-    hnet_hidden=(128, 128, 128), hnet_gain=0.1, stored=Adaptation(steps=10, lr=0.1), finetuned=Adaptation(steps=50, lr=0.1),
-    hvae=HVAEConfig(), hvae_loss=HVAELoss(), hvae_fraction=(2 / 3, 1.0), hvae_training=PAPER_HVAE, posterior=1.0, retrieval=None,
-    hyperldm=PAPER_TRAINING, diffusion=DiffusionConfig(), denoiser=PUBLISHED_SIZE, denoiser_kind="published", ldm=LDMConfig(), clamp=None,
-    hyperclip=HyperCLIPConfig(), contrast=ContrastConfig(), hyperclip_training=PAPER_CONTRAST)
+    hidden=256,
+    question="clip",
+    start="identity",
+    inner=Adaptation(steps=10, lr=0.1),
+    anchor=0.0,
+    latent_size=128,
+    hnet_hidden=(128, 128, 128),
+    hnet_gain=0.1,
+    stored=Adaptation(steps=10, lr=0.1),
+    finetuned=Adaptation(steps=50, lr=0.1),
+    hvae=HVAEConfig(),
+    hvae_loss=HVAELoss(),
+    hvae_fraction=(2 / 3, 1.0),
+    hvae_training=PAPER_HVAE,
+    posterior=1.0,
+    question_regression=None,
+    hyperldm=PAPER_TRAINING,
+    diffusion=DiffusionConfig(),
+    denoiser=PUBLISHED_SIZE,
+    denoiser_kind="published",
+    ldm=LDMConfig(),
+    clamp=None,
+    hyperclip=HyperCLIPConfig(),
+    contrast=ContrastConfig(),
+    hyperclip_training=PAPER_CONTRAST,
+)
 
 # %% ../../nbs/7_evaluation/03_recipe.ipynb #54527a27
 _QUESTIONS = ("question", "directions")
-_RETRIEVED = ("retrieval", "retrieval_size", "retrieval_heads", "retrieval_whitening", "retrieval_noise")
+_REGRESSION = ("question_regression", "regression_size", "regression_heads", "regression_whitening", "regression_noise")
 _CONDITIONAL = ("conditional_hidden", "conditional_dropout", "conditional_noise")
-NEEDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # part -> parts that it is made from, fields of the recipe
+NEEDS: dict[
+    str, tuple[tuple[str, ...], tuple[str, ...]]
+] = {  # part -> parts that it is made from, fields of the recipe
     "multitask": ((), ("hidden", "multitask")),
     "mnet_maml": ((), ("hidden", "mnet", "inner", "anchor")),
     "cond_multitask": (("multitask",), ("conditional", "start", *_QUESTIONS, *_CONDITIONAL)),
@@ -89,11 +123,20 @@ NEEDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {  # part -> parts t
     "hnet": (("multitask",), ("hnet", "start", "latent_size", "hnet_hidden", "hnet_gain", "inner", "anchor")),
     "hnet_latents": (("hnet",), ("stored", "views")),
     "hvae": (("multitask",), ("finetuned", "views", "hvae", "hvae_loss", "hvae_fraction", "hvae_training")),
-    "hvae_latents": (("hvae",), ("posterior",))}
+    "hvae_latents": (("hvae",), ("posterior",)),
+}
 for _kind in ("hnet", "hvae"):
-    NEEDS |= {f"{_kind}_retrieval": ((f"{_kind}_latents",), ("question", *_RETRIEVED)),
-              f"{_kind}_hyperldm": ((f"{_kind}_latents",), (*_QUESTIONS, *_RETRIEVED, "hyperldm", "ldm", "diffusion", "denoiser", "denoiser_kind", "scale")),
-              f"{_kind}_hyperclip": ((f"{_kind}_latents",), (*_QUESTIONS, *_RETRIEVED, "hyperclip", "contrast", "hyperclip_training"))}
+    NEEDS |= {
+        f"{_kind}_question_regression": ((f"{_kind}_latents",), ("question", *_REGRESSION)),
+        f"{_kind}_hyperldm": (
+            (f"{_kind}_latents",),
+            (*_QUESTIONS, *_REGRESSION, "hyperldm", "ldm", "diffusion", "denoiser", "denoiser_kind", "scale"),
+        ),
+        f"{_kind}_hyperclip": (
+            (f"{_kind}_latents",),
+            (*_QUESTIONS, *_REGRESSION, "hyperclip", "contrast", "hyperclip_training"),
+        ),
+    }
 
 
 def fields_of(part: str) -> set[str]:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from textwrap import fill
 from typing import Literal
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from ..basenet.adapter import set_accuracy
 from ..core.energy import trajectory
@@ -28,49 +28,90 @@ from .asking import Sheet
 from .experiment import Experiment
 from .recipe import Generator
 from .results import Results
-from ..plots.maps import knn_correlation, knn_purity, project_pca, project_tsne, trajectory_grid, trajectory_plot, tsne_map
+from hyperclip_nb.plots.maps import (
+    knn_correlation,
+    knn_purity,
+    project_pca,
+    project_tsne,
+    trajectory_grid,
+    trajectory_plot,
+    tsne_map,
+)
 from ..plots.pictures import INK, PAPER, RIGHT, WRONG, before_after, forest_plot, group_style, prepare
 
 # %% ../../nbs/7_evaluation/09_report.ipynb #a0f6675d
 def results_figure(results: Results) -> Axes:
     "Accuracy of every method with its interval; under each dot, hollow, the same method with another task's question and with none."
-    rows, by_id = [row for row in results.rows if row.method != "chance" and "+" not in row.method], {row.method: row for row in results.rows}
+    rows, by_id = (
+        [row for row in results.rows if row.method != "chance" and "+" not in row.method],
+        {row.method: row for row in results.rows},
+    )
     base = by_id["multitask"].accuracy if "multitask" in by_id else None
-    title, note = "Accuracy on held-out questions", "accuracy (%) with 95 % interval" + ("; line: unconditional multitask" if base else "")
-    ax = forest_plot([row.label for row in rows], [row.accuracy for row in rows], [row.ci95 for row in rows], line=base, title=title, xlabel=note,
-                     ax=prepare(None, title, note, "", size=(8.0, 1.2 + 0.34 * len(rows))))
-    for index, (suffix, name) in enumerate({"+shuffled": "with another task's question", "+null": "with no question"}.items(), 1):
-        found = [(at + 0.14 + 0.14 * index, by_id[row.method + suffix]) for at, row in enumerate(rows) if row.method + suffix in by_id]
+    title, note = (
+        "Accuracy on held-out questions",
+        "accuracy (%) with 95 % interval" + ("; line: unconditional multitask" if base else ""),
+    )
+    ax = forest_plot(
+        [row.label for row in rows],
+        [row.accuracy for row in rows],
+        [row.ci95 for row in rows],
+        line=base,
+        title=title,
+        xlabel=note,
+        ax=prepare(None, title, note, "", size=(8.0, 1.2 + 0.34 * len(rows))),
+    )
+    for index, (suffix, name) in enumerate(
+        {"+shuffled": "with another task's question", "+null": "with no question"}.items(), 1
+    ):
+        found = [
+            (at + 0.14 + 0.14 * index, by_id[row.method + suffix])
+            for at, row in enumerate(rows)
+            if row.method + suffix in by_id
+        ]
         style = group_style(index)
-        for y, row in found: ax.plot(row.ci95, [y, y], color=style["color"], linewidth=0.9, alpha=0.7)
-        if found: ax.plot([row.accuracy for _, row in found], [y for y, _ in found], linestyle="", markersize=4.5, markerfacecolor=PAPER,
-                          markeredgecolor=style["color"], marker=style["marker"], label=name)
-    if ax.get_legend_handles_labels()[0]: ax.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper right")
+        for y, row in found:
+            ax.plot(row.ci95, [y, y], color=style["color"], linewidth=0.9, alpha=0.7)
+        if found:
+            ax.plot(
+                [row.accuracy for _, row in found],
+                [y for y, _ in found],
+                linestyle="",
+                markersize=4.5,
+                markerfacecolor=PAPER,
+                markeredgecolor=style["color"],
+                marker=style["marker"],
+                label=name,
+            )
+    if ax.get_legend_handles_labels()[0]:
+        ax.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper right")
     return ax
 
 # %% ../../nbs/7_evaluation/09_report.ipynb #a2cb14a0
 @dataclass(frozen=True)
 class LatentMap:
     "Latents of a generator, in their own space and in one t-SNE."
-    adapted: np.ndarray    # [T, Z] of training tasks, averaged over views
+
+    adapted: np.ndarray  # [T, Z] of training tasks, averaged over views
     generated: np.ndarray  # [M, Z] one sample for each test question
-    small: np.ndarray      # [T, 2] the adapted ones, projected
-    large: np.ndarray      # [M, 2] the generated ones, in the same projection
+    small: np.ndarray  # [T, 2] the adapted ones, projected
+    large: np.ndarray  # [M, 2] the generated ones, in the same projection
 
 
 def latent_map(
     experiment: Experiment,
     kind: Generator = "hvae",
-    seed: int = 0,             # of the trained parts
-    gamma: float = 1.5,        # guidance strength γ
+    seed: int = 0,  # of the trained parts
+    gamma: float = 1.5,  # guidance strength γ
     perplexity: float = 30.0,  # of t-SNE: how many neighbours count
-    map_seed: int = 0,         # of t-SNE
+    map_seed: int = 0,  # of t-SNE
 ) -> LatentMap:
     "Adapted latents of training tasks and generated latents of test questions."
     x, ldm = experiment, experiment.hyperldm(kind, seed)
     adapted, e = x.latents(kind, seed).mean(0).cpu(), x.condition(kind, seed, x.embeddings["test"])
     generated = ldm.generate(e, gamma=gamma, clamp=x.recipe.clamp, generator=seeded(seed, "map"))[0].cpu()
-    return LatentMap(adapted.numpy(), generated.numpy(), *project_tsne(adapted, generated, perplexity=perplexity, seed=map_seed))
+    return LatentMap(
+        adapted.numpy(), generated.numpy(), *project_tsne(adapted, generated, perplexity=perplexity, seed=map_seed)
+    )
 
 
 def latents_figure(
@@ -79,18 +120,33 @@ def latents_figure(
     kind: Generator = "hvae",
 ) -> Axes:
     "t-SNE of adapted latents of training tasks (small) and generated latents of test questions (large, outlined), by family."
-    found, families = latent_map(experiment, kind, seed), {name: [t.family for t in s.tasks] for name, s in experiment.sets.items()}
-    return tsne_map(found.small, families["train"], over=found.large, over_groups=families["test"],
-                    title="Generated for test questions (outlined) over adapted to training tasks")
+    found, families = (
+        latent_map(experiment, kind, seed),
+        {name: [t.family for t in s.tasks] for name, s in experiment.sets.items()},
+    )
+    return tsne_map(
+        found.small,
+        families["train"],
+        over=found.large,
+        over_groups=families["test"],
+        title="Generated for test questions (outlined) over adapted to training tasks",
+    )
 
 # %% ../../nbs/7_evaluation/09_report.ipynb #c80bbf7f
-_TYPES = {"color": {*COLORS, *BACKGROUNDS}, "number": {*COUNTS}, "size": {*SIZES}, "pattern": {*PATTERNS}, "pose": {*POSES},
-          "place": {*PLACES}, "thing": {*THINGS}}
+_TYPES = {
+    "color": {*COLORS, *BACKGROUNDS},
+    "number": {*COUNTS},
+    "size": {*SIZES},
+    "pattern": {*PATTERNS},
+    "pose": {*POSES},
+    "place": {*PLACES},
+    "thing": {*THINGS},
+}
 
 
 def answer_type(
     answers: Sequence[str],  # of one task
-) -> str:                    # "color", "number", "size", "pattern", "pose", "place", "thing" or "other"
+) -> str:  # "color", "number", "size", "pattern", "pose", "place", "thing" or "other"
     "What kind of thing the answers to a question are."
     found = (name for name, words in _TYPES.items() if {*answers} <= words)
     return next(found, "number" if all(answer.isdecimal() for answer in answers) else "other")
@@ -100,23 +156,46 @@ def latents_pair(
     experiment: Experiment,
     maps: Mapping[str, LatentMap],  # name of each generator to its latents
     by: Literal["family", "answer type", "accuracy"] = "family",  # what the colours say; accuracy is zero-shot CLIP's
-) -> np.ndarray:                    # an axis for each generator
+) -> np.ndarray:  # an axis for each generator
     "Generated over adapted latents, generators side by side, with what the ten nearest neighbours in the full space say."
     x, clip = experiment, torch.zeros(1, experiment.layout.size, device=experiment.device)
-    label = {"family": lambda tasks: [task.family for task in tasks.tasks], "answer type": lambda tasks: [answer_type(task.answers) for task in tasks.tasks],
-             "accuracy": lambda tasks: 100 * set_accuracy(clip, tasks, x.layout).cpu().double().numpy()}[by]
+    label = {
+        "family": lambda tasks: [task.family for task in tasks.tasks],
+        "answer type": lambda tasks: [answer_type(task.answers) for task in tasks.tasks],
+        "accuracy": lambda tasks: 100 * set_accuracy(clip, tasks, x.layout).cpu().double().numpy(),
+    }[by]
     train, test = label(x.sets["train"]), label(x.sets["test"])
-    fig, axes = plt.subplots(1, len(maps), figsize=(8, 3.7), dpi=80, facecolor=PAPER, layout="constrained", squeeze=False)
+    fig, axes = plt.subplots(
+        1, len(maps), figsize=(8, 3.7), dpi=80, facecolor=PAPER, layout="constrained", squeeze=False
+    )
     for ax, (name, m) in zip(axes[0], maps.items()):
         if by == "accuracy":
-            own, landed = knn_correlation(m.adapted, train), knn_correlation(m.generated, test, reference=m.adapted, reference_values=train)
+            own, landed = (
+                knn_correlation(m.adapted, train),
+                knn_correlation(m.generated, test, reference=m.adapted, reference_values=train),
+            )
             title = f"{name}: neighbours foretell the accuracy with\nr = {own:.2f} (adapted), {landed:.2f} (generated)"
-            tsne_map(m.small, values=train, over=m.large, over_values=test, over_size=20, values_label="zero-shot CLIP (%)", title=title, ax=ax)
+            tsne_map(
+                m.small,
+                values=train,
+                over=m.large,
+                over_values=test,
+                over_size=20,
+                values_label="zero-shot CLIP (%)",
+                title=title,
+                ax=ax,
+            )
         else:
-            (own, chance), (landed, _) = knn_purity(m.adapted, train), knn_purity(m.generated, test, reference=m.adapted, reference_groups=train)
-            title = f"{name}: {own:.0%} of neighbours agree (adapted),\n{landed:.0%} (generated); by chance {chance:.0%}"
+            (own, chance), (landed, _) = (
+                knn_purity(m.adapted, train),
+                knn_purity(m.generated, test, reference=m.adapted, reference_groups=train),
+            )
+            title = (
+                f"{name}: {own:.0%} of neighbours agree (adapted),\n{landed:.0%} (generated); by chance {chance:.0%}"
+            )
             tsne_map(m.small, train, over=m.large, over_groups=test, over_size=20, title=title, ax=ax)
-        if ax is not axes[0, -1]: (ax.collections[0].colorbar if by == "accuracy" else ax.get_legend()).remove()
+        if ax is not axes[0, -1]:
+            (ax.collections[0].colorbar if by == "accuracy" else ax.get_legend()).remove()
     return axes[0]
 
 # %% ../../nbs/7_evaluation/09_report.ipynb #820e5dd5
@@ -124,7 +203,7 @@ def choose_questions(
     experiment: Experiment,
     families: Sequence[str] = (),  # which; default: the four largest
     split: str = "test",
-) -> list[int]:                    # a task of each family
+) -> list[int]:  # a task of each family
     "The first task of each of some families."
     names = [task.family for task in experiment.sets[split].tasks]
     families = families or sorted(set(names), key=lambda name: (-names.count(name), name))[:4]
@@ -140,13 +219,25 @@ def trajectories_figure(
 ) -> np.ndarray:
     "Reverse diffusion of four questions for several γ, in one projection."
     x, ids = experiment, choose_questions(experiment)
-    ldm, adapted, e = x.hyperldm(kind, seed), x.latents(kind, seed).mean(0), x.condition(kind, seed, x.embeddings["test"])[ids]
-    paths = [trajectory(ldm.trajectory(e, gamma=g, samples=samples, clamp=x.recipe.clamp,
-                                       generator=seeded(seed, "paths"))).flatten(1, 2) for g in gammas]  # [S, K·T, Z] each
+    ldm, adapted, e = (
+        x.hyperldm(kind, seed),
+        x.latents(kind, seed).mean(0),
+        x.condition(kind, seed, x.embeddings["test"])[ids],
+    )
+    paths = [
+        trajectory(
+            ldm.trajectory(e, gamma=g, samples=samples, clamp=x.recipe.clamp, generator=seeded(seed, "paths"))
+        ).flatten(1, 2)
+        for g in gammas
+    ]  # [S, K·T, Z] each
     background, *flat = project_pca(adapted.cpu(), *(path.cpu() for path in paths))
     names = [x.sets["test"].tasks[i].question for i in ids] * samples
-    return trajectory_grid({f"γ = {g:g}": path for g, path in zip(gammas, flat)}, background, names,
-                           title="From noise (rings, the same in every panel) to weights (markers): four questions")
+    return trajectory_grid(
+        {f"γ = {g:g}": path for g, path in zip(gammas, flat)},
+        background,
+        names,
+        title="From noise (rings, the same in every panel) to weights (markers): four questions",
+    )
 
 # %% ../../nbs/7_evaluation/09_report.ipynb #76d44ef1
 def sheet_figure(
@@ -157,42 +248,55 @@ def sheet_figure(
     images, name = draw_images(sheet.images[:limit]), lambda given: [sheet.answers[i] for i in given[:limit]]
     truth = sheet.after if sheet.truth is None else sheet.truth
     title = f"{sheet.question}   zero-shot CLIP → generated network"
-    if sheet.truth is not None: title += f"   ({sheet.accuracy(sheet.before):.0f} % → {sheet.accuracy(sheet.after):.0f} %)"
+    if sheet.truth is not None:
+        title += f"   ({sheet.accuracy(sheet.before):.0f} % → {sheet.accuracy(sheet.after):.0f} %)"
     return before_after(images, name(truth), name(sheet.before), name(sheet.after), title=title)
 
 # %% ../../nbs/7_evaluation/09_report.ipynb #0f5564a3
 def idea_figure(
     experiment: Experiment,
-    sheet: Sheet,        # what was asked, and answered
+    sheet: Sheet,  # what was asked, and answered
     seed: int = 0,
     kind: Generator = "hvae",
     gamma: float = 1.5,
-    draw: int = 0,       # seed of the noise
+    draw: int = 0,  # seed of the noise
 ) -> Figure:
     "Question, diffusion path over the map of adapted latents, the weights at its end, and what they answer."
     x, ldm, adapted = experiment, experiment.hyperldm(kind, seed), experiment.latents(kind, seed).mean(0)
     words = load_small_clip(x.device).encode_texts([sheet.question], x.recipe.question).to(x.device)
     e = x.condition(kind, seed, {x.recipe.question: words})
-    path = trajectory(ldm.trajectory(e, gamma=gamma, clamp=x.recipe.clamp, generator=seeded(draw, sheet.question)))[:, 0]
-    with torch.no_grad(): made = x.layout.split(x.generator(kind, seed)(path[-1]))
+    path = trajectory(ldm.trajectory(e, gamma=gamma, clamp=x.recipe.clamp, generator=seeded(draw, sheet.question)))[
+        :, 0
+    ]
+    with torch.no_grad():
+        made = x.layout.split(x.generator(kind, seed)(path[-1]))
     background, walk = project_pca(adapted.cpu(), path.cpu())
     fig = plt.figure(figsize=(11, 2.9), dpi=80, facecolor=PAPER, layout="constrained")
     text, map_, weights, answers = fig.subfigures(1, 4, width_ratios=(0.9, 1.2, 0.8, 1.5))
     text.text(0.5, 0.72, "a question", ha="center", color=INK, fontsize=10)
-    text.text(0.5, 0.5, fill(f"“{sheet.question}”", 16), ha="center", va="center", fontsize=13, weight="bold", color=INK)
+    text.text(
+        0.5, 0.5, fill(f"“{sheet.question}”", 16), ha="center", va="center", fontsize=13, weight="bold", color=INK
+    )
     text.text(0.5, 0.22, "embedding $e$   →", ha="center", color=INK, fontsize=10)
-    trajectory_plot(walk, background, [" "], title="guided diffusion: noise → latent $z$", ax=map_.subplots()).get_legend().remove()
+    trajectory_plot(
+        walk, background, [" "], title="guided diffusion: noise → latent $z$", ax=map_.subplots()
+    ).get_legend().remove()
     weights.suptitle(f"→ {x.layout.size:,} weights", fontsize=11, color=INK)
-    for ax, (name, matrix) in zip(weights.subplots(2, 1), {"$W_1$": made["W1"][0], "$W_2^\\top$": made["W2"][0].T}.items()):
+    for ax, (name, matrix) in zip(
+        weights.subplots(2, 1), {"$W_1$": made["W1"][0], "$W_2^\\top$": made["W2"][0].T}.items()
+    ):
         bound = matrix.abs().quantile(0.99).item()
         ax.imshow(matrix.cpu(), cmap="PuOr", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
         ax.set(xticks=[], yticks=[])
         ax.set_ylabel(name, rotation=0, labelpad=12, va="center", color=INK)
     grid = answers.subplots(2, 4)
     answers.suptitle("→ a network that answers", fontsize=11, color=INK)
-    for ax, image, given, truth in zip(grid.flat, draw_images(sheet.images[:8]), sheet.after, sheet.truth or sheet.after):
+    for ax, image, given, truth in zip(
+        grid.flat, draw_images(sheet.images[:8]), sheet.after, sheet.truth or sheet.after
+    ):
         ax.imshow(image)
         ax.set(xticks=[], yticks=[])
-        for spine in ax.spines.values(): spine.set(color=RIGHT if given == truth else WRONG, linewidth=2.5)
+        for spine in ax.spines.values():
+            spine.set(color=RIGHT if given == truth else WRONG, linewidth=2.5)
         ax.set_xlabel(sheet.answers[given], fontsize=9, color=RIGHT if given == truth else WRONG)
     return fig

@@ -34,7 +34,10 @@ from ..plots.pictures import save
 # %% ../../nbs/7_evaluation/10_reproduce.ipynb #ed7b357d
 def packed(scores: Mapping[str, Tensor], chosen: Mapping[str, Any]) -> dict[str, Tensor]:
     "Scores, and settings as JSON bytes, as tensors."
-    return {**{f"score/{name}": value for name, value in scores.items()}, "chosen": torch.tensor(list(json.dumps(chosen).encode()), dtype=torch.uint8)}
+    return {
+        **{f"score/{name}": value for name, value in scores.items()},
+        "chosen": torch.tensor(list(json.dumps(chosen).encode()), dtype=torch.uint8),
+    }
 
 
 def unpacked(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -49,22 +52,29 @@ def run_seed(
     preset: Preset,
     seed: int,
     device: str = "cpu",
-    threads: int | None = None,   # of torch; None: as they are
+    threads: int | None = None,  # of torch; None: as they are
 ) -> None:
     "All rows and curves of one seed, into the run directory."
-    if threads: torch.set_num_threads(threads)
+    if threads:
+        torch.set_num_threads(threads)
     x = source.open(Run.open(out), preset.recipe, device)
     settings = {"data": x.data, "recipe": preset.recipe, "seed": seed}
-    x.run.part(f"scores-{seed}", {**settings, "methods": preset.methods}, lambda: packed(*score_seed(x, seed, preset.methods)))
+    x.run.part(
+        f"scores-{seed}", {**settings, "methods": preset.methods}, lambda: packed(*score_seed(x, seed, preset.methods))
+    )
 
     def curves() -> dict[str, Tensor]:
         found, chosen = score_few_shot(x, seed, preset.kinds, preset.shots)
         return packed({f"{name}/{n}": value for name, rows in found.items() for n, value in rows.items()}, chosen)
+
     x.run.part(f"few_shot-{seed}", {**settings, "shots": preset.shots, "kinds": preset.kinds}, curves)
     if preset.paper is not None and preset.paper_methods:
         y = source.open(Run.open(out / "paper"), preset.paper, device)
-        y.run.part(f"scores-{seed}", {**settings, "recipe": preset.paper, "methods": preset.paper_methods},
-                   lambda: packed(*score_seed(y, seed, preset.paper_methods)))
+        y.run.part(
+            f"scores-{seed}",
+            {**settings, "recipe": preset.paper, "methods": preset.paper_methods},
+            lambda: packed(*score_seed(y, seed, preset.paper_methods)),
+        )
 
 
 def run_seeds(
@@ -73,18 +83,21 @@ def run_seeds(
     preset: Preset,
     seeds: Sequence[int],
     device: str = "cpu",
-    workers: int = 1,     # processes, each with one thread; 1: this process, with its threads
+    workers: int = 1,  # processes, each with one thread; 1: this process, with its threads
 ) -> None:
     "All seeds, several at a time."
     if workers == 1:
-        for seed in progress(seeds, desc="seeds"): run_seed(source, out, preset, seed, device)
+        for seed in progress(seeds, desc="seeds"):
+            run_seed(source, out, preset, seed, device)
         return
     with ProcessPoolExecutor(min(workers, len(seeds)), get_context("spawn")) as pool:
         jobs = [pool.submit(run_seed, source, out, preset, seed, device, 1) for seed in seeds]
         try:
-            for done in progress(as_completed(jobs), total=len(jobs), desc="seeds"): done.result()
+            for done in progress(as_completed(jobs), total=len(jobs), desc="seeds"):
+                done.result()
         except BaseException:
-            for job in jobs: job.cancel()
+            for job in jobs:
+                job.cancel()
             raise
 
 # %% ../../nbs/7_evaluation/10_reproduce.ipynb #613e6d7f
@@ -94,7 +107,8 @@ def gather(run: Run, seeds: Sequence[int], name: str) -> tuple[dict[str, Tensor]
     chosen: dict[str, dict[str, Any]] = {}
     for _, picked in parts:
         for method, settings in picked.items():
-            for key, value in settings.items(): chosen.setdefault(method, {}).setdefault(key, []).append(value)
+            for key, value in settings.items():
+                chosen.setdefault(method, {}).setdefault(key, []).append(value)
     return {method: torch.stack([scores[method] for scores, _ in parts]) for method in parts[0][0]}, chosen
 
 
@@ -108,37 +122,50 @@ def audits(x: Experiment, seed: int) -> str:  # Markdown
         how = {"noise": spread if spread.ndim == 2 else spread.mean(0), "groups": cells}
         name = f"{'HNet' if kind == 'hnet' else 'HVAE'} + HyperLDM"
         found |= audit_latents({f"{name}, latents": z}, train, generator=seeded(seed, "audit", kind), **how)
-        found |= audit_predictions(x.generator(kind, seed), {f"{name}, predictions": z}, tasks, train, x.sets["train"],
-                                   generator=seeded(seed, "audit", kind, "predictions"), **how)
+        found |= audit_predictions(
+            x.generator(kind, seed),
+            {f"{name}, predictions": z},
+            tasks,
+            train,
+            x.sets["train"],
+            generator=seeded(seed, "audit", kind, "predictions"),
+            **how,
+        )
     return audit_table(found)
 
 
 def reproduce(
     preset: Literal["demo", "smoke", "scenes", "paper"] | Preset = "scenes",
     *,
-    out: str | Path | None = None,        # the run directory; None: runs/<preset> under the data directory
-    source: Source = Source(),            # the data
-    methods: Sequence[str] = (),          # rows; none: the preset's
-    seeds: int | None = None,             # how many; None: the preset's
+    out: str | Path | None = None,  # the run directory; None: runs/<preset> under the data directory
+    source: Source = Source(),  # the data
+    methods: Sequence[str] = (),  # rows; none: the preset's
+    seeds: int | None = None,  # how many; None: the preset's
     device: str = "cpu",
-    workers: int = 1,                     # processes; seeds run side by side
-    resume: bool = True,                  # False: delete the parts that are there
+    workers: int = 1,  # processes; seeds run side by side
+    resume: bool = True,  # False: delete the parts that are there
 ) -> Results:
     "Train what the rows need, score them with all controls, and write tables and figures into the run directory."
     began, name = time.perf_counter(), preset if isinstance(preset, str) else "custom"
     if isinstance(preset, str):
-        if preset not in PRESETS: raise ValueError(f"expected preset {', '.join(PRESETS)}, got {preset!r}")
+        if preset not in PRESETS:
+            raise ValueError(f"expected preset {', '.join(PRESETS)}, got {preset!r}")
         preset = PRESETS[preset]
-    if (source.tasks is None) != (source.features is None): raise ValueError("expected both tasks and features, or neither (the scenes)")
-    if source.instances and not source.tasks: raise ValueError("expected task files beside instances; the scenes have no COCO tasks")
-    if unknown := [m for m in methods if m not in ROWS]: raise ValueError(f"expected methods out of {', '.join(ROWS)}; got {', '.join(unknown)}")
+    if (source.tasks is None) != (source.features is None):
+        raise ValueError("expected both tasks and features, or neither (the scenes)")
+    if source.instances and not source.tasks:
+        raise ValueError("expected task files beside instances; the scenes have no COCO tasks")
+    if unknown := [m for m in methods if m not in ROWS]:
+        raise ValueError(f"expected methods out of {', '.join(ROWS)}; got {', '.join(unknown)}")
     preset = replace(preset, methods=tuple(methods)) if methods else preset
     numbers = list(range(preset.seeds if seeds is None else seeds))
-    if not numbers: raise ValueError("expected at least 1 seed, got 0")
+    if not numbers:
+        raise ValueError("expected at least 1 seed, got 0")
     dataset, folder = source.name, run_folder(name, source, out)
     config = {"dataset": dataset, "world_seed": source.world if source.tasks is None else None, "recipe": preset.recipe}
     run = Run.create(folder, config, seeds=numbers, resume=resume)
-    if preset.paper is not None: Run.create(folder / "paper", {**config, "recipe": preset.paper}, seeds=numbers, resume=resume)
+    if preset.paper is not None:
+        Run.create(folder / "paper", {**config, "recipe": preset.paper}, seeds=numbers, resume=resume)
     x = source.open(run, preset.recipe, device)  # features are made here, once, before there are several processes
     run_seeds(source, folder, preset, numbers, device, workers)
 
@@ -155,13 +182,25 @@ def reproduce(
         scores["few_shot" + ("" if kind == "hnet" else "~hvae")] = curves[f"{kind}/all"]
         chosen["few_shot" + ("" if kind == "hnet" else "~hvae")] = {"steps": steps[kind]["all"]}
     tasks = x.sets["test"]
-    results = tabulate(scores, n=tasks.query_size.cpu(), dataset=dataset, world_seed=config["world_seed"], seeds=numbers, chosen=chosen,
-                       tasks={split: len(part) for split, part in x.sets.items()}, wall_s=time.perf_counter() - began)
+    results = tabulate(
+        scores,
+        n=tasks.query_size.cpu(),
+        dataset=dataset,
+        world_seed=config["world_seed"],
+        seeds=numbers,
+        chosen=chosen,
+        tasks={split: len(part) for split, part in x.sets.items()},
+        wall_s=time.perf_counter() - began,
+    )
     scores = {method: value.expand(len(numbers), -1) for method, value in scores.items()}
     summary, families = summarised(curves), [task.family or "all" for task in tasks.tasks]
-    parts = {"What is claimed": claims(scores, curves), "Few-shot curves": few_shot_rows(summary),
-             "By family": family_table({m: v for m, v in scores.items() if "+" not in m}, families)}
-    if preset.audit and {"hnet_hyperldm_g1.5", "hvae_hyperldm_g1.5"} <= {m.split("@")[0] for m in preset.methods}: parts["Memorisation audit, seed 0"] = audits(x, 0)
+    parts = {
+        "What is claimed": claims(scores, curves),
+        "Few-shot curves": few_shot_rows(summary),
+        "By family": family_table({m: v for m, v in scores.items() if "+" not in m}, families),
+    }
+    if preset.audit and {"hnet_hyperldm_g1.5", "hvae_hyperldm_g1.5"} <= {m.split("@")[0] for m in preset.methods}:
+        parts["Memorisation audit, seed 0"] = audits(x, 0)
     write_results(run, results, more="".join(f"\n## {title}\n\n{text}" for title, text in parts.items()))
     for name, axes in {"forest": results_figure(results), "few_shot": few_shot_figure(summary)}.items():
         save(axes.figure, folder / "figures" / f"{name}.png")

@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from msgspec import UNSET, Meta, Struct, UnsetType
 import torch
+from msgspec import UNSET, Meta, Struct, UnsetType
 from torch import Tensor
 
 from ..core.files import read_json, write_atomic, write_json
@@ -23,21 +23,42 @@ from .statistics import Bootstrap, by_group, sample_pooled, task_averaged
 
 # %% ../../nbs/7_evaluation/06_results.ipynb #61cfb235
 METHODS = {
-    "chance": "Chance", "majority": "Majority answer of the support set", "clip_zero_shot": "Zero-shot CLIP",
-    "multitask": "Unconditional multitask", "mnet_maml": "MNet-MAML", "hnet_maml": "HNet-MAML",
-    "cond_multitask": "Conditional multitask", "cond_multitask_film": "Conditional multitask, FiLM",
+    "chance": "Chance",
+    "majority": "Majority answer of the support set",
+    "clip_zero_shot": "Zero-shot CLIP",
+    "multitask": "Unconditional multitask",
+    "mnet_maml": "MNet-MAML",
+    "hnet_maml": "HNet-MAML",
+    "cond_multitask": "Conditional multitask",
+    "cond_multitask_film": "Conditional multitask, FiLM",
     "cond_hnet_maml": "Conditional HNet-MAML",
-    "hnet_hyperclip": "HNet + HyperCLIP", "hvae_hyperclip": "HVAE + HyperCLIP",
-    "hnet_hyperldm_g1": "HNet + HyperLDM γ = 1", "hnet_hyperldm_g1.5": "HNet + HyperLDM γ = 1.5",
-    "hvae_hyperldm_g1": "HVAE + HyperLDM γ = 1", "hvae_hyperldm_g1.5": "HVAE + HyperLDM γ = 1.5",
-    "mean_latent": "Mean training latent", "nearest_latent": "Latent of the nearest training question",
-    "latent_regression": "Kernel regression from question to latent", "learned_regression": "Regression with a learned distance", "few_shot": "Few-shot adaptation (upper bound)"}
-SUFFIXES = {"~paper": "the paper's settings", "~clip": "CLIP's own embedding", "~embedding": "given the embedding", "~retrieval": "given the retrieved latent",
-            "~hyperclip": "and HyperCLIP", "~hnet": "HNet", "~hvae": "HVAE", "+shuffled": "shuffled questions", "+null": "no question"}
+    "hnet_hyperclip": "HNet + HyperCLIP",
+    "hvae_hyperclip": "HVAE + HyperCLIP",
+    "hnet_hyperldm_g1": "HNet + HyperLDM γ = 1",
+    "hnet_hyperldm_g1.5": "HNet + HyperLDM γ = 1.5",
+    "hvae_hyperldm_g1": "HVAE + HyperLDM γ = 1",
+    "hvae_hyperldm_g1.5": "HVAE + HyperLDM γ = 1.5",
+    "mean_latent": "Mean training latent",
+    "nearest_latent": "Latent of the nearest training question",
+    "latent_regression": "Kernel regression from question to latent",
+    "question_regression": "Question regression",
+    "few_shot": "Few-shot adaptation (upper bound)",
+}
+SUFFIXES = {
+    "~paper": "the paper's settings",
+    "~clip": "CLIP's own embedding",
+    "~embedding": "given the embedding",
+    "~question_regression": "given the question regression",
+    "~hyperclip": "and HyperCLIP",
+    "~hnet": "HNet",
+    "~hvae": "HVAE",
+    "+shuffled": "shuffled questions",
+    "+null": "no question",
+}
 
 
 def parts(
-    method: str,             # for example hvae_hyperldm_g1.5@10+shuffled
+    method: str,  # for example hvae_hyperldm_g1.5@10+shuffled
 ) -> tuple[str, list[str]]:  # hvae_hyperldm_g1.5 and [@10, +shuffled]
     "The base of a method id and its suffixes; ValueError if it is no such id."
     if not re.fullmatch(r"[a-z][a-z0-9_.]*(@\d+|[~+][a-z0-9_.]+)*", method):
@@ -48,20 +69,25 @@ def parts(
 
 def label(
     method: str,  # id, with suffixes; any γ
-) -> str:         # what a person reads
+) -> str:  # what a person reads
     "The name of a method; ValueError if its base is not known."
     base, suffixes = parts(method)
     name = METHODS.get(base)
-    if name is None and (guided := re.fullmatch(r"(.+_hyperldm)_g(\d+(?:\.\d+)?)", base)) and (known := METHODS.get(f"{guided[1]}_g1")):
+    if (
+        name is None
+        and (guided := re.fullmatch(r"(.+_hyperldm)_g(\d+(?:\.\d+)?)", base))
+        and (known := METHODS.get(f"{guided[1]}_g1"))
+    ):
         name = known.removesuffix("1") + guided[2]
-    if name is None: raise ValueError(f"expected one of {list(METHODS)}, with suffixes, got {method!r}")
+    if name is None:
+        raise ValueError(f"expected one of {list(METHODS)}, with suffixes, got {method!r}")
     said = [f"{s[1:]} samples averaged" if s[0] == "@" else SUFFIXES.get(s, s[1:]) for s in suffixes]
     return ", ".join([name, *said])
 
 
 def place(
-    method: str,          # id
-) -> tuple:               # sorts as the rows of a table do
+    method: str,  # id
+) -> tuple:  # sorts as the rows of a table do
     "Where a method stands in a table: in the order of METHODS, by γ, then its suffixes; unknown ones last."
     base, suffixes = parts(method)
     stem, gamma = re.fullmatch(r"(.*?)(?:_g(\d+(?:\.\d+)?))?", base).groups()
@@ -75,27 +101,31 @@ Count = Annotated[int, Meta(ge=0)]
 
 def check_interval(ci95: tuple[float, float]) -> None:
     "ValueError unless the lower end comes first."
-    if not ci95[0] <= ci95[1]: raise ValueError(f"expected ci95 with the lower end first, got {list(ci95)}")
+    if not ci95[0] <= ci95[1]:
+        raise ValueError(f"expected ci95 with the lower end first, got {list(ci95)}")
 
 
 class Difference(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     "A paired difference from another row."
-    diff: float                  # this row minus the other, in percentage points
-    ci95: tuple[float, float]    # of the difference
 
-    def __post_init__(self): check_interval(self.ci95)
+    diff: float  # this row minus the other, in percentage points
+    ci95: tuple[float, float]  # of the difference
+
+    def __post_init__(self):
+        check_interval(self.ci95)
 
 
 class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     "One method of a table."
-    method: str                  # id, see METHODS
-    label: str                   # what a person reads
-    accuracy: Percent            # task-averaged, mean over seeds
+
+    method: str  # id, see METHODS
+    label: str  # what a person reads
+    accuracy: Percent  # task-averaged, mean over seeds
     std: Annotated[float, Meta(ge=0)] | None  # over seeds (n - 1); none with one seed
-    ci95: tuple[Percent, Percent]             # bootstrap over tasks and seeds
-    vs: dict[str, Difference]    # id of another row to the difference from it
-    chosen: dict[str, Any]       # settings that validation questions chose
-    pooled: Percent | UnsetType = UNSET       # the same accuracy pooled over query examples
+    ci95: tuple[Percent, Percent]  # bootstrap over tasks and seeds
+    vs: dict[str, Difference]  # id of another row to the difference from it
+    chosen: dict[str, Any]  # settings that validation questions chose
+    pooled: Percent | UnsetType = UNSET  # the same accuracy pooled over query examples
 
     def __post_init__(self):
         parts(self.method)
@@ -104,48 +134,55 @@ class Row(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 class Results(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     "A table and how it came about: results.json."
+
     schema: Literal[1] = 1
     dataset: str
-    world_seed: int | None       # of a data set that is drawn; none for one that is read
+    world_seed: int | None  # of a data set that is drawn; none for one that is read
     seeds: list[int]
-    tasks: dict[str, Count]      # number of train, val and test tasks
+    tasks: dict[str, Count]  # number of train, val and test tasks
     rows: list[Row]
     wall_s: Annotated[float, Meta(ge=0)]
 
     def __post_init__(self):
         methods = [row.method for row in self.rows]
-        if twice := sorted({m for m in methods if methods.count(m) > 1}): raise ValueError(f"expected each method once, got {twice} again")
+        if twice := sorted({m for m in methods if methods.count(m) > 1}):
+            raise ValueError(f"expected each method once, got {twice} again")
         if absent := sorted({other for row in self.rows for other in row.vs} - set(methods)):
             raise ValueError(f"expected differences from rows of this table, got {absent}")
 
     def row(self, method: str) -> Row:
         "The row of a method; KeyError if there is none."
         for row in self.rows:
-            if row.method == method: return row
+            if row.method == method:
+                return row
         raise KeyError(f"expected one of {[row.method for row in self.rows]}, got {method!r}")
 
 # %% ../../nbs/7_evaluation/06_results.ipynb #94a1acbc
 def tabulate(
     scores: Mapping[str, Tensor],  # method id to percent [S, T] on test tasks; [1, T] or [T] where seeds change nothing
     *,
-    n: Tensor,                     # [T] query examples of each task
+    n: Tensor,  # [T] query examples of each task
     dataset: str,
     world_seed: int | None,
-    seeds: Sequence[int],          # S of them
-    tasks: Mapping[str, int],      # number of train, val and test tasks
-    wall_s: float,                 # seconds that it all took
+    seeds: Sequence[int],  # S of them
+    tasks: Mapping[str, int],  # number of train, val and test tasks
+    wall_s: float,  # seconds that it all took
     chosen: Mapping[str, Mapping[str, Any]] | None = None,  # method id to the settings that validation chose
-    labels: Mapping[str, str] | None = None,                # method id to a label other than `label`'s
+    labels: Mapping[str, str] | None = None,  # method id to a label other than `label`'s
     baselines: Sequence[str] = ("multitask", "cond_multitask"),  # differences are taken from these, where they are rows
     resamples: int = 10_000,
-) -> Results:                      # rows in the order of `place`
+) -> Results:  # rows in the order of `place`
     "Averages, intervals and paired differences of all methods, with the same resamples."
     if (chosen and set(chosen) - set(scores)) or (labels and set(labels) - set(scores)):
-        raise ValueError(f"expected chosen and labels for rows of {sorted(scores)}, got {sorted(chosen or ())} and {sorted(labels or ())}")
+        raise ValueError(
+            f"expected chosen and labels for rows of {sorted(scores)}, got {sorted(chosen or ())} and {sorted(labels or ())}"
+        )
     draws = Bootstrap(len(n), len(seeds), resamples)
     for method, values in scores.items():
         if values.shape not in ((len(seeds), len(n)), (1, len(n)), (len(n),)):
-            raise ValueError(f"expected scores [{len(seeds)}, {len(n)}], [1, {len(n)}] or [{len(n)}] of {method}, got {list(values.shape)}")
+            raise ValueError(
+                f"expected scores [{len(seeds)}, {len(n)}], [1, {len(n)}] or [{len(n)}] of {method}, got {list(values.shape)}"
+            )
     scores = {method: values.double().cpu().expand(len(seeds), -1) for method, values in scores.items()}
 
     def rounded(interval: tuple[float, float]) -> tuple[float, float]:
@@ -159,20 +196,36 @@ def tabulate(
     rows = []
     for method in sorted(scores, key=place):
         own, others = re.sub(r"\+[^@~+]+$", "", method), [b for b in baselines if b in scores and b != method]
-        if own != method and own in scores and own not in others: others.append(own)
+        if own != method and own in scores and own not in others:
+            others.append(own)
         values = task_averaged(scores[method])
-        rows.append(Row(method=method, label=(labels or {}).get(method) or label(method), accuracy=round(values.mean().item(), 3),
-                        std=round(values.std().item(), 3) if len(seeds) > 1 else None, ci95=rounded(draws.interval(scores[method])),
-                        vs={other: difference(method, other) for other in others}, chosen=dict((chosen or {}).get(method, {})),
-                        pooled=round(sample_pooled(scores[method], n).mean().item(), 3)))
-    return Results(dataset=dataset, world_seed=world_seed, seeds=list(seeds), tasks=dict(tasks), rows=rows, wall_s=round(float(wall_s), 1))
+        rows.append(
+            Row(
+                method=method,
+                label=(labels or {}).get(method) or label(method),
+                accuracy=round(values.mean().item(), 3),
+                std=round(values.std().item(), 3) if len(seeds) > 1 else None,
+                ci95=rounded(draws.interval(scores[method])),
+                vs={other: difference(method, other) for other in others},
+                chosen=dict((chosen or {}).get(method, {})),
+                pooled=round(sample_pooled(scores[method], n).mean().item(), 3),
+            )
+        )
+    return Results(
+        dataset=dataset,
+        world_seed=world_seed,
+        seeds=list(seeds),
+        tasks=dict(tasks),
+        rows=rows,
+        wall_s=round(float(wall_s), 1),
+    )
 
 # %% ../../nbs/7_evaluation/06_results.ipynb #db7dbebf
 def plain(
-    value: float,        # a percentage, or a difference
+    value: float,  # a percentage, or a difference
     ci95: tuple[float, float] | None = None,
-    sign: str = "",      # "+" shows the sign of positive numbers
-) -> str:                # one decimal, a real minus
+    sign: str = "",  # "+" shows the sign of positive numbers
+) -> str:  # one decimal, a real minus
     "A number with its interval, as text."
     text = format(value, f"{sign}.1f") + (f" [{ci95[0]:.1f}, {ci95[1]:.1f}]" if ci95 else "")
     return text.replace("-", "−")
@@ -184,7 +237,8 @@ def markdown_row(cells: Sequence[str]) -> str:
 
 
 def _gap(row: Row, other: str) -> str:
-    if (found := row.vs.get(other)) is None: return ""
+    if (found := row.vs.get(other)) is None:
+        return ""
     text = plain(found.diff, found.ci95, "+")
     return f"**{text}**" if found.ci95[0] > 0 or found.ci95[1] < 0 else text
 
@@ -196,43 +250,64 @@ def to_markdown(
     names = {row.method: row.label for row in results.rows}
     baselines = [m for m in ("multitask", "cond_multitask") if any(m in row.vs for row in results.rows)]
     own = any(set(row.vs) - set(baselines) for row in results.rows)
-    head = ["Method", "Accuracy", "Std", "Pooled", *(f"− {names[m]}" for m in baselines), *(["− other row"] * own), "Chosen on validation"]
+    head = [
+        "Method",
+        "Accuracy",
+        "Std",
+        "Pooled",
+        *(f"− {names[m]}" for m in baselines),
+        *(["− other row"] * own),
+        "Chosen on validation",
+    ]
     lines = [markdown_row(head), markdown_row(["---", *["---:"] * (len(head) - 2), "---"])]
     for row in results.rows:
         rest = "; ".join(f"{names[other]}: {_gap(row, other)}" for other in row.vs if other not in baselines)
         spread, pooled = "" if row.std is None else plain(row.std), "" if row.pooled is UNSET else plain(row.pooled)
         chosen = ", ".join(f"{key} = {value}" for key, value in row.chosen.items())
         gaps = [_gap(row, m) for m in baselines]
-        lines.append(markdown_row([row.label, plain(row.accuracy, row.ci95), spread, pooled, *gaps, *([rest] * own), chosen]))
+        lines.append(
+            markdown_row([row.label, plain(row.accuracy, row.ci95), spread, pooled, *gaps, *([rest] * own), chosen])
+        )
     world = "" if results.world_seed is None else f", world seed {results.world_seed}"
     count = f"{len(results.seeds)} seed{'s' * (len(results.seeds) > 1)}"
-    note = (f"Data set {results.dataset}{world}. Percent of query images answered rightly, averaged over "
-            f"{results.tasks.get('test', '?')} test questions, then over {count}; in brackets 95 % bootstrap intervals over "
-            f"questions{' and seeds' * (len(results.seeds) > 1)}. Differences are paired, bold where the interval lies on one side of "
-            f"zero. {results.wall_s:,.0f} s in all.")
+    note = (
+        f"Data set {results.dataset}{world}. Percent of query images answered rightly, averaged over "
+        f"{results.tasks.get('test', '?')} test questions, then over {count}; in brackets 95 % bootstrap intervals over "
+        f"questions{' and seeds' * (len(results.seeds) > 1)}. Differences are paired, bold where the interval lies on one side of "
+        f"zero. {results.wall_s:,.0f} s in all."
+    )
     return "\n".join(lines) + f"\n\n{note}\n"
 
 # %% ../../nbs/7_evaluation/06_results.ipynb #be251016
 def controls_table(
     results: Results,
     skip: Sequence[str] = (),  # methods to leave out
-) -> str:                      # Markdown, ends with a line break
+) -> str:  # Markdown, ends with a line break
     "One row for each method: its accuracy, its difference from one network for all, and its accuracy with other questions and with none."
     by_id = {row.method: row for row in results.rows}
     head = ["Method", "Accuracy", "− Unconditional multitask", "Shuffled questions", "No question"]
     lines = [markdown_row(head), markdown_row(["---", *["---:"] * 4])]
     for row in results.rows:
-        if "+" in row.method or row.method in skip: continue
+        if "+" in row.method or row.method in skip:
+            continue
         controls = [by_id.get(f"{row.method}+{name}") for name in ("shuffled", "null")]
-        lines.append(markdown_row([row.label, plain(row.accuracy, row.ci95), _gap(row, "multitask"),
-                                   *("" if control is None else plain(control.accuracy) for control in controls)]))
+        lines.append(
+            markdown_row(
+                [
+                    row.label,
+                    plain(row.accuracy, row.ci95),
+                    _gap(row, "multitask"),
+                    *("" if control is None else plain(control.accuracy) for control in controls),
+                ]
+            )
+        )
     return "\n".join(lines) + "\n"
 
 # %% ../../nbs/7_evaluation/06_results.ipynb #40337d67
 def family_table(
     scores: Mapping[str, Tensor],  # method id to percent [S, T], [1, T] or [T]
-    families: Sequence[str],       # [T] family of each task
-) -> str:                          # Markdown, ends with a line break
+    families: Sequence[str],  # [T] family of each task
+) -> str:  # Markdown, ends with a line break
     "Task-averaged accuracy of each method in each family, as Markdown."
     names = sorted(set(families))
     head = ["Method", *(f"{name} ({list(families).count(name)})" for name in names)]
@@ -246,9 +321,9 @@ def family_table(
 def write_results(
     where: Run | str | Path,  # a run, or a directory
     results: Results,
-    name: str = "results",    # of both files
-    more: str = "",           # Markdown below the table
-) -> Path:                    # of the JSON file
+    name: str = "results",  # of both files
+    more: str = "",  # Markdown below the table
+) -> Path:  # of the JSON file
     "Write a table as JSON and as Markdown."
     text = to_markdown(results) + more
     if isinstance(where, Run):

@@ -16,62 +16,70 @@ from torch import Tensor
 # %% ../../nbs/7_evaluation/01_statistics.ipynb #d9eb973f
 def percent(
     correct: Tensor,  # [S, T] or [T] right answers of each seed on each task
-    n: Tensor,        # [T] query examples of each task
-) -> Tensor:          # [S, T] in percent, float64
+    n: Tensor,  # [T] query examples of each task
+) -> Tensor:  # [S, T] in percent, float64
     "Right answers as a percentage of each task's query examples; ValueError for counts that can't be."
     correct, n = torch.atleast_2d(torch.as_tensor(correct)).double().cpu(), torch.as_tensor(n).double().cpu()
     if n.ndim != 1 or correct.ndim != 2 or correct.shape[1] != len(n):
         raise ValueError(f"expected correct [S, T] and n [T], got {list(correct.shape)} and {list(n.shape)}")
     if wrong := torch.nonzero(~((n > 0) & (correct >= 0) & (correct <= n)).all(0)).flatten().tolist():
-        raise ValueError(f"expected 0 <= correct <= n and n > 0 for each task, got otherwise for tasks {wrong[:5]} ({len(wrong)} in all)")
+        raise ValueError(
+            f"expected 0 <= correct <= n and n > 0 for each task, got otherwise for tasks {wrong[:5]} ({len(wrong)} in all)"
+        )
     return 100 * correct / n
 
 # %% ../../nbs/7_evaluation/01_statistics.ipynb #3423be76
 def task_averaged(
     scores: Tensor,  # [S, T] percent
-) -> Tensor:         # [S] percent
+) -> Tensor:  # [S] percent
     "Accuracy of each seed with every task counting the same."
     return scores.mean(1)
 
 
 def sample_pooled(
     scores: Tensor,  # [S, T] percent
-    n: Tensor,       # [T] query examples
-) -> Tensor:         # [S] percent
+    n: Tensor,  # [T] query examples
+) -> Tensor:  # [S] percent
     "Accuracy of each seed with every query example counting the same."
     weights = torch.as_tensor(n).to(scores)
     return scores @ weights / weights.sum()
 
 
 def by_group(
-    scores: Tensor,         # [S, T] percent
+    scores: Tensor,  # [S, T] percent
     groups: Sequence[str],  # [T] name of each task's group, for example its family
-) -> dict[str, Tensor]:     # name to [S, tasks in the group], by name
+) -> dict[str, Tensor]:  # name to [S, tasks in the group], by name
     "Scores of each group of tasks."
-    if len(groups) != scores.shape[1]: raise ValueError(f"expected {scores.shape[1]} groups, got {len(groups)}")
+    if len(groups) != scores.shape[1]:
+        raise ValueError(f"expected {scores.shape[1]} groups, got {len(groups)}")
     return {name: scores[:, [i for i, g in enumerate(groups) if g == name]] for name in sorted(set(groups))}
 
 # %% ../../nbs/7_evaluation/01_statistics.ipynb #f92b1a30
 def ensemble(
     logits: Tensor,  # [K, ..., C] of K networks; padded answers are -inf
     how: Literal["log_probs", "probs"] = "log_probs",  # what is averaged
-) -> Tensor:         # [..., C] log-probabilities that sum to one
+) -> Tensor:  # [..., C] log-probabilities that sum to one
     "One prediction from several networks: geometric or arithmetic mean of their probabilities."
     log_probs = logits.log_softmax(-1)
-    if how == "log_probs": return log_probs.mean(0).log_softmax(-1)
-    if how == "probs": return log_probs.logsumexp(0) - math.log(len(logits))
+    if how == "log_probs":
+        return log_probs.mean(0).log_softmax(-1)
+    if how == "probs":
+        return log_probs.logsumexp(0) - math.log(len(logits))
     raise ValueError(f"expected 'log_probs' or 'probs', got {how!r}")
 
 # %% ../../nbs/7_evaluation/01_statistics.ipynb #2580b2eb
 def resample_weights(
-    n: int,                # tasks or seeds
-    resamples: int,        # B
+    n: int,  # tasks or seeds
+    resamples: int,  # B
     generator: torch.Generator,
-) -> Tensor:               # [B, n] float64, each row sums to 1
+) -> Tensor:  # [B, n] float64, each row sums to 1
     "Weight of each of `n` things when `n - 1` are drawn with replacement; a single one has weight 1."
-    if n == 1: return torch.ones(resamples, 1, dtype=torch.float64)
+    if n == 1:
+        return torch.ones(resamples, 1, dtype=torch.float64)
     drawn = torch.randint(n, (resamples, n - 1), generator=generator)
-    return torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(1, drawn, torch.full(drawn.shape, 1 / (n - 1), dtype=torch.float64))
+    return torch.zeros(resamples, n, dtype=torch.float64).scatter_add_(
+        1, drawn, torch.full(drawn.shape, 1 / (n - 1), dtype=torch.float64)
+    )
 
 
 class Bootstrap:
@@ -79,10 +87,10 @@ class Bootstrap:
 
     def __init__(
         self,
-        tasks: int,               # T, at least 2
-        seeds: int = 1,           # S; with one seed only tasks are resampled
+        tasks: int,  # T, at least 2
+        seeds: int = 1,  # S; with one seed only tasks are resampled
         resamples: int = 10_000,  # B
-        seed: int = 0,            # of the draws
+        seed: int = 0,  # of the draws
     ):
         if tasks < 2 or seeds < 1 or resamples < 1:
             raise ValueError(f"expected at least 2 tasks, 1 seed and 1 resample, got {tasks}, {seeds} and {resamples}")
@@ -93,7 +101,7 @@ class Bootstrap:
     def means(
         self,
         scores: Tensor,  # [S, T], or [T] and [1, T] for what no seed changes
-    ) -> Tensor:         # [B] means of the resampled scores
+    ) -> Tensor:  # [B] means of the resampled scores
         "The mean score in each resample."
         scores = torch.atleast_2d(scores).double().cpu()
         seeds, tasks = self.seed_weights.shape[1], self.task_weights.shape[1]
@@ -103,8 +111,8 @@ class Bootstrap:
 
     def interval(
         self,
-        scores: Tensor,        # [S, T], [1, T] or [T]; for a paired difference, the difference of two methods' scores
-        level: float = 0.95,   # share of resamples inside
+        scores: Tensor,  # [S, T], [1, T] or [T]; for a paired difference, the difference of two methods' scores
+        level: float = 0.95,  # share of resamples inside
     ) -> tuple[float, float]:  # lower and upper end, in the unit of the scores
         "Percentile interval of the mean."
         ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
@@ -113,11 +121,15 @@ class Bootstrap:
 
 # %% ../../nbs/7_evaluation/01_statistics.ipynb #46bac7f3
 def best_on(
-    tried: Iterable[tuple[Mapping[str, Any], float | Tensor]],  # settings and their validation score: a number, or percent [S, T]
+    tried: Iterable[
+        tuple[Mapping[str, Any], float | Tensor]
+    ],  # settings and their validation score: a number, or percent [S, T]
 ) -> dict[str, Any]:  # the settings with the highest score
     "The best of several settings by their validation scores; the first of equals."
     best, settings = -math.inf, None
     for candidate, score in tried:
-        if (value := float(torch.as_tensor(score, dtype=torch.float64).mean())) > best: best, settings = value, dict(candidate)
-    if settings is None: raise ValueError("expected at least one setting with a finite validation score, got none")
+        if (value := float(torch.as_tensor(score, dtype=torch.float64).mean())) > best:
+            best, settings = value, dict(candidate)
+    if settings is None:
+        raise ValueError("expected at least one setting with a finite validation score, got none")
     return settings

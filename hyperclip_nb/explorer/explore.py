@@ -45,27 +45,32 @@ from ..plots.planes import Plane, plane_through
 @dataclass(frozen=True, kw_only=True)
 class Choice:
     "All that can be set in the explorer."
+
     question: str
-    answers: tuple[str, ...] = ()                              # may be left out for a question worded as one of the scenes'
-    kind: Generator = "hvae"                                   # weight generator
+    answers: tuple[str, ...] = ()  # may be left out for a question worded as one of the scenes'
+    kind: Generator = "hvae"  # weight generator
     guidance: Literal["hyperldm", "hyperclip"] = "hyperldm"
-    gamma: float = 1.5                                         # HyperLDM's guidance strength
-    prior: float = 0.01                                        # HyperCLIP's λ, the pull towards the start
-    steps: int = 50                                            # of the sampler, or of HyperCLIP's descent
-    sampler: str = "ddpm"                                      # HyperLDM's
-    networks: int = 10                                         # samples of HyperLDM whose log-probabilities are averaged
-    shots: int = 0                                             # labelled examples of every answer
-    seed: int = 0                                              # of noise and of the examples
+    gamma: float = 1.5  # HyperLDM's guidance strength
+    prior: float = 0.01  # HyperCLIP's λ, the pull towards the start
+    steps: int = 50  # of the sampler, or of HyperCLIP's descent
+    sampler: str = "ddpm"  # HyperLDM's
+    networks: int = 10  # samples of HyperLDM whose log-probabilities are averaged
+    shots: int = 0  # labelled examples of every answer
+    seed: int = 0  # of noise and of the examples
 
     def __post_init__(self):
         for name, ok, want in [
             ("kind", self.kind in ("hnet", "hvae"), "'hnet' or 'hvae'"),
             ("guidance", self.guidance in ("hyperldm", "hyperclip"), "'hyperldm' or 'hyperclip'"),
-            ("gamma", 0 <= self.gamma <= 10, "0 to 10"), ("prior", 0 <= self.prior <= 10, "0 to 10"),
-            ("steps", 1 <= self.steps <= 1000, "1 to 1000"), ("sampler", self.sampler in PLANS, f"one of {', '.join(PLANS)}"),
-            ("networks", 1 <= self.networks <= 100, "1 to 100"), ("shots", 0 <= self.shots <= 10, "0 to 10"),
+            ("gamma", 0 <= self.gamma <= 10, "0 to 10"),
+            ("prior", 0 <= self.prior <= 10, "0 to 10"),
+            ("steps", 1 <= self.steps <= 1000, "1 to 1000"),
+            ("sampler", self.sampler in PLANS, f"one of {', '.join(PLANS)}"),
+            ("networks", 1 <= self.networks <= 100, "1 to 100"),
+            ("shots", 0 <= self.shots <= 10, "0 to 10"),
         ]:
-            if not ok: raise ValueError(f"{name}: expected {want}, got {getattr(self, name)!r}")
+            if not ok:
+                raise ValueError(f"{name}: expected {want}, got {getattr(self, name)!r}")
 
 # %% ../../nbs/8_explorer/01_explore.ipynb #063435a7
 QUESTION_LENGTH, ANSWER_LENGTH, ANSWERS = 200, 60, 40  # more than this is refused
@@ -74,14 +79,15 @@ QUESTION_LENGTH, ANSWER_LENGTH, ANSWERS = 200, 60, 40  # more than this is refus
 @dataclass(frozen=True)
 class Asked:
     "A question, ready to be answered."
+
     question: str
     answers: tuple[str, ...]
-    seen: str                  # "train", "val", "test", or "" where the question is in no split
-    scored: bool               # are the right answers known?
-    tasks: TaskSet             # one that holds its task
-    ids: Tensor                # [1] the task's place there
-    embedding: Tensor          # [1, E'] of the question, as the recipe encodes it
-    notes: tuple[str, ...]     # what the reader should know
+    seen: str  # "train", "val", "test", or "" where the question is in no split
+    scored: bool  # are the right answers known?
+    tasks: TaskSet  # one that holds its task
+    ids: Tensor  # [1] the task's place there
+    embedding: Tensor  # [1, E'] of the question, as the recipe encodes it
+    notes: tuple[str, ...]  # what the reader should know
 
     @property
     def images(self) -> list[str]:  # N image ids
@@ -104,35 +110,51 @@ def check_lengths(question: str, answers: Sequence[str]) -> None:
     "Raises `ValueError` for more than a person wants to look at."
     if len(question) > QUESTION_LENGTH:
         raise ValueError(f"expected a question of at most {QUESTION_LENGTH} characters, got {len(question):,}")
-    if len(answers) > ANSWERS: raise ValueError(f"expected at most {ANSWERS} answers, got {len(answers):,}")
+    if len(answers) > ANSWERS:
+        raise ValueError(f"expected at most {ANSWERS} answers, got {len(answers):,}")
     if long := [a for a in answers if len(a) > ANSWER_LENGTH]:
-        raise ValueError(f"expected answers of at most {ANSWER_LENGTH} characters, got one of {len(long[0]):,}: {long[0][:30]!r}…")
+        raise ValueError(
+            f"expected answers of at most {ANSWER_LENGTH} characters, got one of {len(long[0]):,}: {long[0][:30]!r}…"
+        )
 
 
 def one_task(task: Task, encoder: ClipEncoder, device: torch.device) -> TaskSet:
     "A task of its own, with pictures and prompts encoded now."
     index, manifest = BankIndex.of([task]), BankManifest(encoder={}, dtype="float32", shard=1, complete=True)
-    bank = FeatureBank(Path(), manifest, index, encoder.encode_images(draw_images(index.images)), encoder.encode_texts(index.prompts), {})
+    bank = FeatureBank(
+        Path(),
+        manifest,
+        index,
+        encoder.encode_images(draw_images(index.images)),
+        encoder.encode_texts(index.prompts),
+        {},
+    )
     return TaskSet([task], bank, device)
 
 # %% ../../nbs/8_explorer/01_explore.ipynb #1e169662
 @dataclass(frozen=True)
 class Shown:
     "What the explorer shows for a choice."
+
     choice: Choice
     asked: Asked
-    walk: np.ndarray           # [S, K, 2] guidance on the map, K networks
-    more: np.ndarray           # [S', K, 2] adaptation to examples, its first place the end of the walk
+    walk: np.ndarray  # [S, K, 2] guidance on the map, K networks
+    more: np.ndarray  # [S', K, 2] adaptation to examples, its first place the end of the walk
     target: np.ndarray | None  # [2] the latent adapted to all labelled pictures
-    near: list[int]            # [M] rows of the nearest training tasks
-    weights: Tensor            # [K, P]
-    before: list[int]          # [N] answers of zero-shot CLIP
-    given: list[int]           # [N] answers of the networks together
-    accuracy: dict[str, float] # percent of the pictures, by label; empty where the right answers are not known
+    near: list[int]  # [M] rows of the nearest training tasks
+    weights: Tensor  # [K, P]
+    before: list[int]  # [N] answers of zero-shot CLIP
+    given: list[int]  # [N] answers of the networks together
+    accuracy: dict[str, float]  # percent of the pictures, by label; empty where the right answers are not known
 
 
-LABELS = {"clip": "zero-shot CLIP", "multitask": "one network for all questions", "few": "generated, with {} examples",
-          "words": "generated from the words alone", "target": "adapted to 50 labelled pictures"}
+LABELS = {
+    "clip": "zero-shot CLIP",
+    "multitask": "one network for all questions",
+    "few": "generated, with {} examples",
+    "words": "generated from the words alone",
+    "target": "adapted to 50 labelled pictures",
+}
 
 # %% ../../nbs/8_explorer/01_explore.ipynb #650888f2
 SHOT_STEPS, ALL_STEPS = 5, 100  # gradient steps on few examples and on all
@@ -140,21 +162,34 @@ SHOT_STEPS, ALL_STEPS = 5, 100  # gradient steps on few examples and on all
 
 class Explorer:
     "A trained experiment to be asked; missing parts are errors (`RunError`), never work."
+
     def __init__(
         self,
         experiment: Experiment,
-        seed: int = 0,                        # which of the run's seeds
-        encoder: ClipEncoder | None = None,   # of texts and pictures; None: the small CLIP
+        seed: int = 0,  # which of the run's seeds
+        encoder: ClipEncoder | None = None,  # of texts and pictures; None: the small CLIP
     ):
-        self.experiment, self.seed, self.encoder = copy.copy(experiment), seed, encoder or load_small_clip(experiment.device)
+        self.experiment, self.seed, self.encoder = (
+            copy.copy(experiment),
+            seed,
+            encoder or load_small_clip(experiment.device),
+        )
         self.experiment.train = False
         if "world_seed" not in experiment.run.config:
             raise ValueError(f"{experiment.run.path}: expected a run on the scenes, got one on other data")
         self.world = int(experiment.run.config["world_seed"])
         self.training = experiment.sets["train"].tasks
         self.families = sorted({task.family for task in self.training})
-        self.splits = {task.question: (name, row) for name, tasks in experiment.sets.items() for row, task in enumerate(tasks.tasks)}
-        self.ask, self.plane, self.target = lru_cache(64)(self._ask), lru_cache(self._plane), lru_cache(256)(self._target)
+        self.splits = {
+            task.question: (name, row)
+            for name, tasks in experiment.sets.items()
+            for row, task in enumerate(tasks.tasks)
+        }
+        self.ask, self.plane, self.target = (
+            lru_cache(64)(self._ask),
+            lru_cache(self._plane),
+            lru_cache(256)(self._target),
+        )
 
     def _ask(self, question: str, answers: tuple[str, ...] = ()) -> Asked:
         "Read a question: find or draw its pictures, encode what is new. Raises `ValueError` for one that can't be asked."
@@ -169,14 +204,19 @@ class Explorer:
             tasks = x.sets[split] if own else one_task(task, self.encoder, x.device)
         ids = torch.tensor([row if own else 0], device=x.device)
         notes = self._notes(task, tasks.batch(ids, "query").answers[0])
-        if not scored: notes.append("No right answers are known for it: you are the judge.")
+        if not scored:
+            notes.append("No right answers are known for it: you are the judge.")
         return Asked(task.question, answers, split, scored, tasks, ids, embedding.to(x.device), tuple(notes))
 
     def _notes(self, task: Task, prompts: Tensor) -> list[str]:
         "What the text encoder doesn't know or can't tell apart."
         unknown = getattr(self.encoder.tokenizer, "unknown", lambda text: [])
         words = dict.fromkeys(word for text in (task.question, *task.prompts) for word in unknown(text))
-        notes = [f"The small CLIP doesn't know these words and reads each as “unknown”: {', '.join(words)}."] if words else []
+        notes = (
+            [f"The small CLIP doesn't know these words and reads each as “unknown”: {', '.join(words)}."]
+            if words
+            else []
+        )
         same = [answer for answer, prompt in zip(task.answers, prompts) if (prompts == prompt).all(1).sum() > 1]
         return notes + ([f"It can't tell these answers apart: {', '.join(same)}."] if same else [])
 
@@ -192,11 +232,14 @@ class Explorer:
     def _target(self, question: str, answers: tuple[str, ...], kind: Generator) -> Tensor | None:  # [Z]
         "The mean latent, adapted to all labelled pictures of a question."
         asked = self.ask(question, answers)
-        if not asked.scored: return None
+        if not asked.scored:
+            return None
         return last(self._adapt(kind, self._mean(kind), asked.tasks.batch(asked.ids, "support"), ALL_STEPS))[0].detach()
 
     def _adapt(self, kind: Generator, start: Tensor, batch: TaskBatch, steps: int) -> Iterator[Tensor]:
-        how = Adaptation(steps=steps, lr=self.experiment.recipe.stored.lr, optimizer=self.experiment.recipe.stored.optimizer)
+        how = Adaptation(
+            steps=steps, lr=self.experiment.recipe.stored.lr, optimizer=self.experiment.recipe.stored.optimizer
+        )
         return adaptation_path(self.experiment.generator(kind, self.seed), start, batch, how)
 
     def walk(self, choice: Choice, asked: Asked) -> Tensor:  # [S, K, Z]
@@ -205,8 +248,17 @@ class Explorer:
         questions = {x.recipe.question: asked.embedding}
         if c.guidance == "hyperldm":
             ldm, e = x.hyperldm(c.kind, self.seed), x.condition(c.kind, self.seed, questions)
-            return trajectory(ldm.trajectory(e, gamma=c.gamma, sampler=c.sampler, steps=min(c.steps, len(ldm.schedule)), samples=c.networks,
-                                             clamp=x.recipe.clamp, generator=seeded(c.seed, asked.question)))[:, :, 0]
+            return trajectory(
+                ldm.trajectory(
+                    e,
+                    gamma=c.gamma,
+                    sampler=c.sampler,
+                    steps=min(c.steps, len(ldm.schedule)),
+                    samples=c.networks,
+                    clamp=x.recipe.clamp,
+                    generator=seeded(c.seed, asked.question),
+                )
+            )[:, :, 0]
         return trajectory(hyperclip_walk(x, c.kind, self.seed, questions, c.steps, c.prior)).detach()
 
     def show(self, choice: Choice) -> Shown:
@@ -220,46 +272,76 @@ class Explorer:
             more = trajectory(self._adapt(c.kind, walk[-1], each, SHOT_STEPS)).detach()
         target = self.target(asked.question, asked.answers, c.kind)
         query = asked.tasks.batch(asked.ids, "query")
-        answer = lambda w: ensemble(batch_logits(w, query.select(torch.zeros(len(w), dtype=torch.long)), x.layout)).argmax(-1).tolist()
+        answer = lambda w: (
+            ensemble(batch_logits(w, query.select(torch.zeros(len(w), dtype=torch.long)), x.layout)).argmax(-1).tolist()
+        )
         with torch.no_grad():
             weights = generate(more[-1])
-            others = {"clip": weights.new_zeros(1, x.layout.size), "multitask": x.multitask(self.seed).z0[None].detach()}
+            others = {
+                "clip": weights.new_zeros(1, x.layout.size),
+                "multitask": x.multitask(self.seed).z0[None].detach(),
+            }
             others |= {} if target is None else {"target": generate(target[None])}
             answers = {name: answer(w) for name, w in {**others, "words": weights}.items()}
         accuracy, plane = {}, self.plane(c.kind)[0]
         if asked.scored:
-            label = lambda name: LABELS["few"].format(len(batch.mask[0].nonzero())) if name == "words" and c.shots else LABELS[name]
-            accuracy = {label(name): percent_right(answers[name], asked.truth) for name in ("clip", "multitask", "words", "target")}
+            label = lambda name: (
+                LABELS["few"].format(len(batch.mask[0].nonzero())) if name == "words" and c.shots else LABELS[name]
+            )
+            accuracy = {
+                label(name): percent_right(answers[name], asked.truth)
+                for name in ("clip", "multitask", "words", "target")
+            }
         e = x.asked(self.seed, {x.recipe.question: asked.embedding})
         near = nearest_questions(e, x.asked(self.seed, None), 6)[0].tolist()
         near = [row for row in near if self.training[row].question != asked.question][:5]
         on_map = lambda z: plane.coordinates(z.cpu().numpy())
-        return Shown(c, asked, on_map(walk), on_map(more), None if target is None else on_map(target), near, weights,
-                     answers["clip"], answers["words"], accuracy)
+        return Shown(
+            c,
+            asked,
+            on_map(walk),
+            on_map(more),
+            None if target is None else on_map(target),
+            near,
+            weights,
+            answers["clip"],
+            answers["words"],
+            accuracy,
+        )
 
 # %% ../../nbs/8_explorer/01_explore.ipynb #f16f4e22
 def train_parts(
-    folder: str,                     # the run directory
-    data: str | None,                # where features are cached; None: see `runs.data_dir`
+    folder: str,  # the run directory
+    data: str | None,  # where features are cached; None: see `runs.data_dir`
     kind: Generator = "hvae",
     guidance: Literal["hyperldm", "hyperclip"] = "hyperldm",
-    seed: int = 0,                   # which of the run's seeds
+    seed: int = 0,  # which of the run's seeds
 ) -> None:
     "Train what a choice needs, as the run's own recipe says; an empty run gets the default one."
-    try: x = open_experiment(folder, data, train=True)
-    except RunError: x = scenes_experiment(data, out=folder, seeds=(seed,))
+    try:
+        x = open_experiment(folder, data, train=True)
+    except RunError:
+        x = scenes_experiment(data, out=folder, seeds=(seed,))
     x.hyperldm(kind, seed) if guidance == "hyperldm" else x.hyperclip(kind, seed)
 
 # %% ../../nbs/8_explorer/01_explore.ipynb #2c80a6f9
 def adapter_file(
     shown: Shown,
-    layout: WeightLayout, # of the weights
-) -> tuple[str, bytes]:   # a name for it, and its content: read it with `load_tensors`, or any reader of safetensors
+    layout: WeightLayout,  # of the weights
+) -> tuple[str, bytes]:  # a name for it, and its content: read it with `load_tensors`, or any reader of safetensors
     "The generated networks as a safetensors file."
     c, task = shown.choice, shown.asked.tasks.tasks[shown.asked.ids.item()]
-    about = {"question": shown.asked.question, "answers": list(shown.asked.answers), "prompts": list(task.prompts),
-             "embed": layout.embed, "hidden": layout.hidden,
-             **{name: getattr(c, name) for name in ("kind", "guidance", "gamma", "prior", "steps", "sampler", "networks", "shots", "seed")}}
+    about = {
+        "question": shown.asked.question,
+        "answers": list(shown.asked.answers),
+        "prompts": list(task.prompts),
+        "embed": layout.embed,
+        "hidden": layout.hidden,
+        **{
+            name: getattr(c, name)
+            for name in ("kind", "guidance", "gamma", "prior", "steps", "sampler", "networks", "shots", "seed")
+        },
+    }
     with tempfile.TemporaryDirectory() as folder:
         save_tensors(path := Path(folder) / "adapter.safetensors", {"weights": shown.weights}, about)
         return f"{slug(shown.asked.question)[:60] or 'question'}.safetensors", path.read_bytes()

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from html import escape
 
-from matplotlib.markers import MarkerStyle
 import numpy as np
+from matplotlib.markers import MarkerStyle
 from numpy.typing import ArrayLike
 from PIL import Image
 
@@ -35,9 +35,10 @@ body[data-jp-theme-light="false"] .hn { --right: #56B4E9; --wrong: #F28E3C; }
 @dataclass(frozen=True)
 class Frame:
     "A window onto a plane: both axes in one scale, the second one up."
-    middle: tuple[float, float]           # in the plane
-    scale: float                          # pixels per unit
-    size: tuple[int, int] = (440, 340)    # width and height in pixels
+
+    middle: tuple[float, float]  # in the plane
+    scale: float  # pixels per unit
+    size: tuple[int, int] = (440, 340)  # width and height in pixels
 
     @classmethod
     def around(cls, points: ArrayLike, size: tuple[int, int] = (440, 340), margin: float = 0.06) -> "Frame":
@@ -56,9 +57,9 @@ class Frame:
 # %% ../../nbs/8_explorer/appendix/panels.ipynb #701d0c94
 @cache
 def marker_path(
-    marker: str,          # of matplotlib
+    marker: str,  # of matplotlib
     radius: float = 3.2,  # pixels
-) -> str:                 # the `d` of an SVG path around the origin
+) -> str:  # the `d` of an SVG path around the origin
     "A marker as an SVG path."
     style = MarkerStyle(marker)
     polygons = style.get_path().transformed(style.get_transform()).to_polygons(closed_only=False)
@@ -67,27 +68,31 @@ def marker_path(
 
 # %% ../../nbs/8_explorer/appendix/panels.ipynb #ed4f8530
 def marked(
-    index: int,          # of the group, for colour and shape
+    index: int,  # of the group, for colour and shape
     x: float,
     y: float,
-    name: str = "",      # shown under the mouse pointer
+    name: str = "",  # shown under the mouse pointer
     radius: float = 3.2,
     edge: str = "none",  # colour of the outline
 ) -> str:
     "One dot of a group."
     style = group_style(index)
-    return (f'<path d="{marker_path(style["marker"], radius)}" transform="translate({x:.1f} {y:.1f})" fill="{style["color"]}" '
-            f'stroke="{edge}">{f"<title>{escape(name)}</title>" if name else ""}</path>')
+    return (
+        f'<path d="{marker_path(style["marker"], radius)}" transform="translate({x:.1f} {y:.1f})" fill="{style["color"]}" '
+        f'stroke="{edge}">{f"<title>{escape(name)}</title>" if name else ""}</path>'
+    )
 
 
 def svg(
     content: str,
     size: tuple[int, int],
-    label: str = "",      # what a screen reader says
+    label: str = "",  # what a screen reader says
 ) -> str:
     "An SVG picture."
-    return (f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(label)}" '
-            f'font-family="system-ui, sans-serif">{content}</svg>')
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {size[0]} {size[1]}" role="img" aria-label="{escape(label)}" '
+        f'font-family="system-ui, sans-serif">{content}</svg>'
+    )
 
 # %% ../../nbs/8_explorer/appendix/panels.ipynb #00facb17
 _MAP_RULES = """
@@ -104,14 +109,17 @@ _MAP_RULES = """
 
 def map_layer(
     frame: Frame,
-    points: ArrayLike,        # [N, 2] in the plane
-    groups: Sequence[str],    # [N]
-    names: Sequence[str],     # [N] shown under the mouse pointer
-    order: Sequence[str],     # groups in the order of their colours
-) -> str:                     # SVG
+    points: ArrayLike,  # [N, 2] in the plane
+    groups: Sequence[str],  # [N]
+    names: Sequence[str],  # [N] shown under the mouse pointer
+    order: Sequence[str],  # groups in the order of their colours
+) -> str:  # SVG
     "The dots of a map."
     places = frame.pixels(finite("points", points, len(groups), 2))
-    dots = (marked(order.index(group), x, y, f"{name} ({group})") for (x, y), group, name in zip(places, groups, names, strict=True))
+    dots = (
+        marked(order.index(group), x, y, f"{name} ({group})")
+        for (x, y), group, name in zip(places, groups, names, strict=True)
+    )
     return svg(f'<g opacity="0.5">{"".join(dots)}</g>', frame.size, f"Map of {len(groups)} latents")
 
 
@@ -127,31 +135,41 @@ def _line(points: np.ndarray, look: str) -> str:
 
 def _lines(
     walks: np.ndarray,  # [K, S, 2] in pixels
-    more: np.ndarray,   # [K, S', 2] in pixels, from the end of each walk
+    more: np.ndarray,  # [K, S', 2] in pixels, from the end of each walk
 ) -> list[str]:
     "The first walk strongly, the others faintly, steps on examples dashed."
     first = walks[0]
     parts = [_line(walk, f'stroke="{INK}" stroke-width="0.8" opacity="0.18"') for walk in walks[1:]]
-    parts += [_line(first[k:k + 2], f'stroke="{INK}" stroke-width="1.9" opacity="{0.25 + 0.75 * k / len(first):.2f}"')
-              for k in range(len(first) - 1)]
-    return parts + [_line(walk, 'stroke="#009E73" stroke-width="1.8" stroke-dasharray="3 2"') for walk in more if len(walk) > 1]
+    parts += [
+        _line(first[k : k + 2], f'stroke="{INK}" stroke-width="1.9" opacity="{0.25 + 0.75 * k / len(first):.2f}"')
+        for k in range(len(first) - 1)
+    ]
+    return parts + [
+        _line(walk, 'stroke="#009E73" stroke-width="1.8" stroke-dasharray="3 2"') for walk in more if len(walk) > 1
+    ]
 
 # %% ../../nbs/8_explorer/appendix/panels.ipynb #2b746791
 def _ends(
     starts: np.ndarray,  # [K, 2] in pixels
-    ends: np.ndarray,    # [K, 2] in pixels
-    group: int,          # for colour and shape
+    ends: np.ndarray,  # [K, 2] in pixels
+    group: int,  # for colour and shape
 ) -> list[str]:
     "A ring where each walk begins and a marker where it ends."
-    rings = [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{PAPER}" stroke="{INK}" opacity="{1 if k == 0 else 0.45}"/>'
-             for k, (x, y) in enumerate(starts)]
-    return rings + [marked(group, x, y, radius=7 if k == 0 else 4.5, edge="black") for k, (x, y) in reversed([*enumerate(ends)])]
+    rings = [
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{PAPER}" stroke="{INK}" opacity="{1 if k == 0 else 0.45}"/>'
+        for k, (x, y) in enumerate(starts)
+    ]
+    return rings + [
+        marked(group, x, y, radius=7 if k == 0 else 4.5, edge="black") for k, (x, y) in reversed([*enumerate(ends)])
+    ]
 
 
 def _number(number: int, x: float, y: float) -> str:
     "A number in a disc."
-    return (f'<g transform="translate({x:.1f} {y:.1f})"><circle r="7.5" fill="{PAPER}" stroke="black" opacity="0.92"/>'
-            f'<text text-anchor="middle" y="3.6" font-size="10" font-weight="600">{number}</text></g>')
+    return (
+        f'<g transform="translate({x:.1f} {y:.1f})"><circle r="7.5" fill="{PAPER}" stroke="black" opacity="0.92"/>'
+        f'<text text-anchor="middle" y="3.6" font-size="10" font-weight="600">{number}</text></g>'
+    )
 
 
 def _cross(x: float, y: float) -> str:
@@ -166,25 +184,31 @@ def _runner(
 ) -> str:
     "A dot that runs along a walk once."
     run = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in walk)
-    return (f'<circle class="hn-runner" r="4" fill="{color}" stroke="white"><animateMotion dur="1.1s" fill="freeze" path="{run}"/>'
-            '<animate attributeName="opacity" values="1;1;0" keyTimes="0;0.9;1" dur="1.3s" fill="freeze"/></circle>')
+    return (
+        f'<circle class="hn-runner" r="4" fill="{color}" stroke="white"><animateMotion dur="1.1s" fill="freeze" path="{run}"/>'
+        '<animate attributeName="opacity" values="1;1;0" keyTimes="0;0.9;1" dur="1.3s" fill="freeze"/></circle>'
+    )
 
 
 def path_layer(
     frame: Frame,
-    walks: ArrayLike,                   # [S, K, 2] in the plane: K walks of S steps
-    group: int = 0,                     # for colour and shape of the ends
+    walks: ArrayLike,  # [S, K, 2] in the plane: K walks of S steps
+    group: int = 0,  # for colour and shape of the ends
     *,
-    more: ArrayLike | None = None,      # [S', K, 2] how each walk goes on with labelled examples
-    near: ArrayLike | None = None,      # [M, 2] places to number
-    target: ArrayLike | None = None,    # [2] where a cross goes
-) -> str:                               # SVG, to lie over `map_layer`
+    more: ArrayLike | None = None,  # [S', K, 2] how each walk goes on with labelled examples
+    near: ArrayLike | None = None,  # [M, 2] places to number
+    target: ArrayLike | None = None,  # [2] where a cross goes
+) -> str:  # SVG, to lie over `map_layer`
     "Walks on the map."
     at = frame.pixels(finite("walks", walks, -1, -1, 2)).transpose(1, 0, 2)  # [K, S, 2]
     more = at[:, -1:] if more is None else frame.pixels(finite("more", more, -1, len(at), 2)).transpose(1, 0, 2)
     parts = [*_lines(at, more), *_ends(at[:, 0], more[:, -1], group)]
-    parts += [_number(number, x, y) for number, (x, y) in enumerate(frame.pixels(np.empty((0, 2)) if near is None else near), 1)]
-    if target is not None: parts.append(_cross(*frame.pixels(target)))
+    parts += [
+        _number(number, x, y)
+        for number, (x, y) in enumerate(frame.pixels(np.empty((0, 2)) if near is None else near), 1)
+    ]
+    if target is not None:
+        parts.append(_cross(*frame.pixels(target)))
     parts.append(_runner(np.concatenate([at[0], more[0, 1:]]), group_style(group)["color"]))
     return svg("".join(parts), frame.size, "Walk of a latent from its start to the weights")
 
@@ -196,16 +220,21 @@ def data_url(content: bytes, kind: str) -> str:
 
 def sprite(
     images: np.ndarray,  # [N, H, W, 3] uint8
-    name: str,           # class of the sheet
-) -> str:                # a style sheet
+    name: str,  # class of the sheet
+) -> str:  # a style sheet
     "All pictures side by side in one PNG, and the rules that show each in its cell."
     if images.ndim != 4 or images.dtype != np.uint8 or not len(images):
         raise ValueError(f"expected uint8 pictures [N, H, W, 3], got {images.dtype} {list(images.shape)}")
     buffer, last = io.BytesIO(), max(len(images) - 1, 1)
     Image.fromarray(np.concatenate([*images], axis=1)).save(buffer, "PNG")
-    places = "".join(f".{name} > :nth-child({i + 1}) i {{ background-position: {100 * i / last:.4f}% 0; }}\n" for i in range(len(images)))
-    return (f'<style>.{name} i {{ background-image: url("{data_url(buffer.getvalue(), "image/png")}"); '
-            f"background-size: {100 * len(images)}% 100%; }}\n{places}</style>")
+    places = "".join(
+        f".{name} > :nth-child({i + 1}) i {{ background-position: {100 * i / last:.4f}% 0; }}\n"
+        for i in range(len(images))
+    )
+    return (
+        f'<style>.{name} i {{ background-image: url("{data_url(buffer.getvalue(), "image/png")}"); '
+        f"background-size: {100 * len(images)}% 100%; }}\n{places}</style>"
+    )
 
 # %% ../../nbs/8_explorer/appendix/panels.ipynb #a4b2db52
 _SHEET_RULES = """
@@ -219,19 +248,23 @@ _SHEET_RULES = """
 
 
 def sheet(
-    answers: Sequence[str],          # C
-    given: Sequence[int],            # [N] what the networks answer
-    before: Sequence[int],           # [N] what zero-shot CLIP answers
-    truth: Sequence[int] | None,     # [N] where it is known
-    name: str,                       # as for `sprite`
-) -> str:                            # HTML
+    answers: Sequence[str],  # C
+    given: Sequence[int],  # [N] what the networks answer
+    before: Sequence[int],  # [N] what zero-shot CLIP answers
+    truth: Sequence[int] | None,  # [N] where it is known
+    name: str,  # as for `sprite`
+) -> str:  # HTML
     "A cell for each picture: frame and mark for right or wrong, the answer, the right one, the one before."
+
     def cell(now: int, old: int, true: int | None) -> str:
         kind, mark = ("", "") if true is None else ("hn-right", "✓ ") if now == true else ("hn-wrong", "✗ ")
         rest = [f"it is {answers[true]}"] if true is not None and now != true else []
         rest += [f"CLIP: {answers[old]}"] if old != now else []
-        return (f'<figure class="{kind}"><i></i><figcaption>{mark}{escape(answers[now])}'
-                f'{"".join(f"<br><small>{escape(line)}</small>" for line in rest)}</figcaption></figure>')
+        return (
+            f'<figure class="{kind}"><i></i><figcaption>{mark}{escape(answers[now])}'
+            f"{''.join(f'<br><small>{escape(line)}</small>' for line in rest)}</figcaption></figure>"
+        )
+
     return f'<div class="hn hn-sheet {name}">{"".join(map(cell, given, before, [None] * len(given) if truth is None else truth))}</div>'
 
 # %% ../../nbs/8_explorer/appendix/panels.ipynb #6573d95b
@@ -244,13 +277,17 @@ _BAR_RULES = """
 
 def bars(
     values: Mapping[str, float],  # label to percent
-    strong: str,                  # the one to stand out
-) -> str:                         # HTML
+    strong: str,  # the one to stand out
+) -> str:  # HTML
     "Percentages as bars, in the order given."
+
     def row(label: str, value: float) -> str:
         kind = "hn-strong" if label == strong else ""
-        return (f'<div class="{kind}">{escape(label)}</div><span class="{kind}" style="width: {min(max(value, 0), 100):.1f}%"></span>'
-                f'<em class="{kind}">{value:.0f}%</em>')
+        return (
+            f'<div class="{kind}">{escape(label)}</div><span class="{kind}" style="width: {min(max(value, 0), 100):.1f}%"></span>'
+            f'<em class="{kind}">{value:.0f}%</em>'
+        )
+
     return f'<div class="hn hn-bars">{"".join(row(*item) for item in values.items())}</div>'
 
 # %% ../../nbs/8_explorer/appendix/panels.ipynb #3f42e999
@@ -269,9 +306,9 @@ def numbered(items: Sequence[str]) -> str:  # HTML
 
 def download_link(
     content: bytes,
-    file: str,        # name under which it is saved
-    text: str,        # on the button
-) -> str:             # HTML
+    file: str,  # name under which it is saved
+    text: str,  # on the button
+) -> str:  # HTML
     "A button that saves a file."
     return f'<a class="hn-link" download="{escape(file)}" href="{data_url(content, "application/octet-stream")}">{escape(text)}</a>'
 

@@ -30,7 +30,18 @@ from ..evaluation.asking import open_experiment
 from ..evaluation.experiment import Experiment
 from ..evaluation.report import choose_questions
 from .explore import Choice, Explorer, Shown, adapter_file, split_answers
-from .panels import STYLE_SHEET, Frame, bars, download_link, legend, map_layer, numbered, path_layer, sheet, sprite
+from hyperclip_nb.explorer.panels import (
+    STYLE_SHEET,
+    Frame,
+    bars,
+    download_link,
+    legend,
+    map_layer,
+    numbered,
+    path_layer,
+    sheet,
+    sprite,
+)
 
 # %% ../../nbs/8_explorer/appendix/widgets.ipynb #8f5a37cb
 _WIDE = {"layout": {"width": "auto"}, "style": {"description_width": "76px"}}  # one column of labels on the whole page
@@ -38,35 +49,54 @@ _WIDE = {"layout": {"width": "auto"}, "style": {"description_width": "76px"}}  #
 
 def _texts() -> dict[str, W.Text]:
     "What is asked; answers on Enter."
+
     def text(label: str, hint: str) -> W.Text:
         return W.Text(description=label, tooltip=hint, placeholder=hint, continuous_update=False, **_WIDE)
-    return {"question": text("Question", "any question about a picture"),
-            "answers": text("Answers", "at least two, with commas between them")}
+
+    return {
+        "question": text("Question", "any question about a picture"),
+        "answers": text("Answers", "at least two, with commas between them"),
+    }
 
 # %% ../../nbs/8_explorer/appendix/widgets.ipynb #f73c5c0d
 def _lists() -> dict[str, W.Dropdown]:
     "How the words become a network."
+
     def options(label: str, pairs: list[tuple[str, str]], tip: str) -> W.Dropdown:
         return W.Dropdown(description=label, options=pairs, tooltip=tip, **_WIDE)
+
     return {
         "kind": options("Generator", [("HVAE", "hvae"), ("HNet", "hnet")], "which network turns latents into weights"),
-        "guidance": options("Guidance", [("HyperLDM (diffusion)", "hyperldm"), ("HyperCLIP (descent)", "hyperclip")],
-                            "how the words choose a latent"),
-        "sampler": options("Sampler", [("DDPM", "ddpm"), ("DDIM", "ddim"), ("DPM-Solver++", "dpm")], "how noise becomes a latent")}
+        "guidance": options(
+            "Guidance",
+            [("HyperLDM (diffusion)", "hyperldm"), ("HyperCLIP (descent)", "hyperclip")],
+            "how the words choose a latent",
+        ),
+        "sampler": options(
+            "Sampler", [("DDPM", "ddpm"), ("DDIM", "ddim"), ("DPM-Solver++", "dpm")], "how noise becomes a latent"
+        ),
+    }
 
 # %% ../../nbs/8_explorer/appendix/widgets.ipynb #8f6d214d
 def _sliders() -> dict[str, W.Widget]:
     "How much of each; answers while it moves."
-    def slider(kind: type[W.Widget], label: str, value: float, low: float, high: float, step: float, tip: str) -> W.Widget:
+
+    def slider(
+        kind: type[W.Widget], label: str, value: float, low: float, high: float, step: float, tip: str
+    ) -> W.Widget:
         form = "d" if kind is W.IntSlider else ".2f" if step < 0.1 else ".1f"
-        return kind(description=label, value=value, min=low, max=high, step=step, tooltip=tip, readout_format=form, **_WIDE)
+        return kind(
+            description=label, value=value, min=low, max=high, step=step, tooltip=tip, readout_format=form, **_WIDE
+        )
+
     return {
         "gamma": slider(W.FloatSlider, "γ", 1.5, 0, 4, 0.1, "guidance strength: 0 ignores the question"),
         "prior": slider(W.FloatSlider, "λ", 0.01, 0, 0.3, 0.01, "pull towards the start"),
         "steps": slider(W.IntSlider, "Steps", 50, 2, 100, 1, "of the sampler or the descent"),
         "networks": slider(W.IntSlider, "Networks", 10, 1, 20, 1, "samples whose answers are averaged"),
         "shots": slider(W.IntSlider, "Examples", 0, 0, 10, 1, "labelled pictures of every answer"),
-        "seed": slider(W.IntSlider, "Seed", 0, 0, 99, 1, "of the noise and of the examples")}
+        "seed": slider(W.IntSlider, "Seed", 0, 0, 99, 1, "of the noise and of the examples"),
+    }
 
 
 def controls() -> dict[str, W.Widget]:
@@ -85,11 +115,14 @@ _GRID = "repeat(auto-fit, minmax(min(100%, {}px), 1fr))"
 
 def _columns(width: int, *children: W.Widget) -> W.GridBox:
     "Side by side where there is room for `width` pixels each, else below each other."
-    return W.GridBox(children, layout=W.Layout(grid_template_columns=_GRID.format(width), grid_gap="2px 18px", width="100%"))
+    return W.GridBox(
+        children, layout=W.Layout(grid_template_columns=_GRID.format(width), grid_gap="2px 18px", width="100%")
+    )
 
 
 class Settings(W.VBox):
     "The fields of a `Choice`, and a list of questions."
+
     def __init__(self):
         self.fields, self.task = controls(), W.Dropdown(description="Choose", **_WIDE)
         question, answers, *others = self.fields.values()
@@ -109,6 +142,7 @@ class Settings(W.VBox):
 # %% ../../nbs/8_explorer/appendix/widgets.ipynb #1d395f57
 class Form(Settings):
     "Settings that say when they change; answers follow the question until someone writes them."
+
     def __init__(
         self,
         changed: Callable[[], None],  # called once after whatever a person does
@@ -118,12 +152,13 @@ class Form(Settings):
         self.task.observe(lambda change: self.choose(change.new), "value")
         self.fields["question"].observe(lambda change: self.typed(), "value")
         for name, field in self.fields.items():
-            if name != "question": field.observe(lambda change: None if self.quiet else self.changed(), "value")
+            if name != "question":
+                field.observe(lambda change: None if self.quiet else self.changed(), "value")
 
     def offer(
         self,
         questions: dict[str, str],  # label to question
-        first: str,                 # the one to choose where none is chosen
+        first: str,  # the one to choose where none is chosen
     ) -> None:
         "List questions and choose one, without a call of `changed`."
         self.quiet = True
@@ -133,7 +168,8 @@ class Form(Settings):
 
     def choose(self, question: str | None) -> None:
         "Ask a question of the list."
-        if question is None or self.quiet: return
+        if question is None or self.quiet:
+            return
         self.quiet = True
         self.fields["question"].value = question
         self._fill()
@@ -142,11 +178,13 @@ class Form(Settings):
 
     def typed(self) -> None:
         "Ask what was typed; answers that were not typed follow the question."
-        if self.quiet: return
+        if self.quiet:
+            return
         self.quiet = True
         question = self.fields["question"].value.strip()
         self.task.value = question if question in dict(self.task.options).values() else None
-        if self.fields["answers"].value == self.filled or not self.fields["answers"].value.strip(): self._fill()
+        if self.fields["answers"].value == self.filled or not self.fields["answers"].value.strip():
+            self._fill()
         self.quiet = False
         self.changed()
 
@@ -155,17 +193,20 @@ class Form(Settings):
         self.fields["answers"].value = self.filled = ", ".join(known.answers) if known else ""
 
 # %% ../../nbs/8_explorer/appendix/widgets.ipynb #139b4dff
-_SEEN = {"train": "A training question: guidance and the networks behind it have seen it and its pictures.",
-         "val": "A validation question: no network was trained on it.", "test": "A held-out question: nothing was trained or chosen on it.",
-         "": "A question that the data set does not have."}
+_SEEN = {
+    "train": "A training question: guidance and the networks behind it have seen it and its pictures.",
+    "val": "A validation question: no network was trained on it.",
+    "test": "A held-out question: nothing was trained or chosen on it.",
+    "": "A question that the data set does not have.",
+}
 
 
 def _remarks(
     shown: Shown,
     milliseconds: float,  # it took
-) -> str:                 # HTML
+) -> str:  # HTML
     "Where the question comes from, and what is odd about it."
-    return f'<div>{escape(" ".join([_SEEN[shown.asked.seen], *shown.asked.notes]))} <small>{milliseconds:.0f} ms</small></div>'
+    return f"<div>{escape(' '.join([_SEEN[shown.asked.seen], *shown.asked.notes]))} <small>{milliseconds:.0f} ms</small></div>"
 
 
 def scores_panel(shown: Shown) -> str:  # HTML
@@ -181,38 +222,45 @@ def scores_panel(shown: Shown) -> str:  # HTML
 def _neighbours(
     shown: Shown,
     training: list[Task],  # the run's training tasks
-) -> str:                  # HTML
+) -> str:  # HTML
     "The nearest training questions, with their numbers on the map."
     cross = "" if shown.target is None else "; ✕: the latent adapted to 50 labelled pictures"
-    return (f'<b class="hn-head">Nearest training questions</b>{numbered([training[row].question for row in shown.near])}'
-            f"<small>as numbered on the map{cross}</small>")
+    return (
+        f'<b class="hn-head">Nearest training questions</b>{numbered([training[row].question for row in shown.near])}'
+        f"<small>as numbered on the map{cross}</small>"
+    )
 
 
 def _adapter(
     shown: Shown,
     layout: WeightLayout,  # of the weights
-) -> str:                  # HTML
+) -> str:  # HTML
     "A button that saves the networks, and what is in the file."
     (file, content), (count, size) = adapter_file(shown, layout), shown.weights.shape
-    return (f'{download_link(content, file, "Download adapter")}<small>{count} network{"s" * (count > 1)} of {size:,} '
-            f"weights as safetensors, {len(content) / 1000:.0f} kB</small>")
+    return (
+        f"{download_link(content, file, 'Download adapter')}<small>{count} network{'s' * (count > 1)} of {size:,} "
+        f"weights as safetensors, {len(content) / 1000:.0f} kB</small>"
+    )
 
 # %% ../../nbs/8_explorer/appendix/widgets.ipynb #7a91196e
 def html(*classes: str) -> W.HTML:
     "A place for a piece of HTML."
     place = W.HTML(layout=W.Layout(margin="0", width="auto", min_width="0"))
-    for name in classes: place.add_class(name)
+    for name in classes:
+        place.add_class(name)
     return place
 
 
 class Results(W.Box):
     "The map, the scores, the neighbours and the pictures of what is shown."
+
     def __init__(self):
         self.dots, self.path, self.key, self.near = html(), html(), html(), html("hn")
         self.scores, self.pictures, self.cells = html("hn"), html("hn-css"), html()
         self.sheet_of: list[str] | None = None  # the pictures that are on the page
         map_ = W.Box([self.dots, self.path])
-        for name in ("hn", "hn-map"): map_.add_class(name)
+        for name in ("hn", "hn-map"):
+            map_.add_class(name)
         super().__init__([W.VBox([map_, self.key, self.near]), W.VBox([self.scores, self.pictures, self.cells])])
         self.add_class("hn-results")
 
@@ -227,46 +275,73 @@ class Results(W.Box):
 
     def _draw_map(self, shown: Shown, explorer: Explorer) -> None:
         training, families, places = explorer.training, explorer.families, explorer.plane(shown.choice.kind)[1]
-        family, frame = shown.asked.tasks.tasks[shown.asked.ids.item()].family, Frame.around(places, margin=0.2)  # room for noise and for large γ
-        self.dots.value = map_layer(frame, places, [task.family for task in training], [task.question for task in training], families)
+        family, frame = (
+            shown.asked.tasks.tasks[shown.asked.ids.item()].family,
+            Frame.around(places, margin=0.2),
+        )  # room for noise and for large γ
+        self.dots.value = map_layer(
+            frame, places, [task.family for task in training], [task.question for task in training], families
+        )
         self.key.value = legend(families)
-        self.path.value = path_layer(frame, shown.walk, families.index(family) if family in families else 6, more=shown.more,
-                                     near=places[shown.near], target=shown.target)
+        self.path.value = path_layer(
+            frame,
+            shown.walk,
+            families.index(family) if family in families else 6,
+            more=shown.more,
+            near=places[shown.near],
+            target=shown.target,
+        )
 
 # %% ../../nbs/8_explorer/appendix/widgets.ipynb #5d106a41
 class Worker:
     "A process whose progress bars are read; ends with the kernel."
+
     def __init__(
         self,
-        code: str,                              # Python
+        code: str,  # Python
         arguments: list[str],
-        tell: Callable[[str, float], None],     # told what is being done, and which share of it is done
-        done: Callable[[int, str], None],       # told the exit code and the last line of text; both calls come from another thread
+        tell: Callable[[str, float], None],  # told what is being done, and which share of it is done
+        done: Callable[
+            [int, str], None
+        ],  # told the exit code and the last line of text; both calls come from another thread
     ):
-        env = os.environ | {"JPY_SESSION_NAME": "explorer", "PYTHONIOENCODING": "utf-8"}  # the first one asks for progress bars
-        self.process = subprocess.Popen([sys.executable, "-c", code, *arguments], env=env, stdout=subprocess.DEVNULL,
-                                        stderr=subprocess.PIPE, encoding="utf-8", errors="replace")
+        env = os.environ | {
+            "JPY_SESSION_NAME": "explorer",
+            "PYTHONIOENCODING": "utf-8",
+        }  # the first one asks for progress bars
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            env=env,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            encoding="utf-8",
+            errors="replace",
+        )
         atexit.register(self.stop)
         threading.Thread(target=self._read, args=(tell, done), daemon=True).start()
 
     def _read(self, tell: Callable, done: Callable) -> None:
         words = ""
         for line in self.process.stderr:  # a carriage return ends a line, too
-            if found := re.match(r"\s*([^:]+):\s+(\d+)%", line): tell(found[1], int(found[2]) / 100)
-            elif line.strip(): words = line.strip()
+            if found := re.match(r"\s*([^:]+):\s+(\d+)%", line):
+                tell(found[1], int(found[2]) / 100)
+            elif line.strip():
+                words = line.strip()
         done(self.process.wait(), words)
 
     def stop(self) -> None:
         "End the process."
-        if self.process.poll() is None: self.process.terminate()
+        if self.process.poll() is None:
+            self.process.terminate()
 
 # %% ../../nbs/8_explorer/appendix/widgets.ipynb #cac42228
 class Progress(W.VBox):
     "What has to be trained, how far it is, and the buttons that start and stop it."
+
     def __init__(
         self,
-        begin: Callable[[], None],           # called by the button that starts
-        done: Callable[[int, str], None],    # told the exit code and the last line of text
+        begin: Callable[[], None],  # called by the button that starts
+        done: Callable[[int, str], None],  # told the exit code and the last line of text
     ):
         self.worker: Worker | None = None
         self.done, self.doing = done, html("hn")
@@ -286,12 +361,19 @@ class Progress(W.VBox):
         "Run Python code in another process; for `code` and `arguments` see `Worker`."
         self.train.disabled, self.stop.disabled, self.bar.layout.display, self.bar.value = True, False, None, 0
         self.doing.value = '<div class="hn-say">Starting …</div>'
-        try: call = asyncio.get_running_loop().call_soon_threadsafe  # back to the thread in which widgets live
-        except RuntimeError: call = lambda function, *arguments: function(*arguments)
-        self.worker = Worker(code, arguments, lambda *told: call(self._told, *told), lambda *end: call(self._ended, *end))
+        try:
+            call = asyncio.get_running_loop().call_soon_threadsafe  # back to the thread in which widgets live
+        except RuntimeError:
+            call = lambda function, *arguments: function(*arguments)
+        self.worker = Worker(
+            code, arguments, lambda *told: call(self._told, *told), lambda *end: call(self._ended, *end)
+        )
 
     def _told(self, what: str, share: float) -> None:
-        self.doing.value, self.bar.value = f'<div class="hn-say">Training: {escape(what)}, {100 * share:.0f} %</div>', share
+        self.doing.value, self.bar.value = (
+            f'<div class="hn-say">Training: {escape(what)}, {100 * share:.0f} %</div>',
+            share,
+        )
 
     def _ended(self, code: int, words: str) -> None:
         self.worker = None
@@ -318,6 +400,7 @@ _LAYOUT = """<style>
 # %% ../../nbs/8_explorer/appendix/widgets.ipynb #f6821d97
 class Page(W.VBox):
     "The fields and the results of an explorer, once there is one."
+
     def __init__(
         self,
         *more: W.Widget,  # what stands between the fields and the note
@@ -326,7 +409,13 @@ class Page(W.VBox):
         self.shown: Shown | None = None
         self.form, self.results, self.note, self.link = Form(self.refresh), Results(), html("hn"), html("hn")
         form, results = self.form, self.results  # their parts are also the page's, by the same names
-        self.fields, self.task, self.choose, self.typed, self.choice = form.fields, form.task, form.choose, form.typed, form.choice
+        self.fields, self.task, self.choose, self.typed, self.choice = (
+            form.fields,
+            form.task,
+            form.choose,
+            form.typed,
+            form.choice,
+        )
         self.dots, self.path, self.key, self.near = results.dots, results.path, results.key, results.near
         self.scores, self.pictures, self.cells = results.scores, results.pictures, results.cells
         style, status = html("hn-css"), W.Box([self.note, self.link])
@@ -338,24 +427,30 @@ class Page(W.VBox):
     def show_explorer(self, explorer: Explorer) -> None:
         "List an explorer's held-out questions and ask the first."
         self.explorer, tests = explorer, explorer.experiment.sets["test"].tasks
-        listed = {f"{task.family}: {task.question}": task.question for task in sorted(tests, key=lambda task: task.family)}
+        listed = {
+            f"{task.family}: {task.question}": task.question for task in sorted(tests, key=lambda task: task.family)
+        }
         self.form.offer(listed, tests[choose_questions(explorer.experiment)[0]].question)
         self.form.choose(self.task.value)
 
     def refresh(self) -> None:
         "Show what is set, or say in a sentence why not."
-        if self.explorer is None: return
+        if self.explorer is None:
+            return
         began = time.perf_counter()
         self.form.show_used()
         try:
             self.shown = self.explorer.show(self.form.choice())
             self._draw(1000 * (time.perf_counter() - began))
-        except RunError as error: self._missing(error)
-        except Exception as error: self._say(error)  # a widget's user can do nothing with a traceback
+        except RunError as error:
+            self._missing(error)
+        except Exception as error:
+            self._say(error)  # a widget's user can do nothing with a traceback
 
     def _draw(self, milliseconds: float) -> None:
         self.results.layout.display = None
-        for place in (self.results, self.link): place.remove_class("hn-stale")
+        for place in (self.results, self.link):
+            place.remove_class("hn-stale")
         self.results.draw(self.shown, self.explorer)
         self.link.value = _adapter(self.shown, self.explorer.experiment.layout)
         self.note.value = _remarks(self.shown, milliseconds)
@@ -368,7 +463,8 @@ class Page(W.VBox):
         self._say(error)
 
     def _dim(self) -> None:
-        for place in (self.results, self.link): place.add_class("hn-stale")
+        for place in (self.results, self.link):
+            place.add_class("hn-stale")
 
 # %% ../../nbs/8_explorer/appendix/widgets.ipynb #52b8218c
 _TRAIN = """import sys
@@ -379,16 +475,22 @@ train_parts(folder, data or None, kind, guidance, int(seed))"""
 
 class ExplorerBox(Page):
     "The explorer as a widget."
+
     def __init__(
         self,
-        folder: Path,                         # the run directory, whether it exists or not
-        data: str | None = None,              # where features are cached; None: see `runs.data_dir`
-        seed: int = 0,                        # which of the run's seeds
-        experiment: Experiment | None = None, # of that directory, where it is open already
+        folder: Path,  # the run directory, whether it exists or not
+        data: str | None = None,  # where features are cached; None: see `runs.data_dir`
+        seed: int = 0,  # which of the run's seeds
+        experiment: Experiment | None = None,  # of that directory, where it is open already
     ):
         self.folder, self.data, self.seed, self.said = Path(folder), data, seed, ""
         self.working = Progress(self.start_training, self._trained)
-        self.doing, self.bar, self.train, self.stop = self.working.doing, self.working.bar, self.working.train, self.working.stop
+        self.doing, self.bar, self.train, self.stop = (
+            self.working.doing,
+            self.working.bar,
+            self.working.train,
+            self.working.stop,
+        )
         super().__init__(self.working)
         self.reopen(experiment)
 
@@ -399,8 +501,10 @@ class ExplorerBox(Page):
 
     def reopen(self, experiment: Experiment | None = None) -> None:
         "Open the run directory and show its first question, or say what has to be trained."
-        try: explorer = Explorer(experiment or open_experiment(self.folder, self.data), self.seed)
-        except RunError as error: return self._offer(sentence(error))
+        try:
+            explorer = Explorer(experiment or open_experiment(self.folder, self.data), self.seed)
+        except RunError as error:
+            return self._offer(sentence(error))
         self.show_explorer(explorer)
 
     def _draw(self, milliseconds: float) -> None:
@@ -410,10 +514,14 @@ class ExplorerBox(Page):
     def _missing(self, error: RunError) -> None:
         "Parts that are not in the run: it may have been made anew since it was opened; otherwise offer to train them."
         self.note.value = ""
-        if self.worker is not None: return self._dim()
-        try: changed = Run.open(self.folder).config != self.explorer.experiment.run.config
-        except RunError: changed = False
-        if changed: return self.reopen()
+        if self.worker is not None:
+            return self._dim()
+        try:
+            changed = Run.open(self.folder).config != self.explorer.experiment.run.config
+        except RunError:
+            changed = False
+        if changed:
+            return self.reopen()
         self._offer(self.said or sentence(error))
 
     def _offer(self, why: str) -> None:
@@ -421,18 +529,33 @@ class ExplorerBox(Page):
         self._dim()
         self.form.layout.display = self.results.layout.display = "none" if self.shown is None else None
         self.note.value = ""
-        self.working.offer(f"{kind} and {guidance} are not trained yet for this run. That takes a few minutes, once; "
-                           "interrupted, it goes on where it stopped.", why)
+        self.working.offer(
+            f"{kind} and {guidance} are not trained yet for this run. That takes a few minutes, once; "
+            "interrupted, it goes on where it stopped.",
+            why,
+        )
 
     def start_training(self) -> None:
         "Train what the choice needs in another process."
-        if self.worker is not None: return
+        if self.worker is not None:
+            return
         self.said = ""
-        self.working.start(_TRAIN, [str(self.folder), self.data or "", self.fields["kind"].value, self.fields["guidance"].value, str(self.seed)])
+        self.working.start(
+            _TRAIN,
+            [
+                str(self.folder),
+                self.data or "",
+                self.fields["kind"].value,
+                self.fields["guidance"].value,
+                str(self.seed),
+            ],
+        )
 
     def _trained(self, code: int, words: str) -> None:
-        if code: self.said = "Interrupted." if code < 0 else words or f"The training process ended with exit code {code}."
-        if self.explorer is None and code: return self._offer(self.said)
+        if code:
+            self.said = "Interrupted." if code < 0 else words or f"The training process ended with exit code {code}."
+        if self.explorer is None and code:
+            return self._offer(self.said)
         self.form.layout.display = None
         self.reopen() if self.explorer is None else self.refresh()
 
@@ -440,9 +563,9 @@ class ExplorerBox(Page):
 def explore(
     experiment: Experiment | None = None,  # open already; None: the run directory is opened
     *,
-    run: str | Path | None = None,         # the run directory; None: the demo's, under the data directory
-    data: str | Path | None = None,        # where features and runs are; None: see `runs.data_dir`
-    seed: int = 0,                         # which of the run's seeds
+    run: str | Path | None = None,  # the run directory; None: the demo's, under the data directory
+    data: str | Path | None = None,  # where features and runs are; None: see `runs.data_dir`
+    seed: int = 0,  # which of the run's seeds
 ) -> ExplorerBox:
     "The explorer, for the last line of a cell. Without a trained run it offers to train one."
     if experiment is not None:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..core.energy import Energy, descend, gradient_noise, prior_energy, sum_energies
 from .hyperclip import HyperCLIP, linear_readout
@@ -28,15 +28,15 @@ def latent_encoder(
         read, rest = linear_readout(generate, model.project.T, -model.mean @ model.project), model.encoder
     else:
         first, rest = model.encoder[0], model.encoder[1:]
-        read = linear_readout(generate, first.weight.detach() * model.layout.size ** -0.5, first.bias.detach())
+        read = linear_readout(generate, first.weight.detach() * model.layout.size**-0.5, first.bias.detach())
     return lambda z: F.normalize(rest(read(z)), dim=-1)
 
 # %% ../../nbs/4_guidance/02_guide.ipynb #871260c4
 def hyperclip_energy(
     model: HyperCLIP,
     generate: WeightGenerator,
-    e: Tensor,                 # [T, E] embeddings of questions
-) -> Energy:                   # [T, Z] -> [T] between 0 and 2; also [K·T, Z] -> [K·T], K latents per question, questions innermost
+    e: Tensor,  # [T, E] embeddings of questions
+) -> Energy:  # [T, Z] -> [T] between 0 and 2; also [K·T, Z] -> [K·T], K latents per question, questions innermost
     "How far a latent's network is from its question: $1 - \\cos(CLIP_H(h(z)), CLIP_T(e))$ (paper, algorithm 11)."
     encode, text = latent_encoder(model.eval(), generate), model.encode_text(e).detach()
 
@@ -44,38 +44,49 @@ def hyperclip_energy(
         if not len(z) or len(z) % len(text):
             raise ValueError(f"expected latents [T, Z] or [K·T, Z] for T = {len(text)} questions, got {list(z.shape)}")
         return 1 - (encode(z) * text.repeat(len(z) // len(text), 1)).sum(-1)
+
     return energy
 
 # %% ../../nbs/4_guidance/02_guide.ipynb #08e314d4
 def latent_unit(
-    latents: Tensor,               # [V, T, Z] or [T, Z] that HyperCLIP was trained on
-    latent_noise: float = 0.0,     # and the noise that was added to them, as in `ContrastConfig`
+    latents: Tensor,  # [V, T, Z] or [T, Z] that HyperCLIP was trained on
+    latent_noise: float = 0.0,  # and the noise that was added to them, as in `ContrastConfig`
     spread: Tensor | None = None,  # in units of this, as in `train_hyperclip`
-) -> Tensor:                       # [Z]
+) -> Tensor:  # [Z]
     "Standard deviation of each dimension of the latents that HyperCLIP saw, noise included: the unit in which λ = 1/κ is Bayes' rule."
     variance = latents.flatten(0, -2).var(0, unbiased=False)
     noise = variance if spread is None else spread.square().expand_as(latents).flatten(0, -2).mean(0)
-    return (variance + latent_noise ** 2 * noise).sqrt()
+    return (variance + latent_noise**2 * noise).sqrt()
 
 # %% ../../nbs/4_guidance/02_guide.ipynb #108be1f7
 @dataclass(frozen=True, kw_only=True)
 class Guidance:
     "How a latent walks toward its question (paper, algorithm 11)."
-    steps: int = 50                                       # of gradient descent; 0 stays at the start
-    lr: float = 0.1                                       # step size, in units of the latent (see `guide`)
+
+    steps: int = 50  # of gradient descent; 0 stays at the start
+    lr: float = 0.1  # step size, in units of the latent (see `guide`)
     optimizer: Literal["sgd", "adam"] = "adam"
     schedule: Literal["constant", "cosine"] = "constant"  # of the step size
-    prior: float | Literal["bayes"] = 0.0                 # λ, the pull toward the start; "bayes": 1/κ
-    langevin: float = 0.0                                 # τ, temperature of Langevin noise; SGD only
-    gradient_noise: float = 0.0                           # standard deviation of noise in the gradient, as in the published code
+    prior: float | Literal["bayes"] = 0.0  # λ, the pull toward the start; "bayes": 1/κ
+    langevin: float = 0.0  # τ, temperature of Langevin noise; SGD only
+    gradient_noise: float = 0.0  # standard deviation of noise in the gradient, as in the published code
 
     def __post_init__(self):
         for name, ok, want in [
-            ("steps", self.steps >= 0, "0 or more"), ("lr", self.lr > 0, "a positive number"),
+            ("steps", self.steps >= 0, "0 or more"),
+            ("lr", self.lr > 0, "a positive number"),
             ("optimizer", self.optimizer in ("sgd", "adam"), "'sgd' or 'adam'"),
             ("schedule", self.schedule in ("constant", "cosine"), "'constant' or 'cosine'"),
-            ("prior", self.prior == "bayes" or not isinstance(self.prior, str) and self.prior >= 0, "0 or more, or 'bayes'"),
-            ("langevin", self.langevin == 0 or self.langevin > 0 and self.optimizer == "sgd", "0, or above 0 with optimizer 'sgd'"),
+            (
+                "prior",
+                self.prior == "bayes" or not isinstance(self.prior, str) and self.prior >= 0,
+                "0 or more, or 'bayes'",
+            ),
+            (
+                "langevin",
+                self.langevin == 0 or self.langevin > 0 and self.optimizer == "sgd",
+                "0, or above 0 with optimizer 'sgd'",
+            ),
             ("gradient_noise", self.gradient_noise >= 0, "0 or more"),
         ]:
             if not ok:
@@ -85,17 +96,20 @@ class Guidance:
 def guide(
     model: HyperCLIP,
     generate: WeightGenerator,
-    start: Tensor,                      # [Z] or [T, Z] where every walk begins: the paper's z0
-    e: Tensor,                          # [T, E] embeddings of questions
+    start: Tensor,  # [Z] or [T, Z] where every walk begins: the paper's z0
+    e: Tensor,  # [T, E] embeddings of questions
     guidance: Guidance = Guidance(),
     generator: torch.Generator | None = None,  # of the noise, where there is any
     *,
-    unit: float | Tensor = 1.0,         # of the latent, a number or [Z], in which steps and prior are counted (see `latent_unit`); paper: 1
-    extra: Energy | None = None,        # [T, Z] -> [T], added: for example the loss on a few examples
-) -> Iterator[Tensor]:                  # latents [T, Z], the start first: a path, whose last item is the result
+    unit: float
+    | Tensor = 1.0,  # of the latent, a number or [Z], in which steps and prior are counted (see `latent_unit`); paper: 1
+    extra: Energy | None = None,  # [T, Z] -> [T], added: for example the loss on a few examples
+) -> Iterator[Tensor]:  # latents [T, Z], the start first: a path, whose last item is the result
     "HyperCLIP guidance: descend on the distance to the question, held back by a prior (paper, algorithm 11)."
     if start.shape not in ((generate.latent_size,), (len(e), generate.latent_size)):
-        raise ValueError(f"start: expected [{generate.latent_size}] or [{len(e)}, {generate.latent_size}], got {list(start.shape)}")
+        raise ValueError(
+            f"start: expected [{generate.latent_size}] or [{len(e)}, {generate.latent_size}], got {list(start.shape)}"
+        )
     if guidance.gradient_noise and generator is None:
         raise ValueError("guide: expected a generator for the noise in the gradient, got None")
     start, toward = start.detach().expand(len(e), -1), hyperclip_energy(model, generate, e)
@@ -107,6 +121,14 @@ def guide(
         terms.append((1.0, lambda u: extra(latent(u))))
     if guidance.gradient_noise:
         terms.append((1.0, gradient_noise(guidance.gradient_noise, generator)))
-    path = descend(sum_energies(*terms), rest, steps=guidance.steps, lr=guidance.lr, optimizer=guidance.optimizer,
-                   schedule=guidance.schedule, langevin=guidance.langevin, generator=generator)
+    path = descend(
+        sum_energies(*terms),
+        rest,
+        steps=guidance.steps,
+        lr=guidance.lr,
+        optimizer=guidance.optimizer,
+        schedule=guidance.schedule,
+        langevin=guidance.langevin,
+        generator=generator,
+    )
     return map(latent, path)

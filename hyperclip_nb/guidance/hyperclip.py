@@ -13,8 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
 import torch.nn.functional as F
+from torch import Tensor, nn
 
 from ..basenet.adapter import WeightLayout
 from ..basenet.fast.layers import large_linear
@@ -26,10 +26,10 @@ from ..hypernet.hypernetworks import HNet, WeightGenerator
 
 # %% ../../nbs/4_guidance/01_hyperclip.ipynb #3660cf89
 def contrastive_loss(
-    a: Tensor,              # [B, D] unit vectors, row i from task i
-    b: Tensor,              # [B, D] unit vectors, row i from the same task
+    a: Tensor,  # [B, D] unit vectors, row i from task i
+    b: Tensor,  # [B, D] unit vectors, row i from the same task
     scale: float | Tensor,  # κ, the inverse temperature
-) -> Tensor:                # scalar, nats; log B for unrelated rows
+) -> Tensor:  # scalar, nats; log B for unrelated rows
     "Symmetric InfoNCE of a batch of pairs (Radford et al. 2021; paper, algorithm 1). Raises `ValueError` for rows without partners."
     if a.ndim != 2 or a.shape != b.shape or len(a) < 2:
         raise ValueError(f"expected two matrices [B, D] with at least 2 rows, got {list(a.shape)} and {list(b.shape)}")
@@ -40,12 +40,15 @@ def contrastive_loss(
 @dataclass(frozen=True, kw_only=True)
 class HyperCLIPConfig:
     "The size of both encoders. The defaults are the paper's: it reads all weights, and the text encoder stays as it is."
-    components: int | None = None         # whitened principal components of the weights that are read; None: the weights themselves
-    hidden: tuple[int, ...] = (256,)      # widths of the weight encoder
-    size: int | None = None               # D, of the common space, with a learned head on the embedding; None: E, no head
-    text_hidden: tuple[int, ...] = (256,) # widths of that head
-    dropout: float = 0.0                  # after every hidden layer, while training
-    max_scale: float = 100.0              # bound of the logit scale κ
+
+    components: int | None = (
+        None  # whitened principal components of the weights that are read; None: the weights themselves
+    )
+    hidden: tuple[int, ...] = (256,)  # widths of the weight encoder
+    size: int | None = None  # D, of the common space, with a learned head on the embedding; None: E, no head
+    text_hidden: tuple[int, ...] = (256,)  # widths of that head
+    dropout: float = 0.0  # after every hidden layer, while training
+    max_scale: float = 100.0  # bound of the logit scale κ
 
     def __post_init__(self):
         for name, ok, want in [
@@ -53,7 +56,8 @@ class HyperCLIPConfig:
             ("size", self.size is None or self.size >= 2, "at least 2, or None"),
             ("hidden", all(width >= 1 for width in self.hidden), "positive widths"),
             ("text_hidden", all(width >= 1 for width in self.text_hidden), "positive widths"),
-            ("dropout", 0 <= self.dropout < 1, "at least 0 and below 1"), ("max_scale", self.max_scale > 0, "a positive number"),
+            ("dropout", 0 <= self.dropout < 1, "at least 0 and below 1"),
+            ("max_scale", self.max_scale > 0, "a positive number"),
         ]:
             if not ok:
                 raise ValueError(f"HyperCLIPConfig.{name}: expected {want}, got {getattr(self, name)!r}")
@@ -61,12 +65,13 @@ class HyperCLIPConfig:
 # %% ../../nbs/4_guidance/01_hyperclip.ipynb #03986847
 class HyperCLIP(nn.Module):
     "A weight encoder CLIP_H beside a text encoder: a network and its question meet on one sphere (paper, section 4 and algorithm 1)."
+
     def __init__(
         self,
         layout: WeightLayout,  # of the base network
-        embed_size: int,       # E, of the questions' embeddings
+        embed_size: int,  # E, of the questions' embeddings
         config: HyperCLIPConfig = HyperCLIPConfig(),
-        seed: int = 0,         # of the initial parameters
+        seed: int = 0,  # of the initial parameters
     ):
         super().__init__()
         self.layout, self.embed_size, self.config = layout, embed_size, config
@@ -77,33 +82,42 @@ class HyperCLIP(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
             self.encoder = mlp((config.components or layout.size, *config.hidden, size), config.dropout)
-            self.text_head = mlp((embed_size, *config.text_hidden, size), config.dropout) if config.size else nn.Identity()
+            self.text_head = (
+                mlp((embed_size, *config.text_hidden, size), config.dropout) if config.size else nn.Identity()
+            )
         if not config.components:
             with torch.no_grad():
-                self.encoder[0].weight.mul_(layout.size ** 0.5)  # the other half is in `encode_read`
+                self.encoder[0].weight.mul_(layout.size**0.5)  # the other half is in `encode_read`
         share = min(1 / 0.07, config.max_scale / 2) / config.max_scale  # CLIP starts at 1/0.07
         self.free_scale = nn.Parameter(torch.tensor(math.log(share / (1 - share))))
 
     @classmethod
     def make(
         cls,
-        layout: WeightLayout,   # of the base network
-        weights: Tensor | None, # [..., P] generated for training tasks, whose principal components are read; None where all weights are
-        embed_size: int,        # E
+        layout: WeightLayout,  # of the base network
+        weights: Tensor
+        | None,  # [..., P] generated for training tasks, whose principal components are read; None where all weights are
+        embed_size: int,  # E
         config: HyperCLIPConfig = HyperCLIPConfig(),
-        seed: int = 0,          # of the initial parameters
+        seed: int = 0,  # of the initial parameters
     ) -> "HyperCLIP":
         "An untrained one that knows which directions of the weights matter. Raises `ValueError` for a sample that can't tell."
         model = cls(layout, embed_size, config, seed)
         if config.components:
             if weights is None or weights.shape[-1] != layout.size:
-                raise ValueError(f"weights: expected a sample [..., {layout.size}] for {config.components} components, "
-                                 f"got {weights if weights is None else list(weights.shape)}")
+                raise ValueError(
+                    f"weights: expected a sample [..., {layout.size}] for {config.components} components, "
+                    f"got {weights if weights is None else list(weights.shape)}"
+                )
             scaler = Standardizer(weights.detach(), "global")
-            directions, spread = principal_directions(weights.detach(), scaler, config.components, seeded(seed, "components"))
+            directions, spread = principal_directions(
+                weights.detach(), scaler, config.components, seeded(seed, "components")
+            )
             if not spread[-1] > 1e-5 * spread[0]:
-                raise ValueError(f"weights: expected a sample with {config.components} directions, "
-                                 f"got one with {int((spread > 1e-5 * spread[0]).sum())}")
+                raise ValueError(
+                    f"weights: expected a sample with {config.components} directions, "
+                    f"got one with {int((spread > 1e-5 * spread[0]).sum())}"
+                )
             model.mean, model.project = scaler.mean, directions / (spread * scaler.std[:, None])
         return model
 
@@ -115,7 +129,7 @@ class HyperCLIP(nn.Module):
     def read(
         self,
         w: Tensor,  # [..., P] weights
-    ) -> Tensor:    # [..., k] whitened components, or the weights themselves
+    ) -> Tensor:  # [..., k] whitened components, or the weights themselves
         "What the weight encoder gets to see."
         if w.shape[-1] != self.layout.size:
             raise ValueError(f"expected weights [..., {self.layout.size}], got {list(w.shape)}")
@@ -124,24 +138,27 @@ class HyperCLIP(nn.Module):
     def encode_read(
         self,
         x: Tensor,  # [..., k] or [..., P], from `read`
-    ) -> Tensor:    # [..., D] of length 1
+    ) -> Tensor:  # [..., D] of length 1
         "The weight encoder from there."
-        if self.config.components: return F.normalize(self.encoder(x), dim=-1)
+        if self.config.components:
+            return F.normalize(self.encoder(x), dim=-1)
         first = self.encoder[0]
-        hidden = large_linear(x, first.weight) * self.layout.size ** -0.5 + first.bias  # dividing the few results, not the many inputs
+        hidden = (
+            large_linear(x, first.weight) * self.layout.size**-0.5 + first.bias
+        )  # dividing the few results, not the many inputs
         return F.normalize(self.encoder[1:](hidden), dim=-1)
 
     def encode_weights(
         self,
         w: Tensor,  # [..., P] weights
-    ) -> Tensor:    # [..., D] of length 1
+    ) -> Tensor:  # [..., D] of length 1
         "CLIP_H: where a network lies in the common space."
         return self.encode_read(self.read(w))
 
     def encode_text(
         self,
         e: Tensor,  # [..., E] embeddings of questions
-    ) -> Tensor:    # [..., D] of length 1
+    ) -> Tensor:  # [..., D] of length 1
         "CLIP_T: where a question lies in the common space."
         if e.shape[-1] != self.embed_size:
             raise ValueError(f"expected embeddings [..., {self.embed_size}], got {list(e.shape)}")
@@ -150,7 +167,9 @@ class HyperCLIP(nn.Module):
 # %% ../../nbs/4_guidance/01_hyperclip.ipynb #c49c8196
 def last_layer(
     generate: WeightGenerator,
-) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor] | None:  # z -> features [T, H], and the map [P, H] with offset [P] from there
+) -> (
+    tuple[Callable[[Tensor], Tensor], Tensor, Tensor] | None
+):  # z -> features [T, H], and the map [P, H] with offset [P] from there
     "What a generator computes before its last, linear layer, and that layer; None for generators whose last layer is not known."
     if isinstance(generate, HNet):
         return generate.body, generate.head.weight, generate.head.bias
@@ -162,8 +181,8 @@ def last_layer(
 
 def linear_readout(
     generate: WeightGenerator,
-    matrix: Tensor,               # [k, P]
-    offset: Tensor,               # [k]
+    matrix: Tensor,  # [k, P]
+    offset: Tensor,  # [k]
 ) -> Callable[[Tensor], Tensor]:  # latents [T, Z] -> [T, k]
     "M·h(z) + c; without ever making the weights, where the generator's last layer is linear."
     if (layer := last_layer(generate)) is None:
@@ -181,16 +200,23 @@ PAPER_CONTRAST = TrainConfig(lr=3e-4, steps=8_400)  # 600 epochs over 870 tasks 
 @dataclass(frozen=True, kw_only=True)
 class ContrastConfig:
     "How HyperCLIP is trained, besides what every network needs (`TrainConfig`)."
-    batch: int = 64               # different tasks per step
-    latent_noise: float = 0.0     # noise added to latents, in units of `spread` (see `train_hyperclip`)
-    embedding_noise: float = 0.0  # standard deviation of noise added to the embeddings; they should have about unit variance
-    ema_decay: float = 0.999      # of the running average that is used in the end; 0: none, and the model is trained in place
-    ema_from: float = 0.5         # share of the training after which averaging begins
+
+    batch: int = 64  # different tasks per step
+    latent_noise: float = 0.0  # noise added to latents, in units of `spread` (see `train_hyperclip`)
+    embedding_noise: float = (
+        0.0  # standard deviation of noise added to the embeddings; they should have about unit variance
+    )
+    ema_decay: float = (
+        0.999  # of the running average that is used in the end; 0: none, and the model is trained in place
+    )
+    ema_from: float = 0.5  # share of the training after which averaging begins
 
     def __post_init__(self):
         for name, ok, want in [
-            ("batch", self.batch >= 2, "at least 2"), ("latent_noise", self.latent_noise >= 0, "0 or more"),
-            ("embedding_noise", self.embedding_noise >= 0, "0 or more"), ("ema_decay", 0 <= self.ema_decay <= 1, "from 0 to 1"),
+            ("batch", self.batch >= 2, "at least 2"),
+            ("latent_noise", self.latent_noise >= 0, "0 or more"),
+            ("embedding_noise", self.embedding_noise >= 0, "0 or more"),
+            ("ema_decay", 0 <= self.ema_decay <= 1, "from 0 to 1"),
             ("ema_from", 0 <= self.ema_from < 1, "at least 0 and below 1"),
         ]:
             if not ok:
@@ -200,18 +226,22 @@ class ContrastConfig:
 def check_pairing(
     model: HyperCLIP,
     generate: WeightGenerator,
-    latents: Tensor,     # [V, T, Z]
+    latents: Tensor,  # [V, T, Z]
     embeddings: Tensor,  # [T, E]
-    spread: Tensor,      # [V, T, Z], [T, Z] or [Z]
+    spread: Tensor,  # [V, T, Z], [T, Z] or [Z]
 ) -> None:
     "Raises `ValueError` unless the shapes fit each other and the encoders, and every number is finite."
     if embeddings.ndim != 2 or len(embeddings) < 2 or embeddings.shape[1] != model.embed_size:
-        raise ValueError(f"embeddings: expected [T, {model.embed_size}] of at least 2 tasks, got {list(embeddings.shape)}")
+        raise ValueError(
+            f"embeddings: expected [T, {model.embed_size}] of at least 2 tasks, got {list(embeddings.shape)}"
+        )
     wanted = [len(embeddings), generate.latent_size]
     if latents.ndim != 3 or list(latents.shape[1:]) != wanted:
         raise ValueError(f"latents: expected [V, T, Z] with T, Z = {wanted}, got {list(latents.shape)}")
-    if spread.shape != latents.shape[3 - spread.ndim:]:
-        raise ValueError(f"spread: expected [V, T, Z] = {list(latents.shape)}, or [T, Z] or [Z], got {list(spread.shape)}")
+    if spread.shape != latents.shape[3 - spread.ndim :]:
+        raise ValueError(
+            f"spread: expected [V, T, Z] = {list(latents.shape)}, or [T, Z] or [Z], got {list(spread.shape)}"
+        )
     if generate.layout != model.layout:
         raise ValueError(f"expected a generator of weights for {model.layout}, got one for {generate.layout}")
     for name, tensor in ("latents", latents), ("embeddings", embeddings), ("spread", spread):
@@ -220,20 +250,23 @@ def check_pairing(
 
 
 def train_hyperclip(
-    model: HyperCLIP,             # becomes the running average; of no use before the first step
-    generate: WeightGenerator,    # frozen: HNet or the HVAE's decoder
-    latents: Tensor,              # [V, T, Z] or [T, Z] latents of the training tasks, V views of each
-    embeddings: Tensor,           # [T, E] of their questions
+    model: HyperCLIP,  # becomes the running average; of no use before the first step
+    generate: WeightGenerator,  # frozen: HNet or the HVAE's decoder
+    latents: Tensor,  # [V, T, Z] or [T, Z] latents of the training tasks, V views of each
+    embeddings: Tensor,  # [T, E] of their questions
     train: TrainConfig = PAPER_CONTRAST,
     config: ContrastConfig = ContrastConfig(),
-    spread: Tensor | None = None, # [V, T, Z], [T, Z] or [Z] unit of the latents' noise; None: their standard deviation over all tasks
-) -> Steps:                       # an iterator over updates; nothing is trained until it is used up
+    spread: Tensor
+    | None = None,  # [V, T, Z], [T, Z] or [Z] unit of the latents' noise; None: their standard deviation over all tasks
+) -> Steps:  # an iterator over updates; nothing is trained until it is used up
     "Train both encoders on pairs of network and question (algorithms 1, 9 and 10). Raises `ValueError` for pairs that don't fit."
     latents = latents if latents.ndim == 3 else latents[None]
     spread = latents.flatten(0, 1).std(0, unbiased=False) if spread is None else spread
     check_pairing(model, generate, latents, embeddings, spread)
     spread = spread.expand_as(latents)
-    student = copy.deepcopy(model) if config.ema_decay else model  # an average of the last step only is the model itself
+    student = (
+        copy.deepcopy(model) if config.ema_decay else model
+    )  # an average of the last step only is the model itself
     student.requires_grad_(True)
     views, tasks = latents.shape[:2]
     read = lambda z: model.read(generate(z))
@@ -241,7 +274,7 @@ def train_hyperclip(
         read = linear_readout(generate, model.project.T, -model.mean @ model.project)
 
     def batches(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        task = torch.randperm(tasks, generator=generator)[:config.batch].to(latents.device)
+        task = torch.randperm(tasks, generator=generator)[: config.batch].to(latents.device)
         view = torch.randint(views, task.shape, generator=generator).to(latents.device)
         z, e = latents[view, task], embeddings[task.to(embeddings.device)]
         z = z + config.latent_noise * spread[view, task] * torch.randn(z.shape, generator=generator).to(z)
@@ -257,7 +290,8 @@ def train_hyperclip(
         return loss
 
     updates = fit(student, loss_fn, batches, train)
-    if not config.ema_decay: return updates
+    if not config.ema_decay:
+        return updates
     ema = EMA(student, config.ema_decay, after=int(config.ema_from * train.steps))
     ema.module = model.eval().requires_grad_(False)
     return track_ema(updates, student, ema)
@@ -266,6 +300,7 @@ def train_hyperclip(
 @dataclass(frozen=True)
 class TaskClassification:
     "Which question HyperCLIP gives to which network."
+
     chosen: Tensor  # [T, T] probability that question j is picked for the weights of task i
 
     @property
@@ -275,8 +310,10 @@ class TaskClassification:
 
     def confusion(
         self,
-        families: Sequence[str],     # [T] name of each task's family
-    ) -> tuple[Tensor, list[str]]:   # [F, F] expected counts, family of the network (row) by family of the question; and the names
+        families: Sequence[str],  # [T] name of each task's family
+    ) -> tuple[
+        Tensor, list[str]
+    ]:  # [F, F] expected counts, family of the network (row) by family of the question; and the names
         "Which families are mistaken for which."
         if len(families) != len(self.chosen):
             raise ValueError(f"expected {len(self.chosen)} families, got {len(families)}")
@@ -287,18 +324,20 @@ class TaskClassification:
 
 def classify_tasks(
     model: HyperCLIP,
-    weights: Tensor,    # [T, P] adapted or generated for each task
-    e: Tensor,          # [T, E] embeddings of their questions
+    weights: Tensor,  # [T, P] adapted or generated for each task
+    e: Tensor,  # [T, E] embeddings of their questions
     choices: int = 10,  # questions to pick from: the right one, the others drawn without replacement
 ) -> TaskClassification:
     "Given a task's weights, pick its question among several; exactly, over all draws of the wrong ones (published code)."
     tasks = len(weights)
     if len(e) != tasks or not 2 <= choices <= tasks:
-        raise ValueError(f"expected as many questions as networks, and 2 to {tasks} choices; got {len(e)} for {tasks}, and {choices}")
+        raise ValueError(
+            f"expected as many questions as networks, and 2 to {tasks} choices; got {len(e)} for {tasks}, and {choices}"
+        )
     with torch.no_grad():
         scores = model.eval().encode_weights(weights) @ model.encode_text(e).T
     order = scores.argsort(dim=1, descending=True, stable=True)  # [T, T] questions, best first
-    rank = order.argsort(dim=1).diagonal()[:, None]              # [T, 1] wrong questions before the right one
+    rank = order.argsort(dim=1).diagonal()[:, None]  # [T, 1] wrong questions before the right one
     # none[j]: probability that none of the first j wrong questions is drawn. The first one that is drawn wins, or the right one.
     place = torch.arange(tasks - 1, dtype=torch.float64, device=scores.device)
     none = F.pad(((tasks - choices - place).clamp(min=0) / (tasks - 1 - place)).cumprod(0), (1, 0), value=1.0)

@@ -18,9 +18,9 @@ from .hypernetworks import WeightGenerator
 # %% ../../nbs/3_hypernet/appendix/curvature.ipynb #bbee67b9
 def loss_hessian(
     generate: WeightGenerator,
-    z: Tensor,         # [T, Z] latents
+    z: Tensor,  # [T, Z] latents
     batch: TaskBatch,  # the tasks and the examples of the loss
-) -> Tensor:           # [T, Z, Z], symmetric; in a valley positive, elsewhere it may bend down
+) -> Tensor:  # [T, Z, Z], symmetric; in a valley positive, elsewhere it may bend down
     "Second derivatives of each task's loss: Z passes for all tasks together."
     with torch.enable_grad():
         z = z.detach().requires_grad_()
@@ -32,20 +32,24 @@ def loss_hessian(
 # %% ../../nbs/3_hypernet/appendix/curvature.ipynb #fa0002d1
 def loss_gauss_newton(
     generate: WeightGenerator,
-    z: Tensor,         # [T, Z] latents
+    z: Tensor,  # [T, Z] latents
     batch: TaskBatch,  # the tasks and the examples of the loss
-) -> Tensor:           # [T, Z, Z], symmetric and never bent down
+) -> Tensor:  # [T, Z, Z], symmetric and never bent down
     "The loss's curvature in the logits, carried to the latent: how fast each task's answers change (Schraudolph 2002)."
     mask = batch.mask.to(z)
     with torch.enable_grad():
         z = z.detach().requires_grad_()
         logits = batch_logits(generate(z), batch, generate.layout)
-        share = logits.detach().softmax(-1) * (mask.to(logits) / mask.sum(1, keepdim=True).clamp(min=1))[..., None]  # [T, N, C]
+        share = (
+            logits.detach().softmax(-1) * (mask.to(logits) / mask.sum(1, keepdim=True).clamp(min=1))[..., None]
+        )  # [T, N, C]
         # The gradient of Σ v·logits is linear in v, and its derivative with respect to v is how the logits change along z.
         v = torch.ones_like(share).requires_grad_()
         real = logits.masked_fill(~batch.answer_mask[:, None], 0)
         (slope,) = torch.autograd.grad((v * real).sum(), z, create_graph=True)
-        change = torch.stack([torch.autograd.grad(column.sum(), v, retain_graph=True)[0] for column in slope.unbind(1)], -1)  # [T, N, C, Z]
+        change = torch.stack(
+            [torch.autograd.grad(column.sum(), v, retain_graph=True)[0] for column in slope.unbind(1)], -1
+        )  # [T, N, C, Z]
     # What all logits of an image have in common changes no answer.
     change = change - (share[..., None] * change).sum(2, keepdim=True) / share.sum(2)[..., None, None].clamp(min=1e-12)
     return torch.einsum("tnc,tnci,tncj->tij", share, change, change)
@@ -56,31 +60,36 @@ Curvature = Literal["hessian", "gauss_newton"]
 
 def latent_metric(
     generate: WeightGenerator,
-    latents: Tensor,       # [V, T, Z] or [T, Z] latents of the tasks of a set, V views of each
+    latents: Tensor,  # [V, T, Z] or [T, Z] latents of the tasks of a set, V views of each
     tasks: TaskSet,
     kind: Curvature = "gauss_newton",
-    part: Part = "all",    # the examples of the loss
-    limit: int = 20_000,   # padded examples in a batch
-) -> Tensor:               # [V, T, Z, Z] or [T, Z, Z]
+    part: Part = "all",  # the examples of the loss
+    limit: int = 20_000,  # padded examples in a batch
+) -> Tensor:  # [V, T, Z, Z] or [T, Z, Z]
     "The curvature of each task's loss at each of its latents. Raises `ValueError` for another kind, or latents of other tasks."
-    if kind not in get_args(Curvature): raise ValueError(f"expected kind to be one of {get_args(Curvature)}, got {kind!r}")
+    if kind not in get_args(Curvature):
+        raise ValueError(f"expected kind to be one of {get_args(Curvature)}, got {kind!r}")
     if latents.ndim not in (2, 3) or latents.shape[-2:] != (len(tasks), generate.latent_size):
-        raise ValueError(f"expected latents [V, {len(tasks)}, {generate.latent_size}], or one view, got {list(latents.shape)}")
+        raise ValueError(
+            f"expected latents [V, {len(tasks)}, {generate.latent_size}], or one view, got {list(latents.shape)}"
+        )
     views = latents if latents.ndim == 3 else latents[None]
     curvature = loss_hessian if kind == "hessian" else loss_gauss_newton
     metric = latents.new_empty(*views.shape, views.shape[-1])
     for ids in tasks.buckets(tasks.all_ids, part, limit=limit):
         batch = tasks.batch(ids, part)
-        for view, z in enumerate(views): metric[view, ids] = curvature(generate, z[ids], batch)
+        for view, z in enumerate(views):
+            metric[view, ids] = curvature(generate, z[ids], batch)
     return metric if latents.ndim == 3 else metric[0]
 
 # %% ../../nbs/3_hypernet/appendix/curvature.ipynb #00e80579
 def lift(
-    metric: Tensor,       # [..., Z, Z] symmetric
-    floor: float = 0.1,   # smallest eigenvalue, in units of the mean size of all eigenvalues; above 0
-) -> Tensor:              # [..., Z, Z] symmetric positive definite
+    metric: Tensor,  # [..., Z, Z] symmetric
+    floor: float = 0.1,  # smallest eigenvalue, in units of the mean size of all eigenvalues; above 0
+) -> Tensor:  # [..., Z, Z] symmetric positive definite
     "Raise eigenvalues to a floor: no direction is free, and none is rewarded for error."
-    if not floor > 0: raise ValueError(f"expected a floor above 0, got {floor}")
+    if not floor > 0:
+        raise ValueError(f"expected a floor above 0, got {floor}")
     values, directions = torch.linalg.eigh(metric)
     least = (floor * values.abs().mean(-1, keepdim=True)).clamp(min=torch.finfo(metric.dtype).tiny)
     return (directions * values.maximum(least)[..., None, :]) @ directions.mT

@@ -21,18 +21,18 @@ Where = Literal["pre_activation", "post_activation"]
 
 
 def modulate(
-    w0: Tensor,            # [P] weights of the shared base network
-    scale: Tensor,         # [T, H] γ, a factor for each hidden unit
-    shift: Tensor,         # [T, H] β, added to each hidden unit
+    w0: Tensor,  # [P] weights of the shared base network
+    scale: Tensor,  # [T, H] γ, a factor for each hidden unit
+    shift: Tensor,  # [T, H] β, added to each hidden unit
     layout: WeightLayout,  # where each matrix lies in `w0`
     where: Where = "pre_activation",  # modulate what goes into the ReLU (Perez et al.) or what comes out of it
-) -> Tensor:               # [T, P] weights, one row per task
+) -> Tensor:  # [T, P] weights, one row per task
     "Fold a scale and a shift of the hidden units into the weights. Raises `ValueError` for another `where`."
     m = layout.split(w0.expand(len(scale), -1))
     if where == "pre_activation":
         m["W1"], m["b1"] = scale[:, :, None] * m["W1"], scale * m["b1"] + shift
     elif where == "post_activation":
-        moved = (m["W2"] @ shift[:, :, None]).squeeze(-1) * layout.hidden ** -0.5
+        moved = (m["W2"] @ shift[:, :, None]).squeeze(-1) * layout.hidden**-0.5
         m["W2"], m["b2"] = m["W2"] * scale[:, None, :], m["b2"] + moved
     else:
         raise ValueError(f"expected where to be one of {get_args(Where)}, got {where!r}")
@@ -42,6 +42,7 @@ def modulate(
 @dataclass(frozen=True)
 class FiLMLayout(WeightLayout):
     "Where the scale and the shift of each hidden unit lie in FiLM's 2H numbers."
+
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         "Name and shape of each piece."
@@ -50,35 +51,39 @@ class FiLMLayout(WeightLayout):
 # %% ../../nbs/3_hypernet/06_film.ipynb #a7901d5d
 class FiLM(nn.Module):
     "A shared base network, its hidden units scaled and shifted by a function of the embedding (paper, algorithm 6)."
+
     def __init__(
         self,
-        layout: WeightLayout,              # the base network
-        latent_size: int,                  # E, the size of the embedding (it takes a latent's place, as in a conditional `HNet`)
-        hidden: Sequence[int] = (128, 32), # widths of g's hidden layers
-        where: Where = "pre_activation",   # which side of the ReLU
-        dropout: float = 0.0,              # after every hidden layer of g
-        output_gain: float = 0.1,          # spread of initial scales and shifts over embeddings
-        start: Tensor | None = None,       # [P] shared weights to begin with; default: near the identity
+        layout: WeightLayout,  # the base network
+        latent_size: int,  # E, the size of the embedding (it takes a latent's place, as in a conditional `HNet`)
+        hidden: Sequence[int] = (128, 32),  # widths of g's hidden layers
+        where: Where = "pre_activation",  # which side of the ReLU
+        dropout: float = 0.0,  # after every hidden layer of g
+        output_gain: float = 0.1,  # spread of initial scales and shifts over embeddings
+        start: Tensor | None = None,  # [P] shared weights to begin with; default: near the identity
         generator: torch.Generator | None = None,  # draws the initial parameters; default: seed 0
     ):
         super().__init__()
-        if where not in get_args(Where): raise ValueError(f"expected where to be one of {get_args(Where)}, got {where!r}")
+        if where not in get_args(Where):
+            raise ValueError(f"expected where to be one of {get_args(Where)}, got {where!r}")
         generator = generator or torch.Generator().manual_seed(0)
         self.layout, self.latent_size, self.where = layout, latent_size, where
         self.w0 = nn.Parameter(initial_weights(layout, generator) if start is None else start.detach().clone())
         identity = torch.cat([torch.ones(layout.hidden), torch.zeros(layout.hidden)]).to(self.w0)
-        self.g = HNet(FiLMLayout(layout.embed, layout.hidden), latent_size, hidden, dropout, output_gain, identity, generator)
+        self.g = HNet(
+            FiLMLayout(layout.embed, layout.hidden), latent_size, hidden, dropout, output_gain, identity, generator
+        )
 
     def modulation(
         self,
-        e: Tensor,            # [T, E] embeddings
-    ) -> dict[str, Tensor]:   # "scale" and "shift", [T, H] each
+        e: Tensor,  # [T, E] embeddings
+    ) -> dict[str, Tensor]:  # "scale" and "shift", [T, H] each
         "What each question does to each hidden unit."
         return self.g.layout.split(self.g(e))
 
     def forward(
         self,
         e: Tensor,  # [T, E] embeddings
-    ) -> Tensor:    # [T, P] weights
+    ) -> Tensor:  # [T, P] weights
         "Generate weights."
         return modulate(self.w0, **self.modulation(e), layout=self.layout, where=self.where)

@@ -20,10 +20,13 @@ from .metatrain import Adaptation, adapt
 # %% ../../nbs/3_hypernet/04_finetune.ipynb #e1dff57a
 def draw_views(
     tasks: TaskSet,
-    views: int = 8,                                  # V, adaptations of each task
-    fraction: tuple[float, float] = (2 / 3, 2 / 3),  # of a task's examples, drawn uniformly; (2/3, 1) in the published code
+    views: int = 8,  # V, adaptations of each task
+    fraction: tuple[float, float] = (
+        2 / 3,
+        2 / 3,
+    ),  # of a task's examples, drawn uniformly; (2/3, 1) in the published code
     seed: int = 0,
-) -> Tensor:                                         # [V, T, N] bool on the CPU, N examples in the largest task
+) -> Tensor:  # [V, T, N] bool on the CPU, N examples in the largest task
     "Which examples each view of each task is adapted to; the others are held out."
     low, high = fraction
     if views < 1 or not 0 < low <= high <= 1:
@@ -37,38 +40,43 @@ def draw_views(
 
 # %% ../../nbs/3_hypernet/04_finetune.ipynb #eb296389
 def examples_under(
-    batch: TaskBatch,            # whole tasks
-    keep: Tensor,                # [T, N] bool, the examples wanted
-    limit: int,                  # at most this many of each task
+    batch: TaskBatch,  # whole tasks
+    keep: Tensor,  # [T, N] bool, the examples wanted
+    limit: int,  # at most this many of each task
     generator: torch.Generator,  # draws which ones, where there are more
-) -> TaskBatch:                  # of the width that is needed, in random order
+) -> TaskBatch:  # of the width that is needed, in random order
     "A random choice out of the examples under a mask."
     keep = keep.to(batch.mask.device) & batch.mask
     count = keep.sum(1).clamp(max=limit)
     keys = torch.rand(keep.shape, generator=generator, device=generator.device).to(keep.device).masked_fill(~keep, 2.0)
-    order = keys.argsort(1)[:, :int(count.max())]
+    order = keys.argsort(1)[:, : int(count.max())]
     mask = torch.arange(order.shape[1], device=keep.device) < count[:, None]
     images = batch.images.gather(1, order[..., None].expand(-1, -1, batch.images.shape[2]))
     return replace(batch, images=images, labels=batch.labels.gather(1, order) * mask, mask=mask)
 
 # %% ../../nbs/3_hypernet/04_finetune.ipynb #3e9cc676
 def finetune(
-    model: MNet,                # whose weights w0 every adaptation starts from (algorithm 2 or 3)
+    model: MNet,  # whose weights w0 every adaptation starts from (algorithm 2 or 3)
     tasks: TaskSet,
-    adaptation: Adaptation,     # 50 steps in the paper
-    seen: Tensor,               # [V, T, N] bool from `draw_views`: the examples to adapt to
+    adaptation: Adaptation,  # 50 steps in the paper
+    seen: Tensor,  # [V, T, N] bool from `draw_views`: the examples to adapt to
     *,
-    seed: int = 0,              # of the number of steps, where that is a range
+    seed: int = 0,  # of the number of steps, where that is a range
     out: Tensor | None = None,  # [V, T, P] to write into, for example a memory-mapped file
-    limit: int = 50_000,        # padded examples that are adapted together
+    limit: int = 50_000,  # padded examples that are adapted together
     numbers: int = 20_000_000,  # weights that are adapted together
-) -> Tensor:                    # [V, T, P] fine-tuned weights
+) -> Tensor:  # [V, T, P] fine-tuned weights
     "w = A(D, w0) for every view of every task (first line of algorithm 8)."
     check_views(tasks, seen)
     shape = (len(seen), len(tasks), model.layout.size)
     weights = torch.empty(shape, device=tasks.device) if out is None else out
-    if weights.shape != shape: raise ValueError(f"out: expected {list(shape)}, got {list(weights.shape)}")
-    buckets = [ids for bucket in tasks.buckets(tasks.all_ids, limit=limit) for ids in bucket.split(max(1, numbers // shape[-1]))]
+    if weights.shape != shape:
+        raise ValueError(f"out: expected {list(shape)}, got {list(weights.shape)}")
+    buckets = [
+        ids
+        for bucket in tasks.buckets(tasks.all_ids, limit=limit)
+        for ids in bucket.split(max(1, numbers // shape[-1]))
+    ]
     for view, ids in progress([(view, ids) for view in range(len(seen)) for ids in buckets], desc="fine-tuning"):
         generator, whole = seeded(seed, "fine-tune", view, int(ids[0])), tasks.batch(ids, "all")
         width = whole.mask.shape[1]
@@ -80,7 +88,7 @@ def finetune(
 
 def check_views(
     tasks: TaskSet,
-    seen: Tensor,    # [V, T, N] bool
+    seen: Tensor,  # [V, T, N] bool
 ) -> None:
     "Raises `ValueError` for a table of views that is not these tasks'."
     expected = [len(tasks), int(tasks.sizes("all").max())]

@@ -26,13 +26,14 @@ from .finetune import check_views, examples_under
 @dataclass(frozen=True, kw_only=True)
 class HVAEConfig:
     "The shape of an HVAE; the defaults are the paper's."
-    latent_size: int = 128                          # Z
-    hidden: tuple[int, ...] = (128, 128)            # widths of the encoder's hidden layers
-    decoder_hidden: tuple[int, ...] | None = None   # None: the encoder's, in reverse
-    components: int | None = None                   # principal components k that the encoder reads; None: all standardised weights
+
+    latent_size: int = 128  # Z
+    hidden: tuple[int, ...] = (128, 128)  # widths of the encoder's hidden layers
+    decoder_hidden: tuple[int, ...] | None = None  # None: the encoder's, in reverse
+    components: int | None = None  # principal components k that the encoder reads; None: all standardised weights
     scale: Literal["dimension", "global"] = "dimension"  # how weights are standardised (see `Standardizer`)
     activation: Literal["relu", "silu"] = "relu"
-    log_var_offset: float = -1.0                    # added to the encoder's log-variances
+    log_var_offset: float = -1.0  # added to the encoder's log-variances
 
     def __post_init__(self):
         for name in "hidden", "decoder_hidden":
@@ -48,11 +49,12 @@ class HVAEConfig:
 # %% ../../nbs/3_hypernet/05_hvae.ipynb #debb2df0
 class HVAE(nn.Module):
     "A variational autoencoder of weights (paper, algorithm 8); called on latents it is a `WeightGenerator`."
+
     def __init__(
         self,
-        layout: WeightLayout,              # the base network
+        layout: WeightLayout,  # the base network
         config: HVAEConfig = HVAEConfig(),
-        seed: int = 0,                     # of the initial parameters
+        seed: int = 0,  # of the initial parameters
     ):  # scale, directions and w0 come from `make`, or from a state dict
         super().__init__()
         self.layout, self.config, self.latent_size = layout, config, config.latent_size
@@ -60,54 +62,67 @@ class HVAE(nn.Module):
         self.scaler = Standardizer(torch.zeros(1, layout.size), config.scale)
         self.register_buffer("w0", torch.zeros(layout.size))
         self.register_buffer("project", None if k is None else torch.zeros(layout.size, k))
-        self.encoder = perceptron((k or layout.size, *config.hidden, 2 * config.latent_size), config.activation, generator)
-        with torch.no_grad(): self.encoder[0].weight.mul_((k or layout.size) ** 0.5)  # the other half is in `posterior`
+        self.encoder = perceptron(
+            (k or layout.size, *config.hidden, 2 * config.latent_size), config.activation, generator
+        )
+        with torch.no_grad():
+            self.encoder[0].weight.mul_((k or layout.size) ** 0.5)  # the other half is in `posterior`
         widths = config.hidden[::-1] if config.decoder_hidden is None else config.decoder_hidden
         self.decoder = perceptron((config.latent_size, *widths, layout.size), config.activation, generator)
-        self.decoder[-1] = WideLinear(self.decoder[-1].weight, self.decoder[-1].bias, rectified=config.activation == "relu" and len(widths) > 0)
+        self.decoder[-1] = WideLinear(
+            self.decoder[-1].weight, self.decoder[-1].bias, rectified=config.activation == "relu" and len(widths) > 0
+        )
 
     @classmethod
     def make(
         cls,
-        layout: WeightLayout,              # the base network
-        weights: Tensor,                   # [V, T, P] fine-tuned weights of the training tasks; may be memory-mapped
-        w0: Tensor,                        # [P] where fine-tuning began
+        layout: WeightLayout,  # the base network
+        weights: Tensor,  # [V, T, P] fine-tuned weights of the training tasks; may be memory-mapped
+        w0: Tensor,  # [P] where fine-tuning began
         config: HVAEConfig = HVAEConfig(),
-        seed: int = 0,                     # of the initial parameters
-    ) -> "HVAE":                           # untrained
+        seed: int = 0,  # of the initial parameters
+    ) -> "HVAE":  # untrained
         "An HVAE whose mean, scale and principal components are those of the weights."
         for name, w in ("weights", weights), ("w0", w0):
-            if w.shape[-1] != layout.size: raise ValueError(f"{name}: expected [..., {layout.size}] for {layout}, got {list(w.shape)}")
+            if w.shape[-1] != layout.size:
+                raise ValueError(f"{name}: expected [..., {layout.size}] for {layout}, got {list(w.shape)}")
         model = cls(layout, config, seed).to(w0.device)
         model.scaler = Standardizer(weights, config.scale).to(w0.device)
         model.w0.copy_(w0.detach())
         if config.components is not None:
-            directions, spread = principal_directions(weights, model.scaler, config.components, seeded(seed, "components"))
-            model.project.copy_(directions / spread.square().mean().sqrt())  # one scale for all: what varies little stays small
+            directions, spread = principal_directions(
+                weights, model.scaler, config.components, seeded(seed, "components")
+            )
+            model.project.copy_(
+                directions / spread.square().mean().sqrt()
+            )  # one scale for all: what varies little stays small
         return model
 
     def encode(
         self,
-        w: Tensor,               # [..., P] weights
+        w: Tensor,  # [..., P] weights
     ) -> tuple[Tensor, Tensor]:  # mean and log-variance [..., Z]
         "The posterior q(z | w)."
-        if w.shape[-1] != self.layout.size: raise ValueError(f"expected weights [..., {self.layout.size}], got {list(w.shape)}")
+        if w.shape[-1] != self.layout.size:
+            raise ValueError(f"expected weights [..., {self.layout.size}], got {list(w.shape)}")
         return self.posterior(self.scaler.encode(w))
 
     def posterior(
         self,
-        u: Tensor,               # [..., P] standardised weights
+        u: Tensor,  # [..., P] standardised weights
     ) -> tuple[Tensor, Tensor]:  # mean and log-variance [..., Z]
         "The same, where weights have been standardised already."
         x, first = u if self.project is None else u @ self.project, self.encoder[0]
-        hidden = large_linear(x, first.weight) * x.shape[-1] ** -0.5 + first.bias  # dividing the few results, not the many inputs
+        hidden = (
+            large_linear(x, first.weight) * x.shape[-1] ** -0.5 + first.bias
+        )  # dividing the few results, not the many inputs
         mean, log_var = self.encoder[1:](hidden).chunk(2, -1)
         return mean, log_var + self.config.log_var_offset
 
     def forward(
         self,
         z: Tensor,  # [T, Z] latents
-    ) -> Tensor:    # [T, P] weights
+    ) -> Tensor:  # [T, P] weights
         "Decode."
         if z.ndim != 2 or z.shape[1] != self.latent_size:
             raise ValueError(f"expected latents [T, {self.latent_size}], got {list(z.shape)}")
@@ -120,19 +135,19 @@ class HVAE(nn.Module):
 
 # %% ../../nbs/3_hypernet/05_hvae.ipynb #b2c8d00e
 def sample_posterior(
-    mean: Tensor,                # [..., Z]
-    std: Tensor,                 # [..., Z]
+    mean: Tensor,  # [..., Z]
+    std: Tensor,  # [..., Z]
     generator: torch.Generator,
-    temperature: float = 1.0,    # factor of the standard deviation
-) -> Tensor:                     # [..., Z]
+    temperature: float = 1.0,  # factor of the standard deviation
+) -> Tensor:  # [..., Z]
     "Draw latents; gradients reach mean and deviation (Kingma & Welling 2014)."
     return mean + temperature * std * noise_like(mean, generator)
 
 
 def kl_to_prior(
-    mean: Tensor,     # [..., Z]
+    mean: Tensor,  # [..., Z]
     log_var: Tensor,  # [..., Z]
-) -> Tensor:          # [...] nats
+) -> Tensor:  # [...] nats
     "Divergence of the posterior from the prior N(0, I)."
     return (mean.square() + log_var.exp() - 1 - log_var).sum(-1) / 2
 
@@ -140,14 +155,18 @@ def kl_to_prior(
 @dataclass(frozen=True, kw_only=True)
 class HVAELoss:
     "What an HVAE is trained for."
-    loss: Literal["weights", "task"] = "weights"  # error in weight space (the paper's), or cross-entropy of the decoded network
-    beta: float = 1.0   # β, weight of the KL divergence
-    mix: float = 0.0    # weight of the error that `loss` does not name, which is added
-    batch: int = 32     # adaptations per step
+
+    loss: Literal["weights", "task"] = (
+        "weights"  # error in weight space (the paper's), or cross-entropy of the decoded network
+    )
+    beta: float = 1.0  # β, weight of the KL divergence
+    mix: float = 0.0  # weight of the error that `loss` does not name, which is added
+    batch: int = 32  # adaptations per step
     examples: int = 25  # held-out examples of each task per step, where there are more
 
     def __post_init__(self):
-        if self.loss not in ("weights", "task"): raise ValueError(f"HVAELoss.loss: expected 'weights' or 'task', got {self.loss!r}")
+        if self.loss not in ("weights", "task"):
+            raise ValueError(f"HVAELoss.loss: expected 'weights' or 'task', got {self.loss!r}")
         if self.beta < 0 or self.mix < 0 or self.batch < 1 or self.examples < 1:
             raise ValueError(f"expected beta and mix of at least 0, batch and examples of at least 1, got {self}")
 
@@ -159,19 +178,21 @@ class HVAELoss:
 
 def hvae_loss(
     model: HVAE,
-    w: Tensor,                   # [T, P] fine-tuned weights
+    w: Tensor,  # [T, P] fine-tuned weights
     held_out: TaskBatch | None,  # examples of the same tasks, row by row; None where the loss asks for none
     config: HVAELoss,
     generator: torch.Generator,  # of the draws from the posterior
-) -> Tensor:                     # scalar
+) -> Tensor:  # scalar
     "One draw of the loss of algorithm 8, averaged over the batch."
     u = model.scaler.encode(w)
     mean, log_var = model.posterior(u)
     last, hidden = model.decoder[-1], model.decoder[:-1](sample_posterior(mean, (log_var / 2).exp(), generator))
-    (in_weights, in_task), root = config.weigh, model.layout.size ** 0.5
+    (in_weights, in_task), root = config.weigh, model.layout.size**0.5
     total = config.beta * kl_to_prior(mean, log_var) / (root if config.loss == "weights" else 1)
-    if in_weights: total = total + in_weights / root * squared_distance(hidden, last, u)
-    if in_task: total = total + in_task * adapter_loss(model.scaler.decode(last(hidden)), held_out, model.layout)
+    if in_weights:
+        total = total + in_weights / root * squared_distance(hidden, last, u)
+    if in_task:
+        total = total + in_task * adapter_loss(model.scaler.decode(last(hidden)), held_out, model.layout)
     return total.mean()
 
 # %% ../../nbs/3_hypernet/05_hvae.ipynb #234a53df
@@ -179,35 +200,39 @@ PAPER_HVAE = TrainConfig(lr=1e-4, steps=56_000)  # 2000 epochs over 870 tasks in
 
 
 def train_hvae(
-    model: HVAE,                       # trained in place
-    weights: Tensor,                   # [V, T, P] fine-tuned weights; may be memory-mapped: batches are read from it
-    tasks: TaskSet,                    # their tasks
-    seen: Tensor,                      # [V, T, N] bool: the examples that each view was adapted to
+    model: HVAE,  # trained in place
+    weights: Tensor,  # [V, T, P] fine-tuned weights; may be memory-mapped: batches are read from it
+    tasks: TaskSet,  # their tasks
+    seen: Tensor,  # [V, T, N] bool: the examples that each view was adapted to
     train: TrainConfig = PAPER_HVAE,
     config: HVAELoss = HVAELoss(),
-) -> fit:                              # an iterator over updates; nothing is trained until it is used up
+) -> fit:  # an iterator over updates; nothing is trained until it is used up
     "Train encoder and decoder on fine-tuned networks (algorithm 8). Raises `ValueError` where shapes don't fit or nothing is held out."
     check_views(tasks, seen)
     shape, uses_tasks = [len(seen), len(tasks), model.layout.size], config.weigh[1] > 0
-    if list(weights.shape) != shape: raise ValueError(f"weights: expected {shape}, got {list(weights.shape)}")
+    if list(weights.shape) != shape:
+        raise ValueError(f"weights: expected {shape}, got {list(weights.shape)}")
     if uses_tasks and (whole := int((seen.sum(-1) >= tasks.sizes("all").cpu()).sum())):
-        raise ValueError(f"seen: expected held-out examples for the task's loss, got {whole} views without any; draw smaller fractions")
+        raise ValueError(
+            f"seen: expected held-out examples for the task's loss, got {whole} views without any; draw smaller fractions"
+        )
 
     def batches(generator: torch.Generator) -> tuple[Tensor, TaskBatch | None]:
         view, task = (torch.randint(n, (config.batch,), generator=generator) for n in shape[:2])
         w = weights[view.to(weights.device), task.to(weights.device)].to(model.w0)
-        if not uses_tasks: return w, None
+        if not uses_tasks:
+            return w, None
         whole = tasks.batch(task.to(tasks.device), "all")
-        return w, examples_under(whole, ~seen[view, task, :whole.mask.shape[1]], config.examples, generator)
+        return w, examples_under(whole, ~seen[view, task, : whole.mask.shape[1]], config.examples, generator)
 
     return fit(model, lambda batch, generator: hvae_loss(model, *batch, config, generator), batches, train)
 
 
 def hvae_latents(
     model: HVAE,
-    weights: Tensor,          # [V, T, P] fine-tuned weights; may be memory-mapped
-    chunk: int = 512,         # adaptations at a time
-) -> tuple[Tensor, Tensor]:   # means and standard deviations of the posteriors [V, T, Z]
+    weights: Tensor,  # [V, T, P] fine-tuned weights; may be memory-mapped
+    chunk: int = 512,  # adaptations at a time
+) -> tuple[Tensor, Tensor]:  # means and standard deviations of the posteriors [V, T, Z]
     "Encode all adaptations: what HyperLDM (algorithm 13) and HyperCLIP (algorithm 10) learn from."
     with torch.no_grad():
         parts = [model.encode(part.to(model.w0)) for part in weights.flatten(0, -2).split(chunk)]

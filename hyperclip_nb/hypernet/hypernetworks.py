@@ -19,27 +19,29 @@ from ..basenet.fast.layers import WideLinear
 @runtime_checkable
 class WeightGenerator(Protocol):
     "Anything that turns latents into weights."
-    latent_size: int      # Z
+
+    latent_size: int  # Z
     layout: WeightLayout  # where each matrix lies in the weights
 
     def __call__(
         self,
         z: Tensor,  # [T, Z] latents
-    ) -> Tensor:    # [T, P] weights
+    ) -> Tensor:  # [T, P] weights
         "Weights for a batch of latents."
         ...
 
 # %% ../../nbs/3_hypernet/01_hypernetworks.ipynb #0860f20e
 class HNet(nn.Module):
     "A multilayer perceptron from a latent (or an embedding) to the weights of a base network (paper, section 3)."
+
     def __init__(
         self,
-        layout: WeightLayout,              # the base network
-        latent_size: int = 128,            # Z (or the size of the embedding, for a conditional hypernetwork)
+        layout: WeightLayout,  # the base network
+        latent_size: int = 128,  # Z (or the size of the embedding, for a conditional hypernetwork)
         hidden: Sequence[int] = (128, 128, 128),  # widths of the hidden layers
-        dropout: float = 0.0,              # after every hidden layer
-        output_gain: float = 0.1,          # spread of the initial weights over latents, in units of the stored weights
-        start: Tensor | None = None,       # [P] weights that all latents begin near; default: near the identity
+        dropout: float = 0.0,  # after every hidden layer
+        output_gain: float = 0.1,  # spread of the initial weights over latents, in units of the stored weights
+        start: Tensor | None = None,  # [P] weights that all latents begin near; default: near the identity
         generator: torch.Generator | None = None,  # draws the initial parameters; default: seed 0
     ):
         super().__init__()
@@ -52,13 +54,15 @@ class HNet(nn.Module):
             nn.init.zeros_(layers[-3].bias)
         self.body = nn.Sequential(*layers)
         weight = torch.empty(layout.size, widths[-1]).normal_(std=output_gain * widths[-1] ** -0.5, generator=generator)
-        self.head = WideLinear(weight, initial_weights(layout, generator) if start is None else start, rectified=len(hidden) > 0)
+        self.head = WideLinear(
+            weight, initial_weights(layout, generator) if start is None else start, rectified=len(hidden) > 0
+        )
         self.z0 = nn.Parameter(torch.randn(latent_size, generator=generator))
 
     def forward(
         self,
         z: Tensor,  # [T, Z] latents, or embeddings
-    ) -> Tensor:    # [T, P] weights
+    ) -> Tensor:  # [T, P] weights
         "Generate weights."
         if z.ndim != 2 or z.shape[1] != self.latent_size:
             raise ValueError(f"expected latents [T, {self.latent_size}], got {list(z.shape)}")
@@ -67,9 +71,10 @@ class HNet(nn.Module):
 # %% ../../nbs/3_hypernet/01_hypernetworks.ipynb #6cbff156
 class MNet(nn.Module):
     "One weight vector for all tasks, as a generator whose latent is the weights (paper, algorithms 2 and 3)."
+
     def __init__(
         self,
-        layout: WeightLayout,                      # the base network
+        layout: WeightLayout,  # the base network
         generator: torch.Generator | None = None,  # draws the initial weights; default: seed 0
     ):
         super().__init__()
@@ -79,6 +84,6 @@ class MNet(nn.Module):
     def forward(
         self,
         z: Tensor,  # [T, P] weights
-    ) -> Tensor:    # [T, P] the same weights
+    ) -> Tensor:  # [T, P] the same weights
         "The identity."
         return z

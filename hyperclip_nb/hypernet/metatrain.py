@@ -24,21 +24,24 @@ from .hypernetworks import HNet, WeightGenerator
 @dataclass(frozen=True, kw_only=True)
 class Adaptation:
     "How a latent (or weight vector) is fitted to a task's examples: A(D, ·) in the paper."
+
     steps: int | tuple[int, int] = 10  # gradient steps K; a range is drawn from uniformly, for every task anew
-    lr: float = 0.1                    # inner learning rate
+    lr: float = 0.1  # inner learning rate
     optimizer: Literal["sgd", "adam"] = "sgd"
 
     def __post_init__(self):
         low, high = self.steps if isinstance(self.steps, tuple) else (self.steps, self.steps)
-        if not 0 <= low <= high: raise ValueError(f"expected steps K >= 0 or a range (low, high), got {self.steps}")
-        if not self.lr > 0: raise ValueError(f"expected an inner learning rate above 0, got {self.lr}")
+        if not 0 <= low <= high:
+            raise ValueError(f"expected steps K >= 0 or a range (low, high), got {self.steps}")
+        if not self.lr > 0:
+            raise ValueError(f"expected an inner learning rate above 0, got {self.lr}")
 
 
 def support_energy(
-    generate: WeightGenerator,   # z [T, Z] -> w [T, P], with its layout
-    batch: TaskBatch | Ragged,   # the tasks and the examples to fit
-    once: bool = False,          # will be differentiated once, and with respect to z only: the gradient by hand may be used
-) -> Energy:                     # [T, Z] -> [T]
+    generate: WeightGenerator,  # z [T, Z] -> w [T, P], with its layout
+    batch: TaskBatch | Ragged,  # the tasks and the examples to fit
+    once: bool = False,  # will be differentiated once, and with respect to z only: the gradient by hand may be used
+) -> Energy:  # [T, Z] -> [T]
     "The loss on a task's examples as an energy of its latent: L(D, h(z))."
     if once and isinstance(generate, HNet):
         loss = GeneratedLoss(generate.head, batch, generate.layout)
@@ -48,25 +51,27 @@ def support_energy(
 
 
 def trained_loss(
-    generate: WeightGenerator,   # z [T, Z] -> w [T, P], with its layout
-    z: Tensor,                   # [T, Z] latents that are much alike
-    batch: TaskBatch | Ragged,   # the tasks and the examples to be judged by
+    generate: WeightGenerator,  # z [T, Z] -> w [T, P], with its layout
+    z: Tensor,  # [T, Z] latents that are much alike
+    batch: TaskBatch | Ragged,  # the tasks and the examples to be judged by
     seen: Callable[[Tensor], None] | None = None,  # is shown the weights [T, P]
-) -> Tensor:                     # [T] nats; can be differentiated once, also with respect to the generator
+) -> Tensor:  # [T] nats; can be differentiated once, also with respect to the generator
     "The loss L(D, h(z)) for an outer step."
-    if isinstance(generate, HNet): return GeneratedLoss(generate.head, batch, generate.layout, trains=True)(generate.body(z), seen)
+    if isinstance(generate, HNet):
+        return GeneratedLoss(generate.head, batch, generate.layout, trains=True)(generate.body(z), seen)
     w = generate(z)
-    if seen is not None: seen(w.detach())
+    if seen is not None:
+        seen(w.detach())
     return adapter_loss(w, batch, generate.layout)
 
 
 def adaptation_path(
     generate: WeightGenerator,  # what the latents generate
-    start: Tensor,              # [Z] shared or [T, Z]
+    start: Tensor,  # [Z] shared or [T, Z]
     batch: TaskBatch | Ragged,  # the tasks and the examples to fit
-    adaptation: Adaptation,     # how many steps, how large
+    adaptation: Adaptation,  # how many steps, how large
     order: Literal["none", "first", "second"] = "none",  # how far gradients reach through the steps
-) -> Iterator[Tensor]:          # latents [T, Z] before the first and after each step
+) -> Iterator[Tensor]:  # latents [T, Z] before the first and after each step
     "The path of an adaptation, for all tasks at once."
     steps = adaptation.steps[1] if isinstance(adaptation.steps, tuple) else adaptation.steps
     start = start.expand(len(batch), -1) if start.ndim == 1 else start
@@ -76,16 +81,18 @@ def adaptation_path(
 
 def adapt(
     generate: WeightGenerator,  # what the latents generate
-    start: Tensor,              # [Z] shared or [T, Z]
+    start: Tensor,  # [Z] shared or [T, Z]
     batch: TaskBatch | Ragged,  # the tasks and the examples to fit
-    adaptation: Adaptation,     # how many steps, how large
+    adaptation: Adaptation,  # how many steps, how large
     order: Literal["none", "first", "second"] = "none",  # how far gradients reach through the steps
     generator: torch.Generator | None = None,  # draws the number of steps where that is a range
-) -> Tensor:                    # [T, Z] adapted latents
+) -> Tensor:  # [T, Z] adapted latents
     "A(D, z): fit each task's latent to its examples by gradient descent."
     path = adaptation_path(generate, start, batch, adaptation, order)
-    if not isinstance(adaptation.steps, tuple): return last(path)
-    if generator is None: raise ValueError(f"expected a generator to draw a number of steps from {adaptation.steps}, got None")
+    if not isinstance(adaptation.steps, tuple):
+        return last(path)
+    if generator is None:
+        raise ValueError(f"expected a generator to draw a number of steps from {adaptation.steps}, got None")
     low, high = adaptation.steps
     return stop_at(path, torch.randint(low, high + 1, (len(batch),), generator=generator).to(batch.index.device))
 
@@ -93,22 +100,28 @@ def adapt(
 @dataclass(frozen=True, kw_only=True)
 class Episodes:
     "What a meta-training step draws."
-    tasks: int = 32    # meta-batch size
-    support: int | None = 25  # examples per task to adapt on; None, for both: the task's own support and query set, whole (published code)
-    query: int | None = 25    # examples per task to judge the result on
+
+    tasks: int = 32  # meta-batch size
+    support: int | None = (
+        25  # examples per task to adapt on; None, for both: the task's own support and query set, whole (published code)
+    )
+    query: int | None = 25  # examples per task to judge the result on
 
     def __post_init__(self):
-        if (self.support is None) != (self.query is None): raise ValueError(f"expected support and query both None or neither, got {self}")
-        if min(n for n in (self.tasks, self.support, self.query) if n is not None) < 1: raise ValueError(f"expected at least 1 of each, got {self}")
+        if (self.support is None) != (self.query is None):
+            raise ValueError(f"expected support and query both None or neither, got {self}")
+        if min(n for n in (self.tasks, self.support, self.query) if n is not None) < 1:
+            raise ValueError(f"expected at least 1 of each, got {self}")
 
     def draw(
         self,
-        tasks: TaskSet,              # to draw from
+        tasks: TaskSet,  # to draw from
         generator: torch.Generator,  # draws tasks and examples
     ) -> tuple[TaskBatch, TaskBatch] | tuple[Ragged, Ragged]:  # support and query sets of the same tasks
         "A meta-batch: tasks without repetition, and a fresh split of each one's examples."
-        order = torch.randperm(len(tasks), generator=generator)[:self.tasks].to(tasks.device)
-        if self.support is not None: return tasks.split(order, self.support, self.query, generator)
+        order = torch.randperm(len(tasks), generator=generator)[: self.tasks].to(tasks.device)
+        if self.support is not None:
+            return tasks.split(order, self.support, self.query, generator)
         support = tasks.ragged(order, "support")
         return support, tasks.ragged(support.index, "query", sort=False)
 
@@ -118,18 +131,18 @@ Watch = Callable[[TaskBatch | Ragged, TaskBatch | Ragged, Tensor, Tensor], None]
 
 
 def fit_meta(
-    model: nn.Module,               # a WeightGenerator to be trained; HNet or MNet
-    tasks: TaskSet,                 # the training tasks
-    config: TrainConfig,            # of the outer loop
+    model: nn.Module,  # a WeightGenerator to be trained; HNet or MNet
+    tasks: TaskSet,  # the training tasks
+    config: TrainConfig,  # of the outer loop
     *,
-    adaptation: Adaptation | None = None,    # the inner loop; None: none (multitask)
-    embeddings: Tensor | None = None,        # [T, Z] one per task of the set: start there instead of at z0 (conditional)
+    adaptation: Adaptation | None = None,  # the inner loop; None: none (multitask)
+    embeddings: Tensor | None = None,  # [T, Z] one per task of the set: start there instead of at z0 (conditional)
     order: Literal["first", "second"] = "second",  # how far the outer gradient reaches
-    anchor: float = 0.0,            # weight of the loss at the start itself
-    embedding_noise: float = 0.0,   # standard deviation of noise added to embeddings
+    anchor: float = 0.0,  # weight of the loss at the start itself
+    embedding_noise: float = 0.0,  # standard deviation of noise added to embeddings
     episodes: Episodes = Episodes(),
-    watch: Watch | None = None,     # for metrics; with adaptation only
-) -> fit:                           # yields an `Update` after each step
+    watch: Watch | None = None,  # for metrics; with adaptation only
+) -> fit:  # yields an `Update` after each step
     "Train a generator on tasks: algorithms 2 to 5 and 7 of the paper, by what is adapted and where it starts."
     if embeddings is not None and embeddings.shape != (len(tasks), model.latent_size):
         raise ValueError(f"expected embeddings [{len(tasks)}, {model.latent_size}], got {list(embeddings.shape)}")
@@ -142,10 +155,12 @@ def fit_meta(
             noise = torch.randn(len(query), model.latent_size, generator=generator).to(embeddings)
             start = embeddings[query.index] + embedding_noise * noise
         zero_shot = adapter_loss(model(start), query, model.layout).mean() if adaptation is None or anchor else 0.0
-        if adaptation is None: return zero_shot
+        if adaptation is None:
+            return zero_shot
 
         @torch.no_grad()
-        def seen(w: Tensor) -> None: watch(support, query, model(start if embeddings is not None else start[:1]), w)
+        def seen(w: Tensor) -> None:
+            watch(support, query, model(start if embeddings is not None else start[:1]), w)
 
         z = adapt(model, start, support, adaptation, order, generator)
         return trained_loss(model, z, query, None if watch is None else seen).mean() + anchor * zero_shot

@@ -17,21 +17,23 @@ from .metatrain import Adaptation, adapt
 
 # %% ../../nbs/3_hypernet/03_store.ipynb #4c8c62ce
 def store_adaptations(
-    generate: WeightGenerator,   # with a start `z0`
-    tasks: TaskSet,              # the training tasks
-    adaptation: Adaptation,      # 50 steps in the paper where adaptations feed the HVAE or HyperCLIP, else 10
+    generate: WeightGenerator,  # with a start `z0`
+    tasks: TaskSet,  # the training tasks
+    adaptation: Adaptation,  # 50 steps in the paper where adaptations feed the HVAE or HyperCLIP, else 10
     *,
-    views: int = 8,              # V, adaptations of each task, each to a random subset
+    views: int = 8,  # V, adaptations of each task, each to a random subset
     fraction: tuple[float, float] = (2 / 3, 1.0),  # of a task's examples, drawn uniformly for each view
-    start: Tensor | None = None, # [Z] or [T, Z]; default: the generator's z0
-    seed: int = 0,               # of the subsets
-    numbers: int = 50_000_000,   # weights that exist at a time; the generator's last layer is read once for so many
-    limit: int = 4_000,          # padded examples in a part (see `TaskSet.ragged`)
-) -> Tensor:                     # [V, T, Z] adapted latents
+    start: Tensor | None = None,  # [Z] or [T, Z]; default: the generator's z0
+    seed: int = 0,  # of the subsets
+    numbers: int = 50_000_000,  # weights that exist at a time; the generator's last layer is read once for so many
+    limit: int = 4_000,  # padded examples in a part (see `TaskSet.ragged`)
+) -> Tensor:  # [V, T, Z] adapted latents
     "Adapt each task's latent to random subsets of its examples."
-    if views < 1: raise ValueError(f"expected at least 1 view, got {views}")
+    if views < 1:
+        raise ValueError(f"expected at least 1 view, got {views}")
     low, high = fraction
-    if not 0 < low <= high <= 1: raise ValueError(f"expected a range of fractions within (0, 1], got {fraction}")
+    if not 0 < low <= high <= 1:
+        raise ValueError(f"expected a range of fractions within (0, 1], got {fraction}")
     start = (generate.z0 if start is None else start).detach().expand(len(tasks), -1)
     latents = torch.empty(views, *start.shape, device=tasks.device, dtype=start.dtype)
     generators = [seeded(seed, "view", view) for view in range(views)]
@@ -40,5 +42,7 @@ def store_adaptations(
     for view, ids in progress(work, desc="adapting tasks"):
         share = low + (high - low) * torch.rand(len(ids), generator=generators[view]).to(tasks.device)
         batch = tasks.ragged(ids, "all", fraction=share, generator=generators[view], limit=limit)
-        latents[view, batch.index] = adapt(generate, start[batch.index], batch, adaptation, generator=generators[view]).detach()
+        latents[view, batch.index] = adapt(
+            generate, start[batch.index], batch, adaptation, generator=generators[view]
+        ).detach()
     return latents

@@ -8,40 +8,45 @@ __all__ = ['counts_of', 'confusion_change', 'feature_shift', 'accuracy_along_pat
 # %% ../../nbs/6_plots/03_closeups.ipynb #0dfaa722
 from collections.abc import Mapping, Sequence
 
+import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.patheffects import withStroke
-import matplotlib.pyplot as plt
-import numpy as np
 from numpy.typing import ArrayLike
 
 from .pictures import INK, PAPER, confusion, curves, finite, group_style, loss_curve, prepare
 
 # %% ../../nbs/6_plots/03_closeups.ipynb #d162786a
 def counts_of(
-    truth: ArrayLike,    # [N] true answers
-    given: ArrayLike,    # [N] answers given, both from 0 to K - 1
-    size: int,           # K
-) -> np.ndarray:         # [K, K] how often truth (row) was answered with (column)
+    truth: ArrayLike,  # [N] true answers
+    given: ArrayLike,  # [N] answers given, both from 0 to K - 1
+    size: int,  # K
+) -> np.ndarray:  # [K, K] how often truth (row) was answered with (column)
     "Count pairs of true and given answers."
     truth, given = np.asarray(truth), np.asarray(given)
-    if truth.shape != given.shape or truth.ndim != 1: raise ValueError(f"expected answers [N] and [N], got {list(truth.shape)} and {list(given.shape)}")
+    if truth.shape != given.shape or truth.ndim != 1:
+        raise ValueError(f"expected answers [N] and [N], got {list(truth.shape)} and {list(given.shape)}")
     if len(truth) and not 0 <= min(truth.min(), given.min()) <= max(truth.max(), given.max()) < size:
-        raise ValueError(f"expected answers from 0 to {size - 1}, got {min(truth.min(), given.min())} to {max(truth.max(), given.max())}")
+        raise ValueError(
+            f"expected answers from 0 to {size - 1}, got {min(truth.min(), given.min())} to {max(truth.max(), given.max())}"
+        )
     return np.bincount(truth * size + given, minlength=size * size).reshape(size, size)
 
 
 def confusion_change(
-    truth: ArrayLike,      # [N] true answers
-    before: ArrayLike,     # [N] answers of zero-shot CLIP
-    after: ArrayLike,      # [N] answers of the adapted network, all from 0 to K - 1
+    truth: ArrayLike,  # [N] true answers
+    before: ArrayLike,  # [N] answers of zero-shot CLIP
+    after: ArrayLike,  # [N] answers of the adapted network, all from 0 to K - 1
     names: Sequence[str],  # [K] answers
     *,
     titles: tuple[str, str] = ("before: zero-shot CLIP", "after: with the adapter"),
-) -> np.ndarray:           # two axes
+) -> np.ndarray:  # two axes
     "Confusion matrices before and after an adapter, in percent of each true answer."
     side = min(3.6, 1.4 + 0.3 * len(names))
-    fig, axes = plt.subplots(1, 2, figsize=(2 * side, side + 0.4), sharey=True, dpi=80, facecolor=PAPER, layout="constrained")
+    fig, axes = plt.subplots(
+        1, 2, figsize=(2 * side, side + 0.4), sharey=True, dpi=80, facecolor=PAPER, layout="constrained"
+    )
     for ax, given, title in zip(axes, (before, after), titles):
         share = 100 * np.mean(np.asarray(truth) == np.asarray(given))
         confusion(counts_of(truth, given, len(names)), names, title=f"{title} ({share:.0f} % right)", ax=ax)
@@ -50,42 +55,71 @@ def confusion_change(
 
 # %% ../../nbs/6_plots/03_closeups.ipynb #c7accc9f
 def feature_shift(
-    before: ArrayLike,        # [N, 2] features of pictures along two directions
-    after: ArrayLike,         # [N, 2] the same after the adapter
-    labels: ArrayLike,        # [N] true answers, from 0
-    anchors: ArrayLike,       # [K, 2] the answers' prompts, from their mean, along these directions
-    names: Sequence[str],     # [K] answers
+    before: ArrayLike,  # [N, 2] features of pictures along two directions
+    after: ArrayLike,  # [N, 2] the same after the adapter
+    labels: ArrayLike,  # [N] true answers, from 0
+    anchors: ArrayLike,  # [K, 2] the answers' prompts, from their mean, along these directions
+    names: Sequence[str],  # [K] answers
     *,
     title: str = "The adapter moves pictures across the borders between answers",
     ax: Axes | None = None,
-) -> Axes:                    # sectors in the colour of the answer that wins there, arrows in that of the true answer
+) -> Axes:  # sectors in the colour of the answer that wins there, arrows in that of the true answer
     "Arrows from features before an adapter to features after it, over the answers' sectors."
     labels, anchors = np.asarray(labels), finite("anchors", anchors, len(names), 2)
     before, after = finite("before", before, len(labels), 2), finite("after", after, len(labels), 2)
     ax = prepare(ax, title, "difference of prompts, direction 1", "direction 2", size=(5.6, 4.2))
     everything = np.concatenate([before, after, [[0, 0]]])
-    low, high = everything.min(0) - 0.1 * np.ptp(everything, axis=0), everything.max(0) + 0.1 * np.ptp(everything, axis=0)
+    low, high = (
+        everything.min(0) - 0.1 * np.ptp(everything, axis=0),
+        everything.max(0) + 0.1 * np.ptp(everything, axis=0),
+    )
     grid = np.stack(np.meshgrid(*(np.linspace(*ends, 300) for ends in zip(low, high))), -1)
     winner = (grid @ anchors.T).argmax(-1)
     colors = np.array([to_rgb(group_style(index)["color"]) for index in range(len(names))])
-    ax.imshow(1 - 0.22 * (1 - colors[winner]), extent=(low[0], high[0], low[1], high[1]), origin="lower", aspect="auto", zorder=0)
+    ax.imshow(
+        1 - 0.22 * (1 - colors[winner]),
+        extent=(low[0], high[0], low[1], high[1]),
+        origin="lower",
+        aspect="auto",
+        zorder=0,
+    )
     for index, name in enumerate(names):
         style, mine = group_style(index), labels == index
-        ax.quiver(*before[mine].T, *(after[mine] - before[mine]).T, angles="xy", scale_units="xy", scale=1, width=0.006, headwidth=5,
-                  color=style["color"], edgecolor=PAPER, linewidth=0.4, zorder=3)
+        ax.quiver(
+            *before[mine].T,
+            *(after[mine] - before[mine]).T,
+            angles="xy",
+            scale_units="xy",
+            scale=1,
+            width=0.006,
+            headwidth=5,
+            color=style["color"],
+            edgecolor=PAPER,
+            linewidth=0.4,
+            zorder=3,
+        )
         if (winner == index).any():
-            ax.text(*grid[winner == index].mean(0), name, ha="center", va="center", fontsize=12, weight="bold", color=style["color"],
-                    path_effects=[withStroke(linewidth=3, foreground=PAPER)], zorder=4)
+            ax.text(
+                *grid[winner == index].mean(0),
+                name,
+                ha="center",
+                va="center",
+                fontsize=12,
+                weight="bold",
+                color=style["color"],
+                path_effects=[withStroke(linewidth=3, foreground=PAPER)],
+                zorder=4,
+            )
     ax.set(xticks=[], yticks=[])
     return ax
 
 # %% ../../nbs/6_plots/03_closeups.ipynb #e6d11315
 def accuracy_along_path(
-    series: Mapping[str, ArrayLike],   # name to accuracy [S] in percent, at the start and after each step
+    series: Mapping[str, ArrayLike],  # name to accuracy [S] in percent, at the start and after each step
     bands: Mapping[str, ArrayLike] | None = None,  # name to interval [S, 2]
     *,
-    lines: Mapping[str, float] | None = None,      # name to an accuracy to compare with
-    points: int = 21,                  # of each curve that are drawn, evenly spaced
+    lines: Mapping[str, float] | None = None,  # name to an accuracy to compare with
+    points: int = 21,  # of each curve that are drawn, evenly spaced
     title: str = "From noise to a network: accuracy on the way",
     ax: Axes | None = None,
 ) -> Axes:
@@ -94,22 +128,33 @@ def accuracy_along_path(
     keep = np.unique(np.linspace(0, steps - 1, min(points, steps)).round().astype(int))
     series = {name: finite(name, values, steps)[keep] for name, values in series.items()}
     bands = {name: finite(f"band of {name}", band, steps, 2)[keep] for name, band in (bands or {}).items()}
-    ax = curves(100 * keep / (steps - 1), series, bands, xlabel="steps taken (%)", ylabel="accuracy (%)", title=title, ax=ax)
+    ax = curves(
+        100 * keep / (steps - 1), series, bands, xlabel="steps taken (%)", ylabel="accuracy (%)", title=title, ax=ax
+    )
     for name, value in (lines or {}).items():
         ax.axhline(value, color=INK, linewidth=1, linestyle=":", zorder=0)
-        ax.annotate(name, (1.0, value), xycoords=("axes fraction", "data"), xytext=(0, 2), textcoords="offset points", ha="right",
-                    va="bottom", fontsize=8, color=INK)
+        ax.annotate(
+            name,
+            (1.0, value),
+            xycoords=("axes fraction", "data"),
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="right",
+            va="bottom",
+            fontsize=8,
+            color=INK,
+        )
     return ax
 
 # %% ../../nbs/6_plots/03_closeups.ipynb #6b678848
 def training_curves(
-    losses: ArrayLike,                 # [N] loss of each update
-    steps: ArrayLike,                  # [K] when the scores were taken
-    scores: Mapping[str, ArrayLike],   # name to accuracy [K] in percent
+    losses: ArrayLike,  # [N] loss of each update
+    steps: ArrayLike,  # [K] when the scores were taken
+    scores: Mapping[str, ArrayLike],  # name to accuracy [K] in percent
     *,
-    window: int = 50,                  # updates in the running mean of the loss
+    window: int = 50,  # updates in the running mean of the loss
     title: str = "The loss says that it learns, the score what it is worth",
-) -> np.ndarray:                       # two axes
+) -> np.ndarray:  # two axes
     "Training loss beside scores taken on the way, the best of each ringed."
     fig, axes = plt.subplots(1, 2, figsize=(7.8, 3.2), dpi=80, facecolor=PAPER, layout="constrained")
     fig.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
@@ -117,6 +162,13 @@ def training_curves(
     curves(steps, scores, xlabel="update", ylabel="%", title="accuracy (ring: best)", ax=axes[1])
     for index, values in enumerate(scores.values()):
         best = int(np.argmax(values))
-        axes[1].scatter(np.asarray(steps)[best], np.asarray(values)[best], s=120, facecolor="none", edgecolor=group_style(index)["color"],
-                        linewidth=1.6, zorder=4)
+        axes[1].scatter(
+            np.asarray(steps)[best],
+            np.asarray(values)[best],
+            s=120,
+            facecolor="none",
+            edgecolor=group_style(index)["color"],
+            linewidth=1.6,
+            zorder=4,
+        )
     return axes

@@ -9,11 +9,11 @@ __all__ = ['pool', 'unpool', 'project_pca', 'project_tsne', 'tsne_map', 'knn_pur
 # %% ../../nbs/6_plots/02_maps.ipynb #bf31cec9
 from collections.abc import Mapping, Sequence
 
+import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
-import matplotlib.pyplot as plt
-import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
@@ -22,80 +22,99 @@ from .pictures import FAINT, INK, PAPER, finite, group_style, prepare
 
 # %% ../../nbs/6_plots/02_maps.ipynb #fe53efa3
 def pool(
-    *arrays: ArrayLike,               # each [..., D], with the same D
+    *arrays: ArrayLike,  # each [..., D], with the same D
 ) -> tuple[np.ndarray, list[tuple]]:  # all points [N, D], and the shape of each array without D
     "Stack points and trajectories; ValueError where widths differ or numbers are not finite."
     arrays = [np.asarray(array) for array in arrays]
     if not arrays or min(a.ndim for a in arrays) < 2 or len({a.shape[-1] for a in arrays}) != 1:
         raise ValueError(f"expected arrays [..., D] with one D, got {[list(a.shape) for a in arrays]}")
     points = np.concatenate([array.reshape(-1, array.shape[-1]) for array in arrays])
-    if wrong := int((~np.isfinite(points)).any(1).sum()): raise ValueError(f"expected finite points, got {wrong} rows that are not")
+    if wrong := int((~np.isfinite(points)).any(1).sum()):
+        raise ValueError(f"expected finite points, got {wrong} rows that are not")
     return points, [array.shape[:-1] for array in arrays]
 
 
 def unpool(
-    points: np.ndarray,       # [N, 2] projected
+    points: np.ndarray,  # [N, 2] projected
     shapes: Sequence[tuple],  # from `pool`
-) -> list[np.ndarray]:        # [..., 2] for each array
+) -> list[np.ndarray]:  # [..., 2] for each array
     "Give each array its part of the projection back, in its own shape."
     ends = np.cumsum([int(np.prod(shape)) for shape in shapes])[:-1]
     return [part.reshape(*shape, 2) for part, shape in zip(np.split(points, ends), shapes)]
 
 
 def project_pca(
-    *arrays: ArrayLike,    # points [N, Z] or trajectories [S, T, Z]
-) -> list[np.ndarray]:     # [N, 2] or [S, T, 2]
+    *arrays: ArrayLike,  # points [N, Z] or trajectories [S, T, Z]
+) -> list[np.ndarray]:  # [N, 2] or [S, T, 2]
     "First two principal components of the pooled arrays."
     points, shapes = pool(*arrays)
     return unpool(PCA(2, random_state=0).fit_transform(points), shapes)
 
 
 def project_tsne(
-    *arrays: ArrayLike,        # points [N, Z] or trajectories [S, T, Z]
+    *arrays: ArrayLike,  # points [N, Z] or trajectories [S, T, Z]
     perplexity: float = 30.0,  # how many neighbours count; below the number of points
     seed: int = 0,
-    components: int = 50,      # principal components that t-SNE sees
-) -> list[np.ndarray]:         # [N, 2] or [S, T, 2]
+    components: int = 50,  # principal components that t-SNE sees
+) -> list[np.ndarray]:  # [N, 2] or [S, T, 2]
     "t-SNE (van der Maaten and Hinton 2008) fitted once on the pooled arrays."
     points, shapes = pool(*arrays)
-    if perplexity >= len(points): raise ValueError(f"expected a perplexity below the number of points, {len(points)}, got {perplexity}")
-    if min(points.shape) > components: points = PCA(components, random_state=seed).fit_transform(points)
+    if perplexity >= len(points):
+        raise ValueError(f"expected a perplexity below the number of points, {len(points)}, got {perplexity}")
+    if min(points.shape) > components:
+        points = PCA(components, random_state=seed).fit_transform(points)
     return unpool(TSNE(perplexity=perplexity, init="pca", random_state=seed, n_jobs=1).fit_transform(points), shapes)
 
 # %% ../../nbs/6_plots/02_maps.ipynb #c405a653
 def tsne_map(
-    points: ArrayLike,                      # [N, 2] projected
-    groups: Sequence[str] | None = None,    # [N] name of each point's group
+    points: ArrayLike,  # [N, 2] projected
+    groups: Sequence[str] | None = None,  # [N] name of each point's group
     *,
-    values: ArrayLike | None = None,        # [N] a number for each point, in place of groups
+    values: ArrayLike | None = None,  # [N] a number for each point, in place of groups
     values_label: str = "zero-shot accuracy (%)",
-    over: ArrayLike | None = None,          # [M, 2] points to draw on top
+    over: ArrayLike | None = None,  # [M, 2] points to draw on top
     over_groups: Sequence[str] | None = None,  # [M] their groups
-    over_values: ArrayLike | None = None,   # [M] their numbers, where `values` are given
-    over_size: float = 46,                  # their area in square points
-    order: Sequence[str] | None = None,     # groups in the order of their colours; sorted when None
-    axes: str = "t-SNE",                    # what the two axes are
+    over_values: ArrayLike | None = None,  # [M] their numbers, where `values` are given
+    over_size: float = 46,  # their area in square points
+    order: Sequence[str] | None = None,  # groups in the order of their colours; sorted when None
+    axes: str = "t-SNE",  # what the two axes are
     title: str = "Latents of the same family lie together",
     ax: Axes | None = None,
 ) -> Axes:
     "Projected points coloured by group or by value, others on top of them."
-    if (groups is None) == (values is None): raise ValueError("expected either groups or values, got both or neither")
+    if (groups is None) == (values is None):
+        raise ValueError("expected either groups or values, got both or neither")
     points = finite("points", points, -1, 2)
     ax = prepare(ax, title, f"{axes} 1", f"{axes} 2", size=(6.4, 4.4))
     ax.set(xticks=[], yticks=[])
     if values is not None:
-        values, on_top = finite("values", values, len(points)), [] if over is None else finite("over_values", over_values, len(over))
+        values, on_top = (
+            finite("values", values, len(points)),
+            [] if over is None else finite("over_values", over_values, len(over)),
+        )
         look = {"cmap": "cividis", "vmin": min(*values, *on_top), "vmax": max(*values, *on_top)}
         drawn = ax.scatter(*points.T, c=values, s=14, linewidth=0, **look)
-        if over is not None: ax.scatter(*finite("over", over, -1, 2).T, c=on_top, s=over_size, edgecolor="black", linewidth=0.9, zorder=3, **look)
+        if over is not None:
+            ax.scatter(
+                *finite("over", over, -1, 2).T,
+                c=on_top,
+                s=over_size,
+                edgecolor="black",
+                linewidth=0.9,
+                zorder=3,
+                **look,
+            )
         ax.figure.colorbar(drawn, ax=ax, label=values_label)
         return ax
     over = np.empty((0, 2)) if over is None else finite("over", over, -1, 2)
     groups, over_groups = [str(g) for g in groups], [str(g) for g in (() if over_groups is None else over_groups)]
     if len(groups) != len(points) or len(over_groups) != len(over):
-        raise ValueError(f"expected {len(points)} groups and {len(over)} over_groups, got {len(groups)} and {len(over_groups)}")
+        raise ValueError(
+            f"expected {len(points)} groups and {len(over)} over_groups, got {len(groups)} and {len(over_groups)}"
+        )
     order = list(order or sorted({*groups, *over_groups}))
-    if unknown := sorted({*groups, *over_groups} - set(order)): raise ValueError(f"expected groups of {order}, got {unknown}")
+    if unknown := sorted({*groups, *over_groups} - set(order)):
+        raise ValueError(f"expected groups of {order}, got {unknown}")
     groups, over_groups = np.array(groups), np.array(over_groups, dtype=str)
     for index, name in enumerate(order):
         style = group_style(index)
@@ -105,31 +124,39 @@ def tsne_map(
     return ax
 
 # %% ../../nbs/6_plots/02_maps.ipynb #1e4da79e
-def _nearest(points: np.ndarray, targets: np.ndarray, allowed: np.ndarray, k: int) -> np.ndarray:  # [N, k] indices into targets
-    squared = (points ** 2).sum(1)[:, None] + (targets ** 2).sum(1) - 2 * points @ targets.T
+def _nearest(
+    points: np.ndarray, targets: np.ndarray, allowed: np.ndarray, k: int
+) -> np.ndarray:  # [N, k] indices into targets
+    squared = (points**2).sum(1)[:, None] + (targets**2).sum(1) - 2 * points @ targets.T
     return np.argpartition(np.where(allowed, squared, np.inf), k - 1, axis=1)[:, :k]
 
 
 def knn_purity(
-    points: ArrayLike,                    # [N, D] in the full space
-    groups: Sequence[str],                # [N]
-    k: int = 10,                          # neighbours
+    points: ArrayLike,  # [N, D] in the full space
+    groups: Sequence[str],  # [N]
+    k: int = 10,  # neighbours
     *,
-    reference: ArrayLike | None = None,   # [M, D] where neighbours are sought; the points themselves when None
+    reference: ArrayLike | None = None,  # [M, D] where neighbours are sought; the points themselves when None
     reference_groups: Sequence[str] | None = None,  # [M]
-    allowed: ArrayLike | None = None,     # [N, M] bool, neighbours that count; all but the point itself when None
-) -> tuple[float, float]:                 # purity, and its level by chance, both between 0 and 1
+    allowed: ArrayLike | None = None,  # [N, M] bool, neighbours that count; all but the point itself when None
+) -> tuple[float, float]:  # purity, and its level by chance, both between 0 and 1
     "Share of the k nearest neighbours in the full space that belong to a point's own group."
-    if (reference is None) != (reference_groups is None): raise ValueError("expected reference and reference_groups together, got one")
+    if (reference is None) != (reference_groups is None):
+        raise ValueError("expected reference and reference_groups together, got one")
     points, groups = finite("points", points, len(groups), -1), np.asarray(groups)
     if reference is None:
         targets, target_groups, others = points, groups, ~np.eye(len(points), dtype=bool)
     else:
-        targets, target_groups = finite("reference", reference, len(reference_groups), points.shape[1]), np.asarray(reference_groups)
+        targets, target_groups = (
+            finite("reference", reference, len(reference_groups), points.shape[1]),
+            np.asarray(reference_groups),
+        )
         others = np.ones((len(points), len(targets)), dtype=bool)
     allowed = others if allowed is None else np.asarray(allowed, dtype=bool)
     if allowed.shape != (len(points), len(targets)) or allowed.sum(1).min() < k:
-        raise ValueError(f"expected at least {k} allowed neighbours in [{len(points)}, {len(targets)}], got {list(allowed.shape)}")
+        raise ValueError(
+            f"expected at least {k} allowed neighbours in [{len(points)}, {len(targets)}], got {list(allowed.shape)}"
+        )
     nearest = _nearest(points, targets, allowed, k)
     same = groups[:, None] == target_groups
     chance = (same & allowed).sum(1) / allowed.sum(1)
@@ -137,40 +164,48 @@ def knn_purity(
 
 # %% ../../nbs/6_plots/02_maps.ipynb #95db60be
 def knn_correlation(
-    points: ArrayLike,                    # [N, D] in the full space
-    values: ArrayLike,                    # [N] a number for each
-    k: int = 10,                          # neighbours
+    points: ArrayLike,  # [N, D] in the full space
+    values: ArrayLike,  # [N] a number for each
+    k: int = 10,  # neighbours
     *,
-    reference: ArrayLike | None = None,   # [M, D] where neighbours are sought; the other points when None
+    reference: ArrayLike | None = None,  # [M, D] where neighbours are sought; the other points when None
     reference_values: ArrayLike | None = None,  # [M]
-) -> float:                               # between -1 and 1
+) -> float:  # between -1 and 1
     "Correlation of each point's number with the mean number of its k nearest neighbours in the full space."
-    if (reference is None) != (reference_values is None): raise ValueError("expected reference and reference_values together, got one")
+    if (reference is None) != (reference_values is None):
+        raise ValueError("expected reference and reference_values together, got one")
     points, values = finite("points", points, len(values), -1), finite("values", values, len(values))
-    others = ~np.eye(len(points), dtype=bool) if reference is None else np.ones((len(points), len(reference)), dtype=bool)
+    others = (
+        ~np.eye(len(points), dtype=bool) if reference is None else np.ones((len(points), len(reference)), dtype=bool)
+    )
     targets = points if reference is None else finite("reference", reference, len(reference_values), points.shape[1])
-    if others.sum(1).min() < k: raise ValueError(f"expected at least {k} neighbours, got {others.sum(1).min()}")
-    means = finite("reference_values", values if reference is None else reference_values, len(targets))[_nearest(points, targets, others, k)].mean(1)
+    if others.sum(1).min() < k:
+        raise ValueError(f"expected at least {k} neighbours, got {others.sum(1).min()}")
+    means = finite("reference_values", values if reference is None else reference_values, len(targets))[
+        _nearest(points, targets, others, k)
+    ].mean(1)
     return float(np.corrcoef(values, means)[0, 1])
 
 # %% ../../nbs/6_plots/02_maps.ipynb #67296450
 def trajectory_plot(
-    paths: ArrayLike,                       # [S, T, 2] projected steps of T trajectories
-    background: ArrayLike | None = None,    # [N, 2] points to see them against, in the same projection
-    groups: Sequence[str] | None = None,    # [T] name of each trajectory; several may share one
+    paths: ArrayLike,  # [S, T, 2] projected steps of T trajectories
+    background: ArrayLike | None = None,  # [N, 2] points to see them against, in the same projection
+    groups: Sequence[str] | None = None,  # [T] name of each trajectory; several may share one
     *,
-    targets: ArrayLike | None = None,       # [T, 2] where each would ideally end
-    axes: str = "PC",                       # what the two axes are
+    targets: ArrayLike | None = None,  # [T, 2] where each would ideally end
+    axes: str = "PC",  # what the two axes are
     title: str = "From noise (ring) to weights (marker)",
     ax: Axes | None = None,
-) -> Axes:                                  # one fading line for each trajectory
+) -> Axes:  # one fading line for each trajectory
     "Paths of a sampler or of a descent over a map of latents."
     paths = finite("paths", paths, -1, -1, 2)
     groups = [str(index + 1) for index in range(paths.shape[1])] if groups is None else list(groups)
-    if len(groups) != paths.shape[1]: raise ValueError(f"expected one group for each of {paths.shape[1]} paths, got {len(groups)}")
+    if len(groups) != paths.shape[1]:
+        raise ValueError(f"expected one group for each of {paths.shape[1]} paths, got {len(groups)}")
     ax = prepare(ax, title, f"{axes} 1", f"{axes} 2", size=(5.6, 4.2))
     ax.set(xticks=[], yticks=[])
-    if background is not None: ax.scatter(*finite("background", background, -1, 2).T, s=9, color=FAINT, alpha=0.5, linewidth=0, zorder=0)
+    if background is not None:
+        ax.scatter(*finite("background", background, -1, 2).T, s=9, color=FAINT, alpha=0.5, linewidth=0, zorder=0)
     order = list(dict.fromkeys(groups))
     for index, (path, name) in enumerate(zip(paths.transpose(1, 0, 2), groups)):
         style = group_style(order.index(name))
@@ -180,31 +215,49 @@ def trajectory_plot(
         label = name if groups.index(name) == index else None
         ax.scatter(*path[-1], s=60, edgecolor="black", linewidth=0.8, zorder=4, label=label, **style)
         if targets is not None:
-            ax.scatter(*finite("targets", targets, len(groups), 2)[index], s=70, marker="x", color=style["color"], linewidth=2.2, zorder=5)
+            ax.scatter(
+                *finite("targets", targets, len(groups), 2)[index],
+                s=70,
+                marker="x",
+                color=style["color"],
+                linewidth=2.2,
+                zorder=5,
+            )
     ax.autoscale_view()
     ax.legend(frameon=False, fontsize=8, labelcolor=INK)
     return ax
 
 # %% ../../nbs/6_plots/02_maps.ipynb #512b8145
 def trajectory_grid(
-    columns: Mapping[str, ArrayLike],     # title of each column to its paths [S, T, 2], all in one projection
+    columns: Mapping[str, ArrayLike],  # title of each column to its paths [S, T, 2], all in one projection
     background: ArrayLike | None = None,  # [N, 2]
     groups: Sequence[str] | None = None,  # [T]
     *,
-    targets: ArrayLike | None = None,     # [T, 2]
+    targets: ArrayLike | None = None,  # [T, 2]
     axes: str = "PC",
     title: str = "Guidance pulls the paths apart",
-    wrap: int = 2,                        # columns of the figure
-) -> np.ndarray:                          # [rows, wrap] of axes; those left over are empty
+    wrap: int = 2,  # columns of the figure
+) -> np.ndarray:  # [rows, wrap] of axes; those left over are empty
     "The same trajectories under several settings, on shared axes."
     wrap = min(wrap, len(columns))
     rows = -(-len(columns) // wrap)
-    fig, grid = plt.subplots(rows, wrap, figsize=(7.6, 7.6 / wrap * 0.85 * rows + 0.4), squeeze=False, sharex=True, sharey=True,
-                             dpi=80, facecolor=PAPER, layout="constrained")
+    fig, grid = plt.subplots(
+        rows,
+        wrap,
+        figsize=(7.6, 7.6 / wrap * 0.85 * rows + 0.4),
+        squeeze=False,
+        sharex=True,
+        sharey=True,
+        dpi=80,
+        facecolor=PAPER,
+        layout="constrained",
+    )
     fig.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
-    for ax in grid.flat[len(columns):]: ax.set_axis_off()
+    for ax in grid.flat[len(columns) :]:
+        ax.set_axis_off()
     for index, (ax, (name, paths)) in enumerate(zip(grid.flat, columns.items())):
         trajectory_plot(paths, background, groups, targets=targets, axes=axes, title=name, ax=ax)
         ax.label_outer()
-        if index: ax.get_legend().remove()
+        if index:
+            ax.get_legend().remove()
     return grid

@@ -12,52 +12,66 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from ..core.files import write_atomic
 
 # %% ../../nbs/6_plots/01_pictures.ipynb #da580a74
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9",  # Okabe and Ito, ordered so that
-          "#000000", "#F0E442", "#8700F0", "#5A2D00", "#001E87", "#A5D278")  # few groups get the clearest ones
+COLORS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",  # Okabe and Ito, ordered so that
+    "#000000",
+    "#F0E442",
+    "#8700F0",
+    "#5A2D00",
+    "#001E87",
+    "#A5D278",
+)  # few groups get the clearest ones
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "<", "p", ">", "h")
 INK, FAINT, PAPER = "#333333", "#B8B8B8", "#FFFFFF"
 RIGHT, WRONG = COLORS[0], COLORS[1]  # blue and vermillion, always beside a tick or a cross
 
 
 def group_style(
-    index: int,         # of the group, from 0
-) -> dict[str, str]:    # `color` and `marker`, for any matplotlib function
+    index: int,  # of the group, from 0
+) -> dict[str, str]:  # `color` and `marker`, for any matplotlib function
     "The look of a group of points; 144 groups have different ones."
     return {"color": COLORS[index % 12], "marker": MARKERS[(index + index // 12) % 12]}
 
 # %% ../../nbs/6_plots/01_pictures.ipynb #890a3c67
 def prepare(
-    ax: Axes | None,       # draw here; a new figure when None
-    title: str,            # what to see
-    xlabel: str,           # with its unit
-    ylabel: str,           # with its unit
+    ax: Axes | None,  # draw here; a new figure when None
+    title: str,  # what to see
+    xlabel: str,  # with its unit
+    ylabel: str,  # with its unit
     size: tuple[float, float] = (6.0, 3.8),  # of a new figure, in inches
-) -> Axes:                 # labelled, with a solid background
+) -> Axes:  # labelled, with a solid background
     "Axes in this project's look."
-    if ax is None: ax = plt.subplots(figsize=size, dpi=80, facecolor=PAPER, layout="constrained")[1]
+    if ax is None:
+        ax = plt.subplots(figsize=size, dpi=80, facecolor=PAPER, layout="constrained")[1]
     ax.set_facecolor(PAPER)
     ax.set_title(title, loc="left", fontsize=11, color=INK)
     ax.set_xlabel(xlabel, color=INK)
     ax.set_ylabel(ylabel, color=INK)
     ax.tick_params(colors=INK, labelsize=9)
-    for side, spine in ax.spines.items(): spine.set(color=FAINT, visible=side in ("left", "bottom"))
+    for side, spine in ax.spines.items():
+        spine.set(color=FAINT, visible=side in ("left", "bottom"))
     return ax
 
 
 def finite(
-    name: str,         # how the caller knows it
-    values: ArrayLike, # numbers, or a tensor
-    *shape: int,       # expected shape, -1 for any length
-) -> np.ndarray:       # the same as an array of float64
+    name: str,  # how the caller knows it
+    values: ArrayLike,  # numbers, or a tensor
+    *shape: int,  # expected shape, -1 for any length
+) -> np.ndarray:  # the same as an array of float64
     "Check what is to be drawn; ValueError for another shape or for numbers that are not finite."
     array = np.asarray(values, dtype=float)
     if array.ndim != len(shape) or any(want not in (-1, got) for want, got in zip(shape, array.shape)):
@@ -69,36 +83,61 @@ def finite(
 # %% ../../nbs/6_plots/01_pictures.ipynb #6a6fa0dd
 def house_style() -> None:
     "Matplotlib's defaults in this project's look, for figures that a notebook draws itself."
-    plt.rcParams.update({
-        "axes.prop_cycle": plt.cycler(color=COLORS), "axes.spines.top": False, "axes.spines.right": False, "axes.edgecolor": FAINT,
-        "axes.labelcolor": INK, "axes.titlecolor": INK, "axes.titlelocation": "left", "axes.titlesize": 11, "text.color": INK,
-        "xtick.color": INK, "ytick.color": INK, "xtick.labelsize": 9, "ytick.labelsize": 9, "legend.frameon": False, "legend.fontsize": 9,
-        "figure.facecolor": PAPER, "savefig.facecolor": PAPER, "figure.dpi": 80})
+    plt.rcParams.update(
+        {
+            "axes.prop_cycle": plt.cycler(color=COLORS),
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "axes.edgecolor": FAINT,
+            "axes.labelcolor": INK,
+            "axes.titlecolor": INK,
+            "axes.titlelocation": "left",
+            "axes.titlesize": 11,
+            "text.color": INK,
+            "xtick.color": INK,
+            "ytick.color": INK,
+            "xtick.labelsize": 9,
+            "ytick.labelsize": 9,
+            "legend.frameon": False,
+            "legend.fontsize": 9,
+            "figure.facecolor": PAPER,
+            "savefig.facecolor": PAPER,
+            "figure.dpi": 80,
+        }
+    )
 
 # %% ../../nbs/6_plots/01_pictures.ipynb #3d109cdb
 def forest_plot(
     labels: Sequence[str],  # [R] names of rows, the first at the top
-    values: ArrayLike,      # [R] for example accuracy in percent
-    intervals: ArrayLike,   # [R, 2] lower and upper end
+    values: ArrayLike,  # [R] for example accuracy in percent
+    intervals: ArrayLike,  # [R, 2] lower and upper end
     *,
     line: float | None = None,  # a vertical line to compare with
     filled: Sequence[bool] | None = None,  # [R] solid or hollow dots; solid when None
-    groups: Sequence[int] | None = None,   # [R] group of each row, for its colour and marker
-    form: str = ".1f",      # format of the number at the right
+    groups: Sequence[int] | None = None,  # [R] group of each row, for its colour and marker
+    form: str = ".1f",  # format of the number at the right
     xlabel: str = "accuracy on unseen questions (%)",
     title: str = "Accuracy with 95 % intervals",
     ax: Axes | None = None,
-) -> Axes:                  # one dot with an interval for each row
+) -> Axes:  # one dot with an interval for each row
     "Rows of a table with their intervals, on one scale."
     values, intervals = finite("values", values, len(labels)), finite("intervals", intervals, len(labels), 2)
     ax = prepare(ax, title, xlabel, "", size=(7.0, 1.0 + 0.28 * len(labels)))
-    if line is not None: ax.axvline(line, color=FAINT, linewidth=1.2, zorder=0)
+    if line is not None:
+        ax.axvline(line, color=FAINT, linewidth=1.2, zorder=0)
     for row, (value, (low, high)) in enumerate(zip(values, intervals)):
         style = group_style(0 if groups is None else groups[row])
         ax.plot([low, high], [row, row], color=style["color"], linewidth=1.8, solid_capstyle="butt")
         solid = filled is None or filled[row]
-        ax.plot([value], [row], linestyle="", markersize=6, markerfacecolor=style["color"] if solid else PAPER,
-                markeredgecolor=style["color"], marker=style["marker"])
+        ax.plot(
+            [value],
+            [row],
+            linestyle="",
+            markersize=6,
+            markerfacecolor=style["color"] if solid else PAPER,
+            markeredgecolor=style["color"],
+            marker=style["marker"],
+        )
         number = format(value, form).replace("-", "−")
         ax.annotate(number, (1.01, row), xycoords=("axes fraction", "data"), va="center", fontsize=9, color=INK)
     ax.set_yticks(range(len(labels)), labels)
@@ -109,33 +148,42 @@ def forest_plot(
 
 def difference_plot(
     labels: Sequence[str],  # [R] names of rows
-    differences: ArrayLike, # [R] row minus baseline, in percentage points
-    intervals: ArrayLike,   # [R, 2] of the paired differences
-    versus: str,            # name of the baseline
+    differences: ArrayLike,  # [R] row minus baseline, in percentage points
+    intervals: ArrayLike,  # [R, 2] of the paired differences
+    versus: str,  # name of the baseline
     *,
-    title: str = "",        # a general one when empty
+    title: str = "",  # a general one when empty
     ax: Axes | None = None,
-) -> Axes:                  # hollow dots where the interval contains 0
+) -> Axes:  # hollow dots where the interval contains 0
     "Paired differences from a baseline: solid where the interval lies on one side of zero."
     ends = finite("intervals", intervals, len(labels), 2)
-    return forest_plot(labels, differences, ends, line=0.0, filled=list((ends[:, 0] > 0) | (ends[:, 1] < 0)), form="+.1f",
-                       xlabel=f"difference from {versus} (percentage points)",
-                       title=title or f"Solid dots differ from {versus}", ax=ax)
+    return forest_plot(
+        labels,
+        differences,
+        ends,
+        line=0.0,
+        filled=list((ends[:, 0] > 0) | (ends[:, 1] < 0)),
+        form="+.1f",
+        xlabel=f"difference from {versus} (percentage points)",
+        title=title or f"Solid dots differ from {versus}",
+        ax=ax,
+    )
 
 # %% ../../nbs/6_plots/01_pictures.ipynb #8a3fbe06
 def curves(
-    x: ArrayLike,                      # [K]
-    series: Mapping[str, ArrayLike],   # name to its values [K]
+    x: ArrayLike,  # [K]
+    series: Mapping[str, ArrayLike],  # name to its values [K]
     bands: Mapping[str, ArrayLike] | None = None,  # name to lower and upper ends [K, 2]
     *,
     xlabel: str,
     ylabel: str,
     title: str,
     ax: Axes | None = None,
-) -> Axes:                             # one marked line for each series
+) -> Axes:  # one marked line for each series
     "Lines with bands over a common x."
     x, ax = finite("x", x, -1), prepare(ax, title, xlabel, ylabel)
-    if unknown := set(bands or {}) - set(series): raise ValueError(f"expected bands of {list(series)}, got {sorted(unknown)}")
+    if unknown := set(bands or {}) - set(series):
+        raise ValueError(f"expected bands of {list(series)}, got {sorted(unknown)}")
     for index, (name, values) in enumerate(series.items()):
         style = group_style(index)
         if bands and name in bands:
@@ -148,15 +196,23 @@ def curves(
 
 
 def few_shot_curve(
-    shots: Sequence[int | str],        # [K] examples per answer, for example 0, 1, 2, 5, 10, "all"
-    series: Mapping[str, ArrayLike],   # name of each start to its accuracy [K] in percent
+    shots: Sequence[int | str],  # [K] examples per answer, for example 0, 1, 2, 5, 10, "all"
+    series: Mapping[str, ArrayLike],  # name of each start to its accuracy [K] in percent
     bands: Mapping[str, ArrayLike] | None = None,  # name to interval [K, 2]
     *,
     title: str = "A better start needs fewer examples",
     ax: Axes | None = None,
-) -> Axes:                             # evenly spaced shots
+) -> Axes:  # evenly spaced shots
     "Accuracy after adaptation on more and more labelled examples."
-    ax = curves(range(len(shots)), series, bands, xlabel="labelled examples per answer", ylabel="accuracy (%)", title=title, ax=ax)
+    ax = curves(
+        range(len(shots)),
+        series,
+        bands,
+        xlabel="labelled examples per answer",
+        ylabel="accuracy (%)",
+        title=title,
+        ax=ax,
+    )
     ax.set_xticks(range(len(shots)), [str(shot) for shot in shots])
     return ax
 
@@ -164,12 +220,12 @@ def few_shot_curve(
 def loss_curve(
     losses: ArrayLike | Mapping[str, ArrayLike],  # [N] one loss per update, or several by name
     *,
-    window: int = 50,   # updates in the running mean
+    window: int = 50,  # updates in the running mean
     ylabel: str = "loss",
     title: str = "The loss falls and levels off",
     yscale: str = "linear",  # or "log"
     ax: Axes | None = None,
-) -> Axes:              # raw losses faint, running mean on top
+) -> Axes:  # raw losses faint, running mean on top
     "Training loss against updates."
     ax = prepare(ax, title, "update", ylabel)
     for index, (name, values) in enumerate((losses if isinstance(losses, Mapping) else {"": losses}).items()):
@@ -180,21 +236,22 @@ def loss_curve(
         dashes = ("-", "--", "-.", ":")[index % 4]
         ax.plot(np.arange(span, len(values) + 1), smooth, color=color, linewidth=1.8, label=name, linestyle=dashes)
     ax.set_yscale(yscale)
-    if isinstance(losses, Mapping): ax.legend(frameon=False, fontsize=9, labelcolor=INK)
+    if isinstance(losses, Mapping):
+        ax.legend(frameon=False, fontsize=9, labelcolor=INK)
     return ax
 
 # %% ../../nbs/6_plots/01_pictures.ipynb #21445ffe
 def heatmap(
-    matrix: ArrayLike,       # [R, C]; cells that are not a number stay empty
-    rows: Sequence[str],     # [R] names
+    matrix: ArrayLike,  # [R, C]; cells that are not a number stay empty
+    rows: Sequence[str],  # [R] names
     columns: Sequence[str],  # [C] names
     *,
     xlabel: str,
     ylabel: str,
     title: str,
-    form: str = ".0f",       # format of the number in a cell
+    form: str = ".0f",  # format of the number in a cell
     ax: Axes | None = None,
-) -> Axes:                   # an image with numbers in it
+) -> Axes:  # an image with numbers in it
     "A matrix with its numbers."
     matrix = np.asarray(matrix, dtype=float)
     if matrix.shape != (len(rows), len(columns)):
@@ -212,14 +269,14 @@ def heatmap(
 
 
 def confusion(
-    counts: ArrayLike,      # [K, K] how often truth (row) was answered with (column)
+    counts: ArrayLike,  # [K, K] how often truth (row) was answered with (column)
     labels: Sequence[str],  # [K] names of answers or families
     *,
     xlabel: str = "answer given",
     ylabel: str = "true answer",
     title: str = "Percent of each row: the diagonal is right",
     ax: Axes | None = None,
-) -> Axes:                  # percent of each row
+) -> Axes:  # percent of each row
     "A confusion matrix in percent of the true answers."
     counts = finite("counts", counts, len(labels), len(labels))
     total = counts.sum(1, keepdims=True)
@@ -228,43 +285,57 @@ def confusion(
 
 # %% ../../nbs/6_plots/01_pictures.ipynb #83473b00
 def gallery(
-    images: ArrayLike,       # [N, H, W, 3] uint8, or floats between 0 and 1
-    captions: Sequence[str], # [N] one under each image, lines separated by a line break
+    images: ArrayLike,  # [N, H, W, 3] uint8, or floats between 0 and 1
+    captions: Sequence[str],  # [N] one under each image, lines separated by a line break
     right: Sequence[bool] | None = None,  # [N] frame and mark each answer as right or wrong
     *,
     columns: int = 6,
     title: str = "",
-) -> np.ndarray:             # [rows, columns] of axes; those left over are empty
+) -> np.ndarray:  # [rows, columns] of axes; those left over are empty
     "A sheet of small images with captions."
     images = np.asarray(images)
     if images.ndim != 4 or not len(images) == len(captions) == len(captions if right is None else right) > 0:
-        raise ValueError(f"expected images [N, H, W, 3] with a caption (and mark) each, got {list(images.shape)}, {len(captions)} captions")
+        raise ValueError(
+            f"expected images [N, H, W, 3] with a caption (and mark) each, got {list(images.shape)}, {len(captions)} captions"
+        )
     rows = -(-len(images) // columns)
     lines = 1 + max(caption.count("\n") for caption in captions)
-    fig, axes = plt.subplots(rows, columns, figsize=(1.3 * columns, (1.25 + 0.17 * lines) * rows + 0.35), squeeze=False, dpi=80,
-                             facecolor=PAPER, layout="constrained")
+    fig, axes = plt.subplots(
+        rows,
+        columns,
+        figsize=(1.3 * columns, (1.25 + 0.17 * lines) * rows + 0.35),
+        squeeze=False,
+        dpi=80,
+        facecolor=PAPER,
+        layout="constrained",
+    )
     fig.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
-    for ax in axes.flat: ax.set_axis_off()
+    for ax in axes.flat:
+        ax.set_axis_off()
     for index, (ax, image, caption) in enumerate(zip(axes.flat, images, captions)):
         ax.imshow(image, interpolation="nearest")
         ax.set_axis_on()
         ax.set(xticks=[], yticks=[])
         color = FAINT if right is None else RIGHT if right[index] else WRONG
-        ax.set_xlabel(caption if right is None else f"{'✓' if right[index] else '✗'} {caption}", fontsize=8,
-                      color=INK if right is None else color)
-        for spine in ax.spines.values(): spine.set(color=color, linewidth=0.8 if right is None else 2.5)
+        ax.set_xlabel(
+            caption if right is None else f"{'✓' if right[index] else '✗'} {caption}",
+            fontsize=8,
+            color=INK if right is None else color,
+        )
+        for spine in ax.spines.values():
+            spine.set(color=color, linewidth=0.8 if right is None else 2.5)
     return axes
 
 
 def before_after(
-    images: ArrayLike,      # [N, H, W, 3]
-    truth: Sequence[str],   # [N] right answers
+    images: ArrayLike,  # [N, H, W, 3]
+    truth: Sequence[str],  # [N] right answers
     before: Sequence[str],  # [N] answers of the network it started from
-    after: Sequence[str],   # [N] answers of the adapted network
+    after: Sequence[str],  # [N] answers of the adapted network
     *,
     columns: int = 6,
     title: str = "What the adapter changes",
-) -> np.ndarray:            # [rows, columns] of axes
+) -> np.ndarray:  # [rows, columns] of axes
     "Images with the answer before and after adaptation; the frame says whether the answer after it is right."
     captions = []
     for true, old, new in zip(truth, before, after, strict=True):
@@ -275,12 +346,13 @@ def before_after(
 # %% ../../nbs/6_plots/01_pictures.ipynb #2e1ba475
 def save(
     fig: Figure | Axes,  # a figure, or any of its axes
-    path: str | Path,    # ends in .png
+    path: str | Path,  # ends in .png
     dpi: int = 150,
-) -> Path:               # where it lies now
+) -> Path:  # where it lies now
     "Write a figure as PNG, atomically: same input, same bytes."
     path = Path(path)
-    if path.suffix != ".png": raise ValueError(f"expected a file name that ends in .png, got {path}")
+    if path.suffix != ".png":
+        raise ValueError(f"expected a file name that ends in .png, got {path}")
     buffer = io.BytesIO()
     figure = fig.figure if isinstance(fig, Axes) else fig
     figure.savefig(buffer, format="png", dpi=dpi, facecolor=PAPER, metadata={"Software": None})

@@ -10,13 +10,13 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from matplotlib.axes import Axes
-from matplotlib.patheffects import withStroke
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
-
 from PIL import Image
+
 from .maps import trajectory_plot
 from .pictures import INK, PAPER, finite, group_style, prepare
 from .style import with_palette
@@ -25,7 +25,8 @@ from .style import with_palette
 @dataclass(frozen=True)
 class Plane:
     "Two directions at right angles, through a point."
-    origin: np.ndarray      # [Z] where both coordinates are 0
+
+    origin: np.ndarray  # [Z] where both coordinates are 0
     directions: np.ndarray  # [2, Z], each of length 1
 
     def coordinates(self, points: ArrayLike) -> np.ndarray:  # [..., Z] -> [..., 2]
@@ -36,20 +37,22 @@ class Plane:
         "The points of the plane at some coordinates."
         return self.origin + np.asarray(coordinates, dtype=float) @ self.directions
 
-    def distance(self, points: ArrayLike) -> np.ndarray:     # [..., Z] -> [...]
+    def distance(self, points: ArrayLike) -> np.ndarray:  # [..., Z] -> [...]
         "How far points lie outside the plane."
         return np.linalg.norm(points - self.points(self.coordinates(points)), axis=-1)
 
 
 def plane_through(
     points: ArrayLike,  # [N, Z] at least three, not on one line; or a path
-) -> Plane:             # first direction along the largest spread, both turned so that the last point lies ahead of the first
+) -> Plane:  # first direction along the largest spread, both turned so that the last point lies ahead of the first
     "The plane that lies nearest to some points: through three of them exactly."
     points = finite("points", points, -1, -1)
-    if len(points) < 3: raise ValueError(f"expected at least three points, got {len(points)}")
+    if len(points) < 3:
+        raise ValueError(f"expected at least three points, got {len(points)}")
     origin = points.mean(0)
     _, spread, directions = np.linalg.svd(points - origin, full_matrices=False)
-    if spread[1] <= 1e-9 * spread[0] or not spread[0]: raise ValueError("expected points that are not all on one line, got such")
+    if spread[1] <= 1e-9 * spread[0] or not spread[0]:
+        raise ValueError("expected points that are not all on one line, got such")
     directions = directions[:2]
     ahead = directions @ (points[-1] - points[0])
     return Plane(origin, directions * np.where(ahead < 0, -1.0, 1.0)[:, None])
@@ -57,14 +60,15 @@ def plane_through(
 # %% ../../nbs/6_plots/appendix/planes.ipynb #7a8fc355
 def grid_on_plane(
     plane: Plane,
-    around: ArrayLike,      # [..., Z] points that the grid must cover
-    size: int = 41,         # points along each side
-    margin: float = 0.4,    # added on all sides, as a share of the extent
+    around: ArrayLike,  # [..., Z] points that the grid must cover
+    size: int = 41,  # points along each side
+    margin: float = 0.4,  # added on all sides, as a share of the extent
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # coordinates [A] and [A], points [A·A, Z] row by row
     "A square grid on a plane, and the latents at its points."
     at = plane.coordinates(around).reshape(-1, 2)
     middle, reach = (at.max(0) + at.min(0)) / 2, (0.5 + margin) * np.ptp(at, axis=0).max()
-    if not reach > 0: raise ValueError("expected points that differ in the plane, got one place")
+    if not reach > 0:
+        raise ValueError("expected points that differ in the plane, got one place")
     first, second = (m + np.linspace(-reach, reach, size) for m in middle)
     return first, second, plane.points(np.stack(np.meshgrid(first, second), -1).reshape(-1, 2))
 
@@ -81,15 +85,15 @@ def draw_path(
 
 
 def energy_surface(
-    first: ArrayLike,     # [A] coordinates along the first direction
-    second: ArrayLike,    # [B] along the second
-    energy: ArrayLike,    # [B, A] what the path descends on
+    first: ArrayLike,  # [A] coordinates along the first direction
+    second: ArrayLike,  # [B] along the second
+    energy: ArrayLike,  # [B, A] what the path descends on
     accuracy: ArrayLike,  # [B, A] percent
     path: ArrayLike | None = None,  # [S, 2] in the same coordinates
     *,
     energy_label: str = "loss on the support set (nats)",
     title: str = "Downhill in energy, uphill in accuracy",
-) -> np.ndarray:          # two axes
+) -> np.ndarray:  # two axes
     "Contours of energy and of accuracy side by side, with the path that guidance took."
     first, second = finite("first", first, -1), finite("second", second, -1)
     fig, axes = plt.subplots(1, 2, figsize=(7.8, 3.5), sharey=True, dpi=80, facecolor=PAPER, layout="constrained")
@@ -101,33 +105,35 @@ def energy_surface(
         drawn = ax.contourf(first, second, values, levels=14, cmap=colors)
         ax.contour(drawn, levels=drawn.levels[::2], colors="black", linewidths=0.4, alpha=0.6)
         fig.colorbar(drawn, ax=ax, shrink=0.9).ax.tick_params(labelsize=8, colors=INK)
-        if path is not None: draw_path(ax, finite("path", path, -1, 2))
+        if path is not None:
+            draw_path(ax, finite("path", path, -1, 2))
         ax.set_aspect("equal")
     return axes
 
 # %% ../../nbs/6_plots/appendix/planes.ipynb #eb0fbc06
 def animate_trajectory(
-    paths: ArrayLike,                       # [S, T, 2] projected steps of T trajectories
-    background: ArrayLike | None = None,    # [N, 2] points to see them against
-    groups: Sequence[str] | None = None,    # [T] name of each trajectory
+    paths: ArrayLike,  # [S, T, 2] projected steps of T trajectories
+    background: ArrayLike | None = None,  # [N, 2] points to see them against
+    groups: Sequence[str] | None = None,  # [T] name of each trajectory
     *,
-    frames: int = 24,                       # at most
-    seconds: float = 4.0,                   # for one run; the end is held for another second and a half
-    axes: str = "PC",                       # what the two axes are
+    frames: int = 24,  # at most
+    seconds: float = 4.0,  # for one run; the end is held for another second and a half
+    axes: str = "PC",  # what the two axes are
     title: str = "From noise (ring) to weights (marker)",
-    size: tuple[float, float] = (5.4, 3.8), # in inches, at 80 dots
-) -> bytes:                                 # a GIF of some tens of kilobytes; same input, same bytes
+    size: tuple[float, float] = (5.4, 3.8),  # in inches, at 80 dots
+) -> bytes:  # a GIF of some tens of kilobytes; same input, same bytes
     "Trajectories that grow over a map of latents. Raises `ValueError` for paths without a step."
     paths = finite("paths", paths, -1, -1, 2)
-    if len(paths) < 2 or frames < 1: raise ValueError(f"expected a step and a frame at least, got paths {list(paths.shape)}, {frames} frames")
+    if len(paths) < 2 or frames < 1:
+        raise ValueError(f"expected a step and a frame at least, got paths {list(paths.shape)}, {frames} frames")
     fig = plt.figure(figsize=size, dpi=80, facecolor=PAPER, layout="constrained")
     ax = trajectory_plot(paths, background, groups, axes=axes, title=title, ax=fig.add_subplot())
     fig.canvas.draw()
     fig.set_layout_engine("none")  # nothing moves but the paths
-    moving, pictures = ax.collections[background is not None:], []  # of each path: its line, the ring, the marker
+    moving, pictures = ax.collections[background is not None :], []  # of each path: its line, the ring, the marker
     for end in np.unique(np.linspace(1, len(paths) - 1, frames).round().astype(int)):
         for path, line, marker in zip(paths.transpose(1, 0, 2), moving[0::3], moving[2::3]):
-            line.set_segments(np.stack([path[:end], path[1:end + 1]], 1))
+            line.set_segments(np.stack([path[:end], path[1 : end + 1]], 1))
             marker.set_offsets(path[end])
         fig.canvas.draw()
         pictures.append(Image.fromarray(np.asarray(fig.canvas.buffer_rgba())[..., :3].copy()))

@@ -9,18 +9,18 @@ __all__ = ['with_palette', 'palette_png', 'store_small_figures']
 import io
 from base64 import b64encode
 
+import matplotlib.pyplot as plt
 from IPython import get_ipython
 from matplotlib.figure import Figure
-import matplotlib.pyplot as plt
-
 from PIL import Image
+
 from .pictures import PAPER
 
 # %% ../../nbs/6_plots/appendix/style.ipynb #05dbe7c4
 def with_palette(
     image: Image.Image,
-    colors: int,        # in the palette
-) -> Image.Image:       # white stays white
+    colors: int,  # in the palette
+) -> Image.Image:  # white stays white
     "A picture reduced to few colours, without dithering."
     small = image.convert("RGB").quantize(colors, Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
     small.putpalette([255 if value > 250 else value for value in small.getpalette()])
@@ -30,7 +30,7 @@ def with_palette(
 def palette_png(
     fig: Figure,
     colors: int = 128,  # in the palette
-) -> bytes:             # a PNG file
+) -> bytes:  # a PNG file
     "A figure as a small PNG."
     full, small = io.BytesIO(), io.BytesIO()
     fig.savefig(full, format="png", bbox_inches="tight", facecolor=PAPER)
@@ -42,9 +42,14 @@ def store_small_figures(
     colors: int = 128,  # in the palette of each
 ) -> None:
     "From the next cell on, this notebook stores its figures as small PNGs; nothing happens outside a notebook."
-    if (shell := get_ipython()) is None: return
+    if (shell := get_ipython()) is None:
+        return
+
     def once(*_: object) -> None:
         shell.events.unregister("post_run_cell", once)
-        shell.display_formatter.formatters["image/png"].for_type(Figure, lambda fig: b64encode(palette_png(fig, colors)).decode())
+        shell.display_formatter.formatters["image/png"].for_type(
+            Figure, lambda fig: b64encode(palette_png(fig, colors)).decode()
+        )
+
     plt.get_backend()  # starts the notebook's backend, which sets its own form after this cell; ours comes after it
     shell.events.register("post_run_cell", once)

@@ -9,9 +9,9 @@ __all__ = ['adapter_gradient', 'adapter_loss', 'GeneratedLoss']
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
-import torch.nn.functional as F
 
 from ..adapter import WeightLayout
 from .layers import ActiveColumns, WideLinear, product, weight_gradient, with_one
@@ -19,15 +19,20 @@ from ...dataset.batches import Ragged, TaskBatch
 
 # %% ../../../nbs/2_basenet/appendix/kernels.ipynb #0bd624fc
 def adapter_gradient(
-    w: Tensor,             # [T, P] weights, or [1, P] for all tasks
-    batch: TaskBatch,      # the tasks
+    w: Tensor,  # [T, P] weights, or [1, P] for all tasks
+    batch: TaskBatch,  # the tasks
     layout: WeightLayout,  # where each matrix lies in `w`
-    out: Tensor,           # [T, P] where the gradient goes; may be `w` itself, which is then overwritten
+    out: Tensor,  # [T, P] where the gradient goes; may be `w` itself, which is then overwritten
     scale: float = 100.0,  # CLIP's logit scale κ
-) -> Tensor:               # [T] loss of each task
+) -> Tensor:  # [T] loss of each task
     "Each task's loss and its gradient with respect to the weights: `basenet.task_loss` and what autograd makes of it."
     x, answers = batch.images, F.normalize(batch.answers, dim=-1)
-    m, gradient, small, smaller = layout.split(w.expand(len(x), -1)), layout.split(out), layout.embed ** -0.5, layout.hidden ** -0.5
+    m, gradient, small, smaller = (
+        layout.split(w.expand(len(x), -1)),
+        layout.split(out),
+        layout.embed**-0.5,
+        layout.hidden**-0.5,
+    )
     h = torch.baddbmm(m["b1"][:, None], x, m["W1"].mT, alpha=small).relu_()
     y = torch.baddbmm(m["b2"][:, None], h, m["W2"].mT, alpha=smaller).add_(x)
     inverse = torch.linalg.vector_norm(y, dim=-1, keepdim=True).clamp_(min=1e-12).reciprocal_()
@@ -52,7 +57,9 @@ def adapter_gradient(
 def _only_once(outer: Tensor, gradient: Tensor) -> Tensor:
     "The chain rule for a gradient that is a number; an error where autograd asks for one that can be differentiated."
     if torch.is_grad_enabled():
-        raise RuntimeError("a loss from `kernels` can be differentiated once; for second derivatives take `basenet.task_loss`")
+        raise RuntimeError(
+            "a loss from `kernels` can be differentiated once; for second derivatives take `basenet.task_loss`"
+        )
     return gradient * outer[:, None]
 
 
@@ -69,23 +76,25 @@ class _AdapterLoss(Function):
 
 
 def adapter_loss(
-    w: Tensor,                  # [T, P] weights, one row per task
+    w: Tensor,  # [T, P] weights, one row per task
     batch: TaskBatch | Ragged,  # the tasks
-    layout: WeightLayout,       # where each matrix lies in `w`
-) -> Tensor:                    # [T] nats
+    layout: WeightLayout,  # where each matrix lies in `w`
+) -> Tensor:  # [T] nats
     "`basenet.task_loss` with the gradient by hand; can be differentiated once."
-    if w.shape != (len(batch), layout.size): raise ValueError(f"expected weights [{len(batch)}, {layout.size}], got {list(w.shape)}")
+    if w.shape != (len(batch), layout.size):
+        raise ValueError(f"expected weights [{len(batch)}, {layout.size}], got {list(w.shape)}")
     return _AdapterLoss.apply(w, batch, layout)
 
 # %% ../../../nbs/2_basenet/appendix/kernels.ipynb #fbbd2f39
 class GeneratedLoss:
     "The loss of networks whose weights a wide layer makes, as a function of that layer's input."
+
     def __init__(
         self,
-        layer: WideLinear,          # w = A u + c
+        layer: WideLinear,  # w = A u + c
         batch: TaskBatch | Ragged,  # the tasks
-        layout: WeightLayout,       # where each matrix lies in the weights
-        trains: bool = False,       # the layer gets a gradient, too
+        layout: WeightLayout,  # where each matrix lies in the weights
+        trains: bool = False,  # the layer gets a gradient, too
     ):
         self.trained = (layer.columns, layer.bias) if trains else (None, None)
         self.batch, self.layout, self.columns = batch, layout, ActiveColumns(layer.columns, layer.bias, layer.rectified)
@@ -94,22 +103,28 @@ class GeneratedLoss:
     def __call__(
         self,
         u: Tensor,  # [T, F] the layer's input
-        seen: Callable[[Tensor], None] | None = None,  # called with the weights [T, P], or [1, P] where all rows of `u` are alike
-    ) -> Tensor:    # [T] nats; can be differentiated once
+        seen: Callable[[Tensor], None]
+        | None = None,  # called with the weights [T, P], or [1, P] where all rows of `u` are alike
+    ) -> Tensor:  # [T] nats; can be differentiated once
         return _GeneratedLoss.apply(u, *self.trained, self, seen)
 
 
 class _GeneratedLoss(Function):
     @staticmethod
-    def forward(ctx, u: Tensor, weight: Tensor | None, bias: Tensor | None, loss: GeneratedLoss, seen: Callable | None) -> Tensor:
+    def forward(
+        ctx, u: Tensor, weight: Tensor | None, bias: Tensor | None, loss: GeneratedLoss, seen: Callable | None
+    ) -> Tensor:
         units, columns = loss.columns(u)
         alike = torch.equal(u, u[:1].expand_as(u))  # where an adaptation starts, all tasks have one network
         w = product(with_one(u[:1, units] if alike else u[:, units]), columns, out=None if alike else loss.buffer)
-        if seen is not None: seen(w)
+        if seen is not None:
+            seen(w)
         parts = zip(loss.batch.with_rows(w), loss.batch.with_rows(loss.buffer))
         losses = torch.cat([adapter_gradient(rows, part, loss.layout, out) for (rows, part), (out, _) in parts])
         ctx.gradient = torch.zeros_like(u)
-        ctx.gradient[:, units] = (columns[1:] @ loss.buffer.mT).mT  # in this order a number of columns that isn't round costs nothing
+        ctx.gradient[:, units] = (
+            columns[1:] @ loss.buffer.mT
+        ).mT  # in this order a number of columns that isn't round costs nothing
         if weight is not None:
             ctx.save_for_backward(u, weight)
             ctx.buffer, ctx.version = loss.buffer, loss.buffer._version
@@ -120,6 +135,9 @@ class _GeneratedLoss(Function):
         to_u, to_layer = _only_once(outer, ctx.gradient), (None, None)
         if ctx.saved_tensors:
             u, weight = ctx.saved_tensors
-            if ctx.buffer._version != ctx.version: raise RuntimeError("expected to be differentiated before the loss is called again, which overwrites the gradient")
+            if ctx.buffer._version != ctx.version:
+                raise RuntimeError(
+                    "expected to be differentiated before the loss is called again, which overwrites the gradient"
+                )
             to_layer = weight_gradient(weight, outer[:, None] * u, ctx.buffer), outer @ ctx.buffer
         return to_u, *to_layer, None, None

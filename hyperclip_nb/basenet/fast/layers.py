@@ -21,28 +21,36 @@ _LARGE = 500_000  # numbers
 
 
 @cache
-def _numpy_threads() -> ThreadpoolController: return ThreadpoolController().select(user_api="blas")
+def _numpy_threads() -> ThreadpoolController:
+    return ThreadpoolController().select(user_api="blas")
 
 
 def product(
-    left: Tensor,               # [N, K]
-    right: Tensor,              # [K, M], M large
+    left: Tensor,  # [N, K]
+    right: Tensor,  # [K, M], M large
     out: Tensor | None = None,  # [N, M] memory for the result
-) -> Tensor:                    # [N, M]
+) -> Tensor:  # [N, M]
     "`torch.mm`, by numpy's library where that is faster; autograd doesn't see it."
     left, right = left.detach(), right.detach()
     out = left.new_empty(len(left), right.shape[1]) if out is None else out
-    numpys = out.numel() > _LARGE and left.device.type == "cpu" and left.dtype in (torch.float32, torch.float64) and torch.get_num_threads() == 1
-    if not numpys: return torch.mm(left, right, out=out)
-    with _numpy_threads().limit(limits=1): np.matmul(left.numpy(), right.numpy(), out=out.numpy())
+    numpys = (
+        out.numel() > _LARGE
+        and left.device.type == "cpu"
+        and left.dtype in (torch.float32, torch.float64)
+        and torch.get_num_threads() == 1
+    )
+    if not numpys:
+        return torch.mm(left, right, out=out)
+    with _numpy_threads().limit(limits=1):
+        np.matmul(left.numpy(), right.numpy(), out=out.numpy())
     return out
 
 # %% ../../../nbs/2_basenet/appendix/layers.ipynb #bbf65f8c
 def weight_gradient(
     weight: Tensor,  # [N, M], whose `spare` memory is used, if there is any
-    left: Tensor,    # [T, N]
-    right: Tensor,   # [T, M]
-) -> Tensor:         # [N, M]
+    left: Tensor,  # [T, N]
+    right: Tensor,  # [T, M]
+) -> Tensor:  # [N, M]
     "The gradient of a layer's weight as a product: leftᵀ right."
     out, weight.spare = getattr(weight, "spare", None), None
     return product(left.mT, right, torch.empty_like(weight) if out is None else out)
@@ -57,52 +65,61 @@ class _LargeLinear(Function):
     @staticmethod
     def backward(ctx, outer: Tensor):
         (x, weight), (to_x, to_weight), again = ctx.saved_tensors, ctx.needs_input_grad, torch.is_grad_enabled()
-        return (outer @ weight if to_x else None,
-                None if not to_weight else outer.mT @ x if again else weight_gradient(weight, outer, x))
+        return (
+            outer @ weight if to_x else None,
+            None if not to_weight else outer.mT @ x if again else weight_gradient(weight, outer, x),
+        )
 
 
 def large_linear(
-    x: Tensor,       # [T, F], F large
+    x: Tensor,  # [T, F], F large
     weight: Tensor,  # [N, F]
-) -> Tensor:         # [T, N]
+) -> Tensor:  # [T, N]
     "`F.linear`, whose gradient with respect to the weight needs no fresh memory in training."
     plain = x.ndim != 2 or not weight.requires_grad or not torch.is_grad_enabled()
     return F.linear(x, weight) if plain else _LargeLinear.apply(x, weight)
 
 # %% ../../../nbs/2_basenet/appendix/layers.ipynb #29556754
 def with_one(
-    u: Tensor,   # [T, n]
-) -> Tensor:     # [T, 1 + n]
+    u: Tensor,  # [T, n]
+) -> Tensor:  # [T, 1 + n]
     "A 1 in front of every row: what the bias is multiplied with."
     return F.pad(u, (1, 0), value=1.0)
 
 
 class ActiveColumns:
     "The part of a wide layer that inputs need: its bias, and columns that are gathered when an input first differs from 0."
+
     def __init__(
         self,
-        columns: Tensor,         # [F, P]
-        bias: Tensor,            # [P]
+        columns: Tensor,  # [F, P]
+        bias: Tensor,  # [P]
         rectified: bool = True,  # the input comes out of a ReLU; otherwise every column is needed for the way back
     ):
         self.source, self.units = columns.detach(), torch.empty(0, dtype=torch.long, device=columns.device)
-        self.gathered = columns.new_empty(1 + len(columns), len(bias))  # memory that is never written is never handed out
+        self.gathered = columns.new_empty(
+            1 + len(columns), len(bias)
+        )  # memory that is never written is never handed out
         self.gathered[0] = bias.detach()
-        if not rectified: self._add(torch.arange(len(columns), device=columns.device))
+        if not rectified:
+            self._add(torch.arange(len(columns), device=columns.device))
 
     def _add(self, new: Tensor) -> None:
         n = 1 + len(self.units)
-        torch.index_select(self.source, 0, new, out=self.gathered[n:n + len(new)])
+        torch.index_select(self.source, 0, new, out=self.gathered[n : n + len(new)])
         self.units = torch.cat([self.units, new])
 
     def __call__(
         self,
-        u: Tensor,               # [T, F] the layer's input
-    ) -> tuple[Tensor, Tensor]:  # [n] inputs that differ from 0 for any row, now or in an earlier call; [1 + n, P] bias and columns
+        u: Tensor,  # [T, F] the layer's input
+    ) -> tuple[
+        Tensor, Tensor
+    ]:  # [n] inputs that differ from 0 for any row, now or in an earlier call; [1 + n, P] bias and columns
         "Add what is missing."
         new = (u != 0).any(0).index_fill_(0, self.units, False).nonzero()[:, 0]
-        if len(new): self._add(new)
-        return self.units, self.gathered[:1 + len(self.units)]
+        if len(new):
+            self._add(new)
+        return self.units, self.gathered[: 1 + len(self.units)]
 
 # %% ../../../nbs/2_basenet/appendix/layers.ipynb #102fed26
 class _WideLinear(Function):
@@ -113,17 +130,25 @@ class _WideLinear(Function):
 
     @staticmethod
     def backward(ctx, outer: Tensor):
-        (u, columns), (to_u, to_columns, to_bias), again = ctx.saved_tensors, ctx.needs_input_grad, torch.is_grad_enabled()
-        return (outer @ columns.mT if to_u else None, None if not to_columns else u.mT @ outer if again else weight_gradient(columns, u, outer),
-                outer.sum(0) if to_bias else None)
+        (u, columns), (to_u, to_columns, to_bias), again = (
+            ctx.saved_tensors,
+            ctx.needs_input_grad,
+            torch.is_grad_enabled(),
+        )
+        return (
+            outer @ columns.mT if to_u else None,
+            None if not to_columns else u.mT @ outer if again else weight_gradient(columns, u, outer),
+            outer.sum(0) if to_bias else None,
+        )
 
 
 class WideLinear(nn.Module):
     "A linear layer with far more outputs than inputs, stored column after column."
+
     def __init__(
         self,
-        weight: Tensor,           # [P, F] initial weight, as in `nn.Linear`
-        bias: Tensor,             # [P]
+        weight: Tensor,  # [P, F] initial weight, as in `nn.Linear`
+        bias: Tensor,  # [P]
         rectified: bool = False,  # the input comes out of a ReLU: about half of it is 0
     ):
         super().__init__()
@@ -138,18 +163,23 @@ class WideLinear(nn.Module):
     def forward(
         self,
         u: Tensor,  # [T, F]
-    ) -> Tensor:    # [T, P]
+    ) -> Tensor:  # [T, P]
         "`F.linear(u, weight, bias)`."
-        if u.ndim != 2 or u.shape[1] != len(self.columns): raise ValueError(f"expected inputs [T, {len(self.columns)}], got {list(u.shape)}")
+        if u.ndim != 2 or u.shape[1] != len(self.columns):
+            raise ValueError(f"expected inputs [T, {len(self.columns)}], got {list(u.shape)}")
         trains = torch.is_grad_enabled() and (u.requires_grad or self.columns.requires_grad or self.bias.requires_grad)
-        if trains or len(u) > 1 or u.is_cuda or not self.rectified: return _WideLinear.apply(u, self.columns, self.bias)
+        if trains or len(u) > 1 or u.is_cuda or not self.rectified:
+            return _WideLinear.apply(u, self.columns, self.bias)
         units, out = u[0].nonzero()[:, 0], self.bias[None].clone()
-        for some in (units[i:i + 8] for i in range(0, len(units), 8)):
+        for some in (units[i : i + 8] for i in range(0, len(units), 8)):
             out += F.embedding_bag(some[None], self.columns, per_sample_weights=u[:, some], mode="sum")
         return out
 
-    def _load_from_state_dict(self, state: dict[str, Tensor], prefix: str, *rest) -> None:  # called by `load_state_dict` with a copy
-        if (weight := state.pop(f"{prefix}weight", None)) is not None: state[f"{prefix}columns"] = weight.mT  # of an `nn.Linear`
+    def _load_from_state_dict(
+        self, state: dict[str, Tensor], prefix: str, *rest
+    ) -> None:  # called by `load_state_dict` with a copy
+        if (weight := state.pop(f"{prefix}weight", None)) is not None:
+            state[f"{prefix}columns"] = weight.mT  # of an `nn.Linear`
         super()._load_from_state_dict(state, prefix, *rest)
 
 # %% ../../../nbs/2_basenet/appendix/layers.ipynb #fe7d9b18
@@ -169,9 +199,9 @@ class _SquaredDistance(Function):
 
 
 def squared_distance(
-    u: Tensor,          # [T, F] input of a wide layer
+    u: Tensor,  # [T, F] input of a wide layer
     layer: WideLinear,
-    target: Tensor,     # [T, P] where its output should be; gets no gradient
-) -> Tensor:            # [T]
+    target: Tensor,  # [T, P] where its output should be; gets no gradient
+) -> Tensor:  # [T]
     "How far a layer's output is from a target: `(layer(u) - target).square().sum(1)`; can be differentiated once."
     return _SquaredDistance.apply(u, layer.columns, layer.bias, target.detach())
