@@ -10,9 +10,6 @@ import pytest
 import torch
 
 from hyperclip_nb.plots.pictures import (
-    COLORS,
-    MARKERS,
-    PAPER,
     before_after,
     confusion,
     curves,
@@ -20,11 +17,11 @@ from hyperclip_nb.plots.pictures import (
     few_shot_curve,
     forest_plot,
     gallery,
-    group_style,
     heatmap,
     loss_curve,
     save,
 )
+from hyperclip_nb.plots.style import COLORS, MARKERS, PAPER, group_style
 
 
 @pytest.fixture(autouse=True)

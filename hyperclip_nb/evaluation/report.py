@@ -37,7 +37,8 @@ from hyperclip_nb.plots.maps import (
     trajectory_plot,
     tsne_map,
 )
-from ..plots.pictures import INK, PAPER, RIGHT, WRONG, before_after, forest_plot, group_style, prepare
+from ..plots.pictures import before_after, forest_plot
+from ..plots.style import INK, PAPER, RIGHT, WRONG, group_style, prepare
 
 # %% ../../nbs/7_evaluation/09_report.ipynb #a0f6675d
 def results_figure(results: Results) -> Axes:

@@ -19,7 +19,7 @@ from matplotlib.markers import MarkerStyle
 from numpy.typing import ArrayLike
 from PIL import Image
 
-from ..plots.pictures import INK, PAPER, finite, group_style
+from ..plots.style import INK, PAPER, finite, group_style
 
 # %% ../../nbs/8_explorer/appendix/panels.ipynb #2ca94834
 _TEXT_RULES = """

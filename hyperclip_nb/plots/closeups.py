@@ -15,7 +15,8 @@ from matplotlib.colors import to_rgb
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
 
-from .pictures import INK, PAPER, confusion, curves, finite, group_style, loss_curve, prepare
+from .pictures import confusion, curves, loss_curve
+from .style import INK, PAPER, finite, group_style, prepare
 
 # %% ../../nbs/6_plots/03_closeups.ipynb #d162786a
 def counts_of(

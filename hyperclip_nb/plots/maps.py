@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from .pictures import FAINT, INK, PAPER, finite, group_style, prepare
+from .style import FAINT, INK, PAPER, finite, group_style, prepare
 
 # %% ../../nbs/6_plots/02_maps.ipynb #fe53efa3
 def pool(

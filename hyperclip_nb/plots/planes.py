@@ -18,8 +18,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 from .maps import trajectory_plot
-from .pictures import INK, PAPER, finite, group_style, prepare
-from .style import with_palette
+from .style import INK, PAPER, finite, group_style, prepare, with_palette
 
 # %% ../../nbs/6_plots/appendix/planes.ipynb #f900bd01
 @dataclass(frozen=True)
