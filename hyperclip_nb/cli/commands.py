@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from .. import __version__
 from .app import COMMANDS as APP
 from .bench import COMMANDS as BENCH
 from .data import COMMANDS
@@ -30,11 +31,9 @@ Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    "Train a weight generator and HyperLDM on the embedded data set, generate networks for unseen questions, print the table."
+    "Train the HVAE and both kinds of guidance on the scenes, generate networks for held-out questions, print the table"
 
-    data: Folder = (
-        None  # where features and runs go; default: $HYPERCLIP_DATA, ./data in a checkout, else the user's cache
-    )
+    data: Folder = None  # where features and runs go; default: $HYPERCLIP_DATA, ./data in a checkout, else the cache
     out: Folder = None  # the run directory; default: runs/demo under the data directory
     seeds: int = 3  # how many times everything is trained
     workers: int = 0  # seeds that run side by side; 0: one for each core
@@ -69,9 +68,9 @@ class Demo:
             resume=not self.fresh,
         )
         experiment = open_experiment(out, self.data, self.device)
-        run, tasks = experiment.run, experiment.sets["test"]
+        run = experiment.run
         print("drawing figures")
-        example = tasks.tasks[choose_questions(experiment)[0]].question
+        example = experiment.sets["test"].tasks[choose_questions(experiment)[0]].question
         for name, figure in {
             "latents": latents_figure(experiment),
             "trajectories": trajectories_figure(experiment).flat[0],
@@ -79,9 +78,11 @@ class Demo:
         }.items():
             save(figure.figure, run.path / "figures" / f"{name}.png")
         print(
-            f"\n{to_markdown(results)}\n{run.path}:\n  results.json, results.md   the table, what it says about the paper's claims, few-shot curves, families\n  *.safetensors              weights, latents\n"
-            f"  figures/                   forest, few_shot, latents, trajectories, before_after\n\nNow ask a question: "
-            f'hyperclip_nb adapt "{example}"'
+            f"\n{to_markdown(results)}\n{run.path}:\n"
+            "  results.json, results.md   the table, the paper's claims, few-shot curves, families\n"
+            "  *.safetensors              weights, latents\n"
+            "  figures/                   forest, few_shot, latents, trajectories, before_after\n\n"
+            f'Now ask a question: hyperclip_nb adapt "{example}"'
         )
 
 # %% ../../nbs/9_cli/01_commands.ipynb #aa3dd750
@@ -89,12 +90,8 @@ class Demo:
 class Reproduce:
     "Compare all methods, with all controls: tables, claims and figures in a run directory."
 
-    preset: Literal["scenes", "smoke", "paper"] = (
-        "scenes"  # smoke: two minutes, to see that it runs; paper: hyperparameters for Meta-VQA
-    )
-    methods: tuple[
-        str, ...
-    ] = ()  # ids of rows, for example multitask cond_multitask hvae_hyperldm_g1.5@10; default: the preset's
+    preset: Literal["scenes", "smoke", "paper"] = "scenes"  # smoke: two minutes; paper: hyperparameters for Meta-VQA
+    methods: tuple[str, ...] = ()  # ids of rows, such as cond_multitask hvae_hyperldm_g1.5@10; default: the preset's
     seeds: int | None = None  # how many times everything is trained; default: the preset's
     out: Folder = None  # the run directory; default: runs/PRESET under the data directory
     data: Folder = None  # where features and runs go; default as for demo
@@ -137,9 +134,7 @@ class Reproduce:
             workers=workers,
             resume=not self.fresh,
         )
-        print(
-            f"\n{(out / 'results.md').read_text()}\n{out}: results.json, results.md, figures/forest.png, figures/few_shot.png"
-        )
+        print(f"\n{(out / 'results.md').read_text()}\n{out}: results.json, results.md, figures/")
 
 # %% ../../nbs/9_cli/01_commands.ipynb #60de85ce
 @dataclass(frozen=True, kw_only=True)
@@ -203,8 +198,9 @@ class Adapt:
         )
         if sheet.truth is None:
             print(
-                f"no right answers are known for this question: look at the sheet; the answers of the generated network differ from zero-shot "
-                f"CLIP's on {sum(a != b for a, b in zip(sheet.before, sheet.after))} of {len(sheet.images)} pictures"
+                "no right answers are known for this question: look at the sheet; the answers of the generated network "
+                f"differ from zero-shot CLIP's on {sum(a != b for a, b in zip(sheet.before, sheet.after))} of "
+                f"{len(sheet.images)} pictures"
             )
         else:
             print(
@@ -219,7 +215,11 @@ def main(
 ) -> None:
     "The `hyperclip_nb` command."
     arguments = sys.argv[1:] if arguments is None else arguments
-    # Large tensors on huge pages, a quarter less time where weights are 50 MB a batch; torch looks when it first asks for memory.
+    if arguments == ["--version"]:
+        print(f"hyperclip_nb {__version__}")
+        return
+    # Large tensors on huge pages: a quarter less time where weights are 50 MB a batch. torch reads this when it first
+    # asks for memory.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     # A warning is for the person at the terminal: its text, not the line of code that raised it.
     note = lambda message, *where, **more: print(f"hyperclip_nb: {message}", file=sys.stderr)
