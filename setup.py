@@ -1,6 +1,8 @@
 "Everything about the package is read from settings.ini, which nbdev reads too."
+
 from configparser import ConfigParser
 from pathlib import Path
+
 from setuptools import find_packages, setup
 
 config = ConfigParser(delimiters=["="])

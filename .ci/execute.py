@@ -1,4 +1,7 @@
-"Run notebooks in place and save their outputs, honouring nbdev's directives: python .ci/execute.py [--flags 'slow data'] nbs/*.ipynb"
+"""Run notebooks in place and save their outputs, honouring nbdev's directives.
+
+python .ci/execute.py [--flags 'slow data'] nbs/*.ipynb
+"""
 
 import argparse
 import re

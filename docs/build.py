@@ -155,7 +155,7 @@ def plain_tables(
     name: str,  # its heading
     level: int = 2,  # of that heading
 ) -> Iterator[str]:  # pieces of Markdown
-    "Any other file: lists of objects as tables, single values as a table of their own, what lies deeper under its own heading."
+    "Any other file: lists of objects as tables, single values as a table, what lies deeper under its own heading."
     show = lambda value: f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
     yield f"\n{'#' * level} {name.replace('_', ' ').capitalize()}\n"
     if isinstance(data, dict):
@@ -184,9 +184,10 @@ def write_results() -> None:
     "The committed tables, each with its picture, and what the benchmarks measured."
     accuracy = [
         "# Results",
-        "Each table is a file under `benchmarks/results/`, written by a command of this project and drawn here without a change. "
-        "[The experiment](7_evaluation/04_experiment.ipynb) says how its rows are trained, [statistics](7_evaluation/01_statistics.ipynb) how intervals and paired "
-        "differences are made, and [controls](7_evaluation/02_controls.ipynb) what the other rows are there for.",
+        "Each table is a file under `benchmarks/results/`, written by a command of this project and drawn here without "
+        "a change. [The experiment](7_evaluation/04_experiment.ipynb) says how its rows are trained, "
+        "[statistics](7_evaluation/01_statistics.ipynb) how intervals and paired differences are made, and "
+        "[controls](7_evaluation/02_controls.ipynb) what the other rows are there for.",
         "",
     ]
     measured = [
@@ -234,7 +235,7 @@ class Page(HTMLParser):
 
 
 def broken_links() -> Iterator[str]:
-    "Targets that are not there: pages, anchors, files of this repository; and anything that a page would load from another host."
+    "Targets that are not there: pages, anchors, files of this repository; and what a page would load from elsewhere."
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in HTML.rglob("*.html")}
     for path, page in pages.items():
         for target in page.loads + page.links:

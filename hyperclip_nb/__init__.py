@@ -3,8 +3,8 @@
     import hyperclip_nb as hc
 
 gives the nouns and verbs of the tour (nbs/00_tour.ipynb), each imported when it is first used; `dir(hc)` lists them.
-Everything else is imported from its module, such as `hyperclip_nb.core.runs`. This file is written by hand; nbdev sets the
-version and nothing else.
+Everything else is imported from its module, such as `hyperclip_nb.core.runs`. This file is written by hand; nbdev sets
+the version and nothing else.
 """
 
 __version__ = "0.1.0"
