@@ -106,10 +106,11 @@ def write_articles() -> None:
     front = article(ROOT / "nbs" / "index.ipynb")
     pages = [page_of(path) for path in notebooks()]
     trees = [toctree("Start", [page for page in pages if "/" not in page])]
-    trees += [
-        toctree(caption, [page for page in pages if page.startswith(f"{folder}/")])
-        for folder, caption in CHAPTERS.items()
-    ]
+    for folder, caption in CHAPTERS.items():
+        inside = [page for page in pages if page.startswith(f"{folder}/")]
+        trees.append(toctree(caption, [page for page in inside if "/appendix/" not in page]))
+        if appendix := [page for page in inside if "/appendix/" in page]:
+            trees.append(toctree(f"{caption}: appendix", appendix))
     trees.append(toctree("Reference", ["results", "benchmarks", "api/index", "paper", "cite"]))
     front.cells.append(nbformat.v4.new_markdown_cell("\n".join(trees)))
     nbformat.write(front, SOURCE / "index.ipynb")

@@ -1,4 +1,4 @@
-"Sphinx configuration: notebooks as committed, the reference with the comments beside parameters. Used by docs/build.py."
+"Sphinx configuration: notebooks as committed, the reference with the comments beside parameters. See docs/build.py."
 
 import importlib
 import inspect

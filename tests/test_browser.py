@@ -1,4 +1,4 @@
-"The explorer in a real browser: JupyterLab and Voilà, keyboard and mouse, nothing from another host. `pytest -m browser`"
+"The explorer in a real browser: JupyterLab and Voilà, keyboard and mouse, no other host. `pytest -m browser`"
 
 import os
 import re
@@ -20,7 +20,8 @@ CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
 FLAGS = (
-    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync"
+    "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync"
 ).split()
 PATIENCE = 120_000  # milliseconds for what needs a kernel; only a failure takes so long
 
@@ -178,7 +179,7 @@ def play(visit, tmp_path):
 
 
 def run_all(page):
-    "JupyterLab can lose what is asked of a kernel while it is still connecting, although it calls it idle; then a person asks again."
+    "JupyterLab can lose what a kernel is sent while it connects, although it calls it idle; a person tries again."
     from playwright.sync_api import TimeoutError as TookTooLong
 
     for _ in range(5):
@@ -192,30 +193,39 @@ def run_all(page):
     raise AssertionError("no cell was run")
 
 
+def jupyterlab(port: int, folder: Path, *options: str):
+    "JupyterLab with settings of its own, in `folder`."
+    own = ["--allow-root", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=t"]
+    return serve([sys.executable, "-m", "jupyterlab", *own, *options], f"http://127.0.0.1:{port}/api", folder)
+
+
+def test_make_lab_opens_the_index(browser, tmp_path):
+    "Neither a launcher nor a question about news stands before it; the code of its tables is folded."
+    recipe = re.search(r"^\tjupyter lab (.+)\$\(LAB\)$", (ROOT / "Makefile").read_text(), re.M)[1]
+    options = recipe.replace("$(CURDIR)", str(ROOT)).replace("root_dir=nbs", f"root_dir={ROOT / 'nbs'}").split()
+    port = free_port()
+    server = jupyterlab(port, tmp_path, *options)
+    try:
+        visit = Visit(browser)
+        visit.page.goto(f"http://127.0.0.1:{port}/?token=t")
+        visit.page.wait_for_selector(".jp-Notebook h1 >> text=hyperclip_nb")
+        visit.page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+        assert visit.page.locator(".jp-InputPlaceholder, .jp-Placeholder").count()
+        assert not visit.page.locator(".jp-Launcher, .jp-Dialog, .Toastify__toast").count()
+        assert visit.errors == [] and visit.elsewhere == []
+    finally:
+        end(server)
+
+
 def test_in_jupyterlab(browser, tmp_path):
     work = tmp_path / "nbs"
     work.mkdir()
-    shutil.copy(ROOT / "nbs" / "15_explore.ipynb", work)
-    shutil.copytree(ROOT / "nbs" / "images", work / "images")
+    shutil.copy(ROOT / "nbs" / "8_explorer" / "01_explore.ipynb", work)
     port = free_port()
-    server = serve(
-        [
-            sys.executable,
-            "-m",
-            "jupyterlab",
-            "--allow-root",
-            "--no-browser",
-            "--ip=127.0.0.1",
-            f"--port={port}",
-            "--IdentityProvider.token=t",
-            f"--ServerApp.root_dir={work}",
-        ],
-        f"http://127.0.0.1:{port}/api",
-        tmp_path,
-    )
+    server = jupyterlab(port, tmp_path, f"--ServerApp.root_dir={work}")
     try:
         visit = Visit(browser)
-        visit.page.goto(f"http://127.0.0.1:{port}/lab/tree/15_explore.ipynb?token=t")
+        visit.page.goto(f"http://127.0.0.1:{port}/lab/tree/01_explore.ipynb?token=t")
         visit.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
         visit.page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
         run_all(visit.page)
