@@ -25,7 +25,7 @@ demo: setup         ## the main job on the embedded data set
 test: nbtest unit   ## every notebook and every test
 
 nbtest: setup       ## features and trained parts that the notebooks share are made first, once
-	printf 'hnet\nhvae\n' | xargs -P 2 -I{} python -c "from hyperclip_nb.evaluation.experiment import scenes_experiment as open_; x = open_(); x.hyperldm('{}', 0), x.hyperclip('{}', 0), x.conditional(0, given='clip' if '{}' == 'hvae' else None)"
+	printf 'hnet\nhvae\n' | xargs -P 2 -I{} python -c "from hyperclip_nb.evaluation.experiment import scenes_experiment as open_; x = open_(); x.hyperldm('{}', 0), x.hyperclip('{}', 0), x.conditional(0, condition='clip' if '{}' == 'hvae' else None)"
 	nbdev_test --n_workers 2 --timing
 
 unit: setup

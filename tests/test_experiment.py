@@ -13,17 +13,11 @@ from hyperclip_nb.core.training import TrainConfig
 from hyperclip_nb.diffusion.hyperldm import DenoiserConfig, LDMConfig
 from hyperclip_nb.diffusion.schedule import DiffusionConfig
 from hyperclip_nb.evaluation.experiment import Experiment
-from hyperclip_nb.evaluation.methods import (
-    ROWS,
-    reads_questions,
-    score,
-    score_few_shot,
-    score_null,
-    score_seed,
-    score_shuffled,
-)
+from hyperclip_nb.evaluation.methods import train_method
 from hyperclip_nb.evaluation.recipe import NEEDS, PAPER, Recipe, fields_of
-from hyperclip_nb.evaluation.results import label
+from hyperclip_nb.evaluation.rows import ROWS, Method
+from hyperclip_nb.evaluation.scoring import score, score_null, score_shuffled
+from hyperclip_nb.evaluation.seeds import score_few_shot, score_seed
 from hyperclip_nb.guidance.hyperclip import ContrastConfig, HyperCLIPConfig
 from hyperclip_nb.hypernet.hvae import HVAEConfig, HVAELoss
 from hyperclip_nb.hypernet.metatrain import Adaptation
@@ -79,10 +73,9 @@ def test_every_row_is_made_and_a_second_run_gives_the_same_numbers(tmp_path):
     assert chosen == chosen_again and chosen["hnet_hyperclip"]["steps"] in TINY.guidance_steps
     for name, values in scores.items():
         assert torch.equal(values, again[name]) and torch.equal(values, resumed[name]), name
-        assert values.shape == (5,) and (0 <= values).all() and (values <= 100).all() and label(name)
-    assert {f"{name}+{control}" for name in ROWS if reads_questions(name) for control in ("shuffled", "null")} <= set(
-        scores
-    )
+        assert values.shape == (5,) and (0 <= values).all() and (values <= 100).all() and Method.parse(name).label
+    reading = [name for name in ROWS if Method.parse(name).reads_questions]
+    assert {f"{name}+{control}" for name in reading for control in ("shuffled", "null")} <= set(scores)
     assert "multitask+shuffled" not in scores
 
 
@@ -90,7 +83,7 @@ def test_a_run_that_dies_between_parts_goes_on_to_the_same_numbers(tmp_path, mon
     whole = experiment(tmp_path / "whole").hyperldm("hnet", 0).denoiser.state_dict()
     broken = experiment(tmp_path / "broken")
     monkeypatch.setattr(
-        "hyperclip_nb.evaluation.experiment.store_adaptations", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
+        "hyperclip_nb.evaluation.trainings.store_adaptations", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(KeyboardInterrupt):
         broken.hyperldm("hnet", 0)
@@ -116,7 +109,7 @@ def test_parts_of_other_settings_or_data_are_not_used(tmp_path):
         with pytest.raises(RunError, match="hnet-0"):
             experiment(tmp_path, recipe, train=False).hnet(0)
     x = experiment(tmp_path, train=False)
-    x.data = "other"
+    x.parts.data = "other"
     with pytest.raises(RunError, match="multitask-0"):
         x.hnet(0)  # what it starts from is missing too
 
@@ -131,9 +124,9 @@ def test_generators_do_not_depend_on_questions():
 def test_zero_shot_methods_see_nothing_but_questions(tmp_path):
     "Labels of test tasks must not reach the networks: permuting them changes scores, never weights."
     x = experiment(tmp_path)
-    methods = {name: make(x, 0) for name, make in ROWS.items()}
+    methods = {name: train_method(x, 0, name) for name in ROWS}
     draw = lambda: {
-        name: m.networks(x.embeddings["test"], torch.Generator().manual_seed(0)) for name, m in methods.items()
+        name: m.weights(x.embeddings["test"], torch.Generator().manual_seed(0)) for name, m in methods.items()
     }
     before = draw()
     x.sets["test"]._labels = x.sets["test"]._labels.flip(0)
@@ -143,7 +136,7 @@ def test_zero_shot_methods_see_nothing_but_questions(tmp_path):
 
 def test_a_training_question_never_answers_for_itself(tmp_path):
     x = experiment(tmp_path)
-    honest, looked_up = x.condition("hnet", 0, None), x.condition("hnet", 0, x.embeddings["train"])
+    honest, looked_up = x.condition("hnet", 0), x.condition("hnet", 0, x.embeddings["train"])
     assert not torch.allclose(honest, looked_up)
     model = x.question_regression("hnet", 0)
     assert (model.shares(model.questions, model.same).diagonal() == 0).all()
@@ -151,7 +144,7 @@ def test_a_training_question_never_answers_for_itself(tmp_path):
 
 def test_shuffling_and_leaving_out_questions_matters_only_to_those_that_read_them(tmp_path):
     x = experiment(tmp_path)
-    shared = ROWS["multitask"](x, 0)
+    shared = train_method(x, 0, "multitask")
     assert torch.equal(score(x, shared, 0), score_shuffled(x, shared, 0)) and torch.equal(
         score(x, shared, 0), score_null(x, shared, 0)
     )
@@ -197,7 +190,7 @@ def test_the_papers_recipe_runs_at_a_small_size(tmp_path):
 def test_few_shot_curves_start_at_the_zero_shot_score(tmp_path):
     x = experiment(tmp_path)
     curves, chosen = score_few_shot(x, 0, ("hnet", "hvae"), (0, 1, "all"), repeats=1)
-    assert torch.allclose(curves["hnet"][0], score(x, ROWS["hnet_maml"](x, 0), 0))
+    assert torch.allclose(curves["hnet"][0], score(x, train_method(x, 0, "hnet_maml"), 0))
     assert set(chosen["hvae"]) == {"1", "all"} and set(curves) == {
         "hnet",
         "hvae",
@@ -214,7 +207,7 @@ def test_more_tasks_reach_the_unconditional_networks_only(tmp_path):
     own, extra = x.sets["train"].tasks, [replace_question(t, i) for i, t in enumerate(x.sets["train"].tasks)]
     mixed = TaskSet([*own, *extra], ToyBank([*own, *extra])), MixedEpisodes(own=len(own), tasks=6, support=3, query=3)
     y = experiment(tmp_path / "more", mixed=mixed)
-    assert not torch.equal(x.hnet(0).head.bias, y.hnet(0).head.bias) and x.data != y.data
+    assert not torch.equal(x.hnet(0).head.bias, y.hnet(0).head.bias) and x.parts.data != y.parts.data
     assert y.latents("hnet", 0).shape[1] == len(own) and len(y.embeddings["train"]["clip"]) == len(own)
 
 
