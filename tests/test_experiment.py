@@ -1,5 +1,6 @@
 "The pipeline on a toy data set: what is cached, what leaks, what is refused."
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -7,14 +8,14 @@ import pytest
 import torch
 from conftest import ToyBank, toy_tasks
 
-from hyperclip_nb.core.files import RunError
-from hyperclip_nb.core.runs import Run
+from hyperclip_nb.core.files import RunError, load_tensors, save_tensors, sha256_of
+from hyperclip_nb.core.runs import Run, to_settings
 from hyperclip_nb.core.training import TrainConfig
 from hyperclip_nb.diffusion.hyperldm import DenoiserConfig, LDMConfig
 from hyperclip_nb.diffusion.schedule import DiffusionConfig
 from hyperclip_nb.evaluation.experiment import Experiment
 from hyperclip_nb.evaluation.methods import train_method
-from hyperclip_nb.evaluation.recipe import NEEDS, PAPER, Recipe, fields_of
+from hyperclip_nb.evaluation.recipe import EARLIER, NEEDS, PAPER, Recipe, fields_of, read_recipe
 from hyperclip_nb.evaluation.rows import ROWS, Method
 from hyperclip_nb.evaluation.scoring import score, score_null, score_shuffled
 from hyperclip_nb.evaluation.seeds import score_few_shot, score_seed
@@ -112,6 +113,48 @@ def test_parts_of_other_settings_or_data_are_not_used(tmp_path):
     x.parts.data = "other"
     with pytest.raises(RunError, match="multitask-0"):
         x.hnet(0)  # what it starts from is missing too
+
+
+def as_version_0_1(folder):
+    "Give a run the names that version 0.1 wrote: of the question regression, and of the latents' noise."
+    old = {new: old for old, new in EARLIER.items()}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["config"] = {"world_seed": 0, "recipe": {old.get(k, k): v for k, v in to_settings(TINY).items()}}
+    files = {}
+    for file, entry in manifest["files"].items():
+        tensors, meta = load_tensors(folder / file)
+        tensors = {"spread" if name == "std" else name: tensor for name, tensor in tensors.items()}
+        settings = {old.get(name, name): value for name, value in entry["settings"].items()}
+        (folder / file).unlink()
+        file = file.replace("question_regression", "retrieval")
+        save_tensors(folder / file, tensors, meta)
+        files[file] = {**entry, "settings": settings, "sha256": sha256_of(folder / file)}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "files": files}))
+
+
+def test_a_run_of_version_0_1_is_used_as_it_is(tmp_path):
+    first, questions = experiment(tmp_path), lambda x: x.embeddings["test"]
+    ask = lambda x: [
+        x.stored("hnet", 0).std,
+        x.sample("hnet", 0, questions(x), gamma=1.5, generator=torch.Generator().manual_seed(0)),
+        x.hyperclip("hnet", 0).encode_text(x.condition("hnet", 0, questions(x))),
+        x.conditional(0, condition="hnet")(x.condition("hnet", 0, questions(x))),
+    ]
+    before = ask(first)
+    as_version_0_1(tmp_path)
+    assert (tmp_path / "hnet_retrieval-0.safetensors").exists()
+    assert read_recipe(Run.open(tmp_path).config["recipe"]) == TINY
+    splits, bank = {name: tasks.tasks for name, tasks in first.sets.items()}, first.sets["train"].bank
+    again = Experiment(splits, bank, Run.open(tmp_path), TINY, train=False)
+    assert all(torch.equal(a, b) for a, b in zip(before, ask(again), strict=True))
+
+
+def test_a_recipe_of_no_version_is_refused_with_its_fields():
+    plain = to_settings(TINY)
+    with pytest.raises(ValueError, match="magic, more"):
+        read_recipe({**plain, "magic": 1, "more": 2})
+    with pytest.raises(ValueError, match=r"\$\.hidden"):
+        read_recipe({**plain, "hidden": "wide"})
 
 
 def test_generators_do_not_depend_on_questions():
