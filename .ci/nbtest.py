@@ -18,7 +18,7 @@ def train(kind: str) -> None:
     x = scenes_experiment()
     x.hyperldm(kind, 0)
     x.hyperclip(kind, 0)
-    x.conditional(0, given="clip" if kind == "hvae" else None)
+    x.conditional(0, condition="clip" if kind == "hvae" else None)
 
 
 def main() -> int:

@@ -175,7 +175,7 @@ def samplers(draws: int = 5) -> dict:
 
     x = scenes_experiment()
     r, latents, hnet, val = x.recipe, x.latents("hnet", 0), x.hnet(0), x.sets["val"]
-    train, asked = (x.eaten(r.question, r.directions, x.embeddings[split]) for split in ("train", "val"))
+    train, asked = (x.embedding(x.embeddings[split]) for split in ("train", "val"))
     ldm = HyperLDM.make(
         train.shape[1], r.latent_size, Standardizer(latents, r.scale), replace(r.diffusion, timesteps=350), r.denoiser
     )

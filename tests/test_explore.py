@@ -14,10 +14,10 @@ from hyperclip_nb.basenet.adapter import set_accuracy
 from hyperclip_nb.cli.app import page
 from hyperclip_nb.cli.commands import main
 from hyperclip_nb.core.files import RunError, load_tensors
-from hyperclip_nb.evaluation.asking import task_for, weights_for_question
+from hyperclip_nb.evaluation.asking import split_answers, task_for, weights_for_question
 from hyperclip_nb.evaluation.experiment import scenes_experiment
 from hyperclip_nb.evaluation.fewshot import few_shot_scores
-from hyperclip_nb.explorer.explore import ALL_STEPS, LABELS, SHOT_STEPS, Choice, Explorer, adapter_file, split_answers
+from hyperclip_nb.explorer.explore import ALL_STEPS, LABELS, SHOT_STEPS, Choice, Explorer, adapter_file
 from hyperclip_nb.explorer.panels import Frame, bars, path_layer, sheet, sprite
 from hyperclip_nb.explorer.widgets import ExplorerBox, explore
 from hyperclip_nb.hypernet.metatrain import Adaptation

@@ -50,7 +50,8 @@ class Demo:
         from hyperclip_nb.core.runs import data_dir
         from hyperclip_nb.evaluation.asking import ask, open_experiment
         from hyperclip_nb.evaluation.presets import Source, run_folder
-        from hyperclip_nb.evaluation.report import choose_questions, latents_figure, sheet_figure, trajectories_figure
+        from hyperclip_nb.evaluation.latent_maps import latents_figure
+        from hyperclip_nb.evaluation.report import choose_questions, sheet_figure, trajectories_figure
         from hyperclip_nb.evaluation.reproduce import reproduce
         from hyperclip_nb.evaluation.results import to_markdown
         from hyperclip_nb.plots.pictures import save
@@ -72,7 +73,7 @@ class Demo:
         print("drawing figures")
         example = experiment.sets["test"].tasks[choose_questions(experiment)[0]].question
         for name, figure in {
-            "latents": latents_figure(experiment),
+            "latents": latents_figure(experiment).flat[0],
             "trajectories": trajectories_figure(experiment).flat[0],
             "before_after": sheet_figure(ask(experiment, example)[0]).flat[0],
         }.items():
@@ -160,7 +161,7 @@ class Adapt:
         from hyperclip_nb.core.files import save_tensors
         from hyperclip_nb.core.runs import run_dir
         from hyperclip_nb.dataset.questions import slug
-        from hyperclip_nb.evaluation.asking import ask, open_experiment
+        from hyperclip_nb.evaluation.asking import ask, open_experiment, split_answers
         from hyperclip_nb.evaluation.report import sheet_figure
         from hyperclip_nb.plots.pictures import save
 
@@ -169,7 +170,7 @@ class Adapt:
         sheet, weights = ask(
             experiment,
             self.question,
-            self.answers.split(",") if self.answers else (),
+            split_answers(self.answers),
             self.seed,
             gamma=self.gamma,
             samples=self.samples,

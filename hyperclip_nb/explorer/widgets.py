@@ -26,10 +26,10 @@ from ..core.files import RunError
 from ..core.runs import Run, data_dir, run_dir
 from ..dataset.questions import draw_images, find_question
 from ..dataset.tasks import Task
-from ..evaluation.asking import open_experiment
+from ..evaluation.asking import open_experiment, split_answers
 from ..evaluation.experiment import Experiment
 from ..evaluation.report import choose_questions
-from .explore import Choice, Explorer, Shown, adapter_file, split_answers
+from .explore import Choice, Explorer, Shown, adapter_file
 from hyperclip_nb.explorer.panels import (
     STYLE_SHEET,
     Frame,
