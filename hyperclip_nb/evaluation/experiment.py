@@ -26,7 +26,7 @@ from ..dataset.sources import scenes_bank
 from ..dataset.tasks import Splits
 from ..diffusion.hyperldm import HyperLDM
 from . import trainings
-from .parts import Parts, once
+from .parts import Parts, announce, once
 from .recipe import Generator, Recipe
 from .statistics import task_scores
 from .trainings import ConditionalKind, Finetuned, Stored
@@ -53,7 +53,7 @@ class Experiment:
         device: str | torch.device = "cpu",
         train: bool = True,  # False: a missing part is an error instead of work
         mixed: tuple[TaskSet, Any] | None = None,  # for networks that read no question (`sources.with_coco_tasks`)
-        report: Callable[[str], None] = print,  # told about every part that is trained
+        report: Callable[[str], None] = announce,  # told about every part that is trained
     ):
         self.recipe, self.run, self.device = recipe, run, torch.device(device)
         self.sets = {name: TaskSet(tasks, bank, device) for name, tasks in splits.items()}
