@@ -30,9 +30,9 @@ def pool(
     stacks = [np.asarray(array) for array in arrays]
     if not stacks or min(a.ndim for a in stacks) < 2 or len({a.shape[-1] for a in stacks}) != 1:
         raise ValueError(f"expected arrays [..., D] with one D, got {[list(a.shape) for a in stacks]}")
+    if not stacks[0].shape[-1] or not any(stack.size for stack in stacks):
+        raise ValueError(f"expected at least one point and one column, got {[list(a.shape) for a in stacks]}")
     points = np.concatenate([stack.reshape(-1, stack.shape[-1]) for stack in stacks])
-    if not points.size:
-        raise ValueError(f"expected at least one point and one column, got {list(points.shape)}")
     if wrong := int((~np.isfinite(points)).any(1).sum()):
         raise ValueError(f"expected finite points, got {wrong} rows that are not")
     return points, [stack.shape[:-1] for stack in stacks]
@@ -202,8 +202,8 @@ def _neighbours(
     k: int,
 ) -> np.ndarray:  # [N, M] how much of each target is among the k nearest; rows sum to k
     "Nearest neighbours; those that tie for the last places share them."
-    pooled = centred(np.concatenate([points, targets]))[0]  # so that squares neither overflow nor vanish
-    distance = np.where(allowed, cdist(pooled[: len(points)], pooled[len(points) :]), np.inf)
+    unit = 2.0 ** np.frexp(max(np.abs(points).max(), np.abs(targets).max()))[1]  # squares neither overflow nor vanish
+    distance = np.where(allowed, cdist(points / unit, targets / unit), np.inf)
     last = np.partition(distance, k - 1, axis=1)[:, k - 1 : k]
     nearer, tied = distance < last, distance == last
     return nearer + tied * (k - nearer.sum(1, keepdims=True)) / tied.sum(1, keepdims=True)
