@@ -19,7 +19,8 @@ from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.core.training import TrainConfig, run
 from hyperclip_nb.dataset.batches import TaskSet
 from hyperclip_nb.dataset.tasks import Task
-from hyperclip_nb.diffusion.hyperldm import DenoiserConfig, HyperLDM, LDMConfig, train_hyperldm
+from hyperclip_nb.diffusion.denoisers import DenoiserConfig
+from hyperclip_nb.diffusion.hyperldm import HyperLDM, LDMConfig, train_hyperldm
 from hyperclip_nb.diffusion.schedule import DiffusionConfig
 from hyperclip_nb.guidance.question_regression import KernelRegression
 from hyperclip_nb.hypernet.film import FiLM, modulate

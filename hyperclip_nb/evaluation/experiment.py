@@ -27,7 +27,8 @@ from ..dataset.batches import TaskSet
 from ..dataset.features import FeatureBank
 from ..dataset.sources import scenes_bank
 from ..dataset.tasks import Splits
-from ..diffusion.hyperldm import Denoiser, HyperLDM, PublishedDenoiser, train_hyperldm
+from ..diffusion.denoisers import Denoiser, PublishedDenoiser
+from ..diffusion.hyperldm import HyperLDM, train_hyperldm
 from .recipe import NEEDS, Generator, Recipe, fields_of
 from ..guidance.hyperclip import HyperCLIP, train_hyperclip
 from ..guidance.question_regression import QuestionRegression, Whitening, train_question_regression
