@@ -185,12 +185,12 @@ def test_noise_is_seeded(known):
 
 
 def test_the_unit_counts_the_noise():
-    z, spread = draw(3, 200, Z), draw(200, Z, seed=1).abs()
+    z, std = draw(3, 200, Z), draw(200, Z, seed=1).abs()
     torch.testing.assert_close(latent_unit(z), z.flatten(0, 1).std(0, unbiased=False))
     torch.testing.assert_close(latent_unit(z, 0.5), 1.25**0.5 * latent_unit(z))
-    noised = z + 0.5 * spread * draw(2000, 3, 200, Z)
-    torch.testing.assert_close(latent_unit(z, 0.5, spread), noised.flatten(0, 2).std(0), rtol=2e-3, atol=0)
-    torch.testing.assert_close(latent_unit(z, 0.5, spread), latent_unit(z, 0.5, spread.expand_as(z)))
+    noised = z + 0.5 * std * draw(2000, 3, 200, Z)
+    torch.testing.assert_close(latent_unit(z, 0.5, std), noised.flatten(0, 2).std(0), rtol=2e-3, atol=0)
+    torch.testing.assert_close(latent_unit(z, 0.5, std), latent_unit(z, 0.5, std.expand_as(z)))
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,9 @@ def mlp(
 class Standardizer(nn.Module):
     "Mean and scale of stored latents; `encode` standardises, `decode` goes back."
 
+    mean: Tensor  # [Z]
+    std: Tensor  # [Z]
+
     def __init__(
         self,
         latents: Tensor,  # [..., Z] stored latents

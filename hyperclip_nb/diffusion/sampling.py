@@ -50,7 +50,9 @@ def respaced(
     steps: int | None,  # n, at most as many as there are; None: all
     spacing: Spacing = "uniform",  # "quadratic": i-th step at $(i/n)^2$, denser near the data
 ) -> Schedule:  # n steps, the last one among them
-    "A shorter schedule for faster sampling, kept for the next call. Raises `ValueError` for more steps than there are, or an unknown spacing."
+    """A shorter schedule for faster sampling; the same object for the same request.
+
+    Raises `ValueError` for more steps than there are, or an unknown spacing."""
     total, n = len(schedule), len(schedule) if steps is None else steps
     if not 1 <= n <= total:
         raise ValueError(f"steps: expected 1 to {total}, got {steps}")

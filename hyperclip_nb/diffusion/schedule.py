@@ -210,7 +210,9 @@ def weighted_square(
     error: Tensor,  # [B, Z]
     weight: Tensor | None = None,  # [B, Z, Z] symmetric positive semi-definite; None: the identity
 ) -> Tensor:  # scalar: mean over the batch of $δ^T H δ / tr H$
-    "Mean square, each row with its own weight matrix. Raises `ValueError` for a weight of another shape or without positive trace."
+    """Mean square, each row with its own weight matrix.
+
+    Raises `ValueError` for a weight of another shape or without positive trace."""
     if weight is None:
         return error.square().mean()
     if weight.shape != (*error.shape, error.shape[-1]):
