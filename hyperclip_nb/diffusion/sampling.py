@@ -128,7 +128,6 @@ def clean_latent(
 Variance = Literal["beta", "posterior"]
 
 
-@lru_cache(32)
 def posterior(
     schedule: Schedule,
     variance: Variance = "beta",  # β: right for data of unit variance; "posterior": β̃, right for data without any

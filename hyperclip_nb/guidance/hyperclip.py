@@ -41,7 +41,7 @@ def contrastive_loss(
 # %% ../../nbs/4_guidance/01_hyperclip.ipynb #68fac111
 @dataclass(frozen=True, kw_only=True)
 class HyperCLIPConfig:
-    "The size of both encoders. The defaults are the paper's: it reads all weights, and the text encoder stays as it is."
+    "The size of both encoders. The defaults are the paper's: all weights are read, and the text encoder is unchanged."
 
     components: int | None = None  # whitened principal components of the weights to read; None: all weights
     hidden: tuple[int, ...] = (256,)  # widths of the weight encoder
