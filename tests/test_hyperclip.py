@@ -1,4 +1,4 @@
-"The CLIP of weights and questions: its loss against references, its shortcuts against the long way, its training on known families."
+"HyperCLIP: its loss against references, its shortcuts against the plain forms, its training on known families."
 
 import copy
 import itertools
@@ -16,10 +16,10 @@ from hyperclip_nb.basenet.adapter import WeightLayout
 from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.core.training import TrainConfig, run
 from hyperclip_nb.guidance.hyperclip import (
-    LinearEnded,
     ContrastConfig,
     HyperCLIP,
     HyperCLIPConfig,
+    LinearEnded,
     TaskClassification,
     classify_tasks,
     contrastive_loss,
@@ -228,7 +228,7 @@ def test_the_model_given_is_the_average():
 
 
 def test_a_batch_never_holds_a_task_twice():
-    "A task that is its own negative can't be told apart: with 3 tasks, 5 views and batches of 64 the loss must still go to 0."
+    "A task must not be its own negative: with 3 tasks, 5 views and batches of 64 the loss must still go to 0."
     generate = Affine()
     e, z = torch.eye(3, E), 3 * torch.eye(3, Z)
     model = HyperCLIP.make(LAYOUT, generate(draw(20, Z)), E, SMALL)
