@@ -200,11 +200,13 @@ def sample_ddim(
     schedule = respaced(schedule, steps, spacing)
     path, denoise = _ddim_steps(schedule, eta), prepared(denoise, schedule)
     σξ = fresh_noise(noise, [row[-1] for _, _, row in path], generator)
+    predicts_noise = schedule.prediction == "epsilon" and clamp is None  # else ε̂ follows from ẑ0
     z = noise
     yield z
     for t, coefficients, (signal, std, next_signal, direction, _) in path:
-        z0 = clean_latent(z, denoise(z, t), coefficients, clamp)
-        ε = torch.sub(z, z0, alpha=signal).div_(std)
+        prediction = denoise(z, t)
+        z0 = clean_latent(z, prediction, coefficients, clamp)
+        ε = prediction if predicts_noise else torch.sub(z, z0, alpha=signal).div_(std)
         z = torch.add(next_signal * z0, ε, alpha=direction)
         if eta:
             z = z.add_(next(σξ))
