@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from hyperclip_nb.basenet.adapter import WeightLayout
 from hyperclip_nb.basenet.fast.layers import WideLinear
-from hyperclip_nb.diffusion.hyperldm import Denoiser
+from hyperclip_nb.diffusion.denoisers import Denoiser
 from hyperclip_nb.diffusion.schedule import Schedule
 
 Examples = tuple[Tensor, Tensor, Tensor]  # images [N, E], labels [N], answers [C, E] of one task

@@ -30,7 +30,8 @@ from hyperclip_nb.core.training import TrainConfig
 from hyperclip_nb.dataset.batches import TaskSet
 from hyperclip_nb.dataset.meta_vqa import load_meta_vqa
 from hyperclip_nb.dataset.tasks import Task
-from hyperclip_nb.diffusion.hyperldm import PUBLISHED_SIZE, HyperLDM, LDMConfig, PublishedDenoiser, train_hyperldm
+from hyperclip_nb.diffusion.denoisers import PUBLISHED_SIZE, PublishedDenoiser
+from hyperclip_nb.diffusion.hyperldm import HyperLDM, LDMConfig, train_hyperldm
 from hyperclip_nb.diffusion.sampling import respaced
 from hyperclip_nb.guidance.hyperclip import ContrastConfig, HyperCLIP, train_hyperclip
 from hyperclip_nb.hypernet.finetune import draw_views

@@ -27,7 +27,8 @@ from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.core.training import TrainConfig, run
 from hyperclip_nb.dataset.batches import TaskSet
 from hyperclip_nb.dataset.tasks import Task
-from hyperclip_nb.diffusion.hyperldm import PUBLISHED_SIZE, HyperLDM, LDMConfig, PublishedDenoiser, train_hyperldm
+from hyperclip_nb.diffusion.denoisers import PUBLISHED_SIZE, PublishedDenoiser
+from hyperclip_nb.diffusion.hyperldm import HyperLDM, LDMConfig, train_hyperldm
 from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, adapt, fit_meta
 from hyperclip_nb.hypernet.store import store_adaptations
 

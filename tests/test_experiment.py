@@ -11,7 +11,8 @@ from conftest import ToyBank, toy_tasks
 from hyperclip_nb.core.files import RunError, load_tensors, save_tensors, sha256_of
 from hyperclip_nb.core.runs import Run, to_settings
 from hyperclip_nb.core.training import TrainConfig
-from hyperclip_nb.diffusion.hyperldm import DenoiserConfig, LDMConfig
+from hyperclip_nb.diffusion.denoisers import DenoiserConfig
+from hyperclip_nb.diffusion.hyperldm import LDMConfig
 from hyperclip_nb.diffusion.schedule import DiffusionConfig
 from hyperclip_nb.evaluation.experiment import Experiment
 from hyperclip_nb.evaluation.methods import train_method

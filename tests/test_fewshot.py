@@ -8,7 +8,8 @@ from hyperclip_nb.basenet.adapter import WeightLayout, batch_logits, set_accurac
 from hyperclip_nb.core.blocks import Standardizer
 from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.dataset.batches import TaskSet
-from hyperclip_nb.diffusion.hyperldm import DenoiserConfig, HyperLDM
+from hyperclip_nb.diffusion.denoisers import DenoiserConfig
+from hyperclip_nb.diffusion.hyperldm import HyperLDM
 from hyperclip_nb.diffusion.schedule import DiffusionConfig
 from hyperclip_nb.evaluation.fewshot import (
     choose_steps,

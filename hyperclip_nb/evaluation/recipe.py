@@ -13,7 +13,8 @@ from typing import Any, Literal
 import msgspec
 
 from ..core.training import TrainConfig
-from ..diffusion.hyperldm import PAPER_TRAINING, PUBLISHED_SIZE, DenoiserConfig, LDMConfig
+from ..diffusion.denoisers import PUBLISHED_SIZE, DenoiserConfig
+from ..diffusion.hyperldm import PAPER_TRAINING, LDMConfig
 from ..diffusion.schedule import DiffusionConfig
 from ..guidance.hyperclip import PAPER_CONTRAST, ContrastConfig, HyperCLIPConfig
 from ..hypernet.hvae import PAPER_HVAE, HVAEConfig, HVAELoss

@@ -20,7 +20,8 @@ from ..core.blocks import Standardizer
 from ..core.seeds import seeded, step_seed
 from ..core.training import Steps, TrainConfig, keep_best
 from ..dataset.batches import TaskSet
-from ..diffusion.hyperldm import Denoiser, HyperLDM, PublishedDenoiser, train_hyperldm
+from ..diffusion.denoisers import Denoiser, PublishedDenoiser
+from ..diffusion.hyperldm import HyperLDM, train_hyperldm
 from .parts import Training
 from .recipe import Recipe
 from ..guidance.hyperclip import HyperCLIP, train_hyperclip

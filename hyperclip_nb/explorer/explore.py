@@ -30,7 +30,7 @@ from ..dataset.questions import slug
 from ..dataset.small_clip import load_small_clip
 from ..dataset.small_clip_training import nearest_questions
 from ..dataset.tasks import Task
-from ..diffusion.sampling import PLANS
+from ..diffusion.sampling import SAMPLERS
 from hyperclip_nb.evaluation.asking import (
     answers_together,
     one_task,
@@ -69,7 +69,7 @@ class Choice:
             ("gamma", 0 <= self.gamma <= 10, "0 to 10"),
             ("prior", 0 <= self.prior <= 10, "0 to 10"),
             ("steps", 1 <= self.steps <= 1000, "1 to 1000"),
-            ("sampler", self.sampler in PLANS, f"one of {', '.join(PLANS)}"),
+            ("sampler", self.sampler in SAMPLERS, f"one of {', '.join(SAMPLERS)}"),
             ("networks", 1 <= self.networks <= 100, "1 to 100"),
             ("shots", 0 <= self.shots <= 10, "0 to 10"),
         ]:

@@ -7,6 +7,7 @@ __all__ = ['PAPER_HVAE', 'HVAEConfig', 'HVAE', 'sample_posterior', 'kl_to_prior'
            'hvae_latents']
 
 # %% ../../nbs/3_hypernet/05_hvae.ipynb #d06d0e82
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -127,6 +128,11 @@ class HVAE(nn.Module):
         if z.ndim != 2 or z.shape[1] != self.latent_size:
             raise ValueError(f"expected latents [T, {self.latent_size}], got {list(z.shape)}")
         return self.scaler.decode(self.decoder(z))
+
+    def last_layer(self) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
+        "What is computed before the last layer, z [T, Z] -> [T, H]; its matrix [P, H]; its offset [P]."
+        last, std = self.decoder[-1], self.scaler.std
+        return self.decoder[:-1], std[:, None] * last.weight, self.scaler.decode(last.bias)
 
     @property
     def z0(self) -> Tensor:  # [Z]

@@ -6,7 +6,7 @@
 __all__ = ['WeightGenerator', 'HNet', 'MNet']
 
 # %% ../../nbs/3_hypernet/01_hypernetworks.ipynb #639e28e7
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -67,6 +67,10 @@ class HNet(nn.Module):
         if z.ndim != 2 or z.shape[1] != self.latent_size:
             raise ValueError(f"expected latents [T, {self.latent_size}], got {list(z.shape)}")
         return self.head(self.body(z))
+
+    def last_layer(self) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
+        "What is computed before the last layer, z [T, Z] -> [T, H]; its matrix [P, H]; its offset [P]."
+        return self.body, self.head.weight, self.head.bias
 
 # %% ../../nbs/3_hypernet/01_hypernetworks.ipynb #6cbff156
 class MNet(nn.Module):
