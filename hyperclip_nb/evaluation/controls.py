@@ -40,9 +40,9 @@ def majority(
 ) -> Tensor:  # [T] percent; answers that tie share the score equally
     "Accuracy of always giving the answer that is most frequent in the support set."
     answers = 1 + int(max(support.max(), query.max()))
-    seen, asked = answer_counts(support, support_mask, answers), answer_counts(query, query_mask, answers)
+    seen, scored = answer_counts(support, support_mask, answers), answer_counts(query, query_mask, answers)
     most = seen == seen.amax(1, keepdim=True)
-    return 100 * (most * asked).sum(1) / (most.sum(1) * asked.sum(1))
+    return 100 * (most * scored).sum(1) / (most.sum(1) * scored.sum(1))
 
 # %% ../../nbs/7_evaluation/02_controls.ipynb #cdb88e79
 def derangement(

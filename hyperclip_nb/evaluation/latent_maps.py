@@ -92,9 +92,9 @@ def latents_pair(
     axes = plt.subplots(1, len(maps), figsize=(8, 3.7), layout="constrained", squeeze=False)[1][0]
     for index, (ax, (name, found)) in enumerate(zip(axes, maps.items())):
         if by == "accuracy":
-            hard, new = (x.scores(x.zero_shot, split).numpy() for split in ("train", "test"))
+            hard, hard_new = (x.scores(x.zero_shot, split).numpy() for split in ("train", "test"))
             own = knn_correlation(found.adapted, hard)
-            landed = knn_correlation(found.generated, new, reference=found.adapted, reference_values=hard)
+            landed = knn_correlation(found.generated, hard_new, reference=found.adapted, reference_values=hard)
             title = f"{name}: neighbours' accuracy correlates with\nr = {own:.2f} (adapted), {landed:.2f} (generated)"
             label = "zero-shot CLIP (%)"
             tsne_map(
@@ -102,19 +102,19 @@ def latents_pair(
                 values=hard,
                 values_label=label,
                 over=found.large,
-                over_values=new,
+                over_values=hard_new,
                 over_size=20,
                 title=title,
                 ax=ax,
             )
         else:
-            types, asked = ([answer_type(t.answers) for t in x.sets[split].tasks] for split in ("train", "test"))
+            types, new = ([answer_type(t.answers) for t in x.sets[split].tasks] for split in ("train", "test"))
             own, chance = knn_purity(found.adapted, types)
-            landed = knn_purity(found.generated, asked, reference=found.adapted, reference_groups=types)[0]
+            landed = knn_purity(found.generated, new, reference=found.adapted, reference_groups=types)[0]
             title = (
                 f"{name}: {own:.0%} of neighbours agree (adapted),\n{landed:.0%} (generated), {chance:.0%} by chance"
             )
-            tsne_map(found.small, types, over=found.large, over_groups=asked, over_size=20, title=title, ax=ax)
+            tsne_map(found.small, types, over=found.large, over_groups=new, over_size=20, title=title, ax=ax)
         if index < len(maps) - 1:  # one key serves all
             (ax.collections[0].colorbar if by == "accuracy" else ax.get_legend()).remove()
     return axes

@@ -91,11 +91,11 @@ def trajectories_figure(
 ) -> np.ndarray:
     "Reverse diffusion of four questions for several γ, in one projection."
     x, ids = experiment, choose_questions(experiment)
-    asked = pick(x.embeddings["test"], torch.tensor(ids, device=x.device))
+    four = pick(x.embeddings["test"], torch.tensor(ids, device=x.device))
     paths = []  # [S, K·T, Z] each
     for gamma in gammas:
         noise = seeded(seed, "paths")  # the same in every panel
-        steps = x.sample_path(kind, seed, asked, gamma=gamma, samples=samples, generator=noise)
+        steps = x.sample_path(kind, seed, four, gamma=gamma, samples=samples, generator=noise)
         paths.append(trajectory(steps).flatten(1, 2).cpu())
     background, *flat = project_pca(x.latents(kind, seed).mean(0).cpu(), *paths)
     names = [x.sets["test"].tasks[i].question for i in ids] * samples

@@ -100,8 +100,8 @@ def tabulate(
     resamples: int = 10_000,
 ) -> Results:  # rows in the order of `Method.place`
     "Averages, intervals and paired differences of all methods, with the same resamples."
-    for name, given in ("chosen", chosen or {}), ("labels", labels or {}):
-        if unknown := sorted(set(given) - set(scores)):
+    for name, ids in ("chosen", set(chosen or {})), ("labels", set(labels or {})):
+        if unknown := sorted(ids - set(scores)):
             raise ValueError(f"{name}: expected rows of {sorted(scores)}, got {unknown}")
     draws, s, t = Bootstrap(len(n), len(seeds), resamples), len(seeds), len(n)
     for id, values in scores.items():
