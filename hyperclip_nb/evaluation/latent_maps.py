@@ -17,8 +17,7 @@ from ..core.seeds import seeded
 from ..dataset.scenes import BACKGROUNDS, COLORS, COUNTS, PATTERNS, PLACES, POSES, SIZES, THINGS
 from .experiment import Experiment
 from .recipe import Generator
-from ..plots.maps import knn_correlation, knn_purity, project_tsne, tsne_map
-from ..plots.style import FAINT, group_style, prepare
+from ..plots.maps import group_maps, knn_correlation, knn_purity, project_tsne, tsne_map
 
 # %% ../../nbs/7_evaluation/appendix/latent_maps.ipynb #e8d5d885
 @dataclass(frozen=True)
@@ -56,26 +55,12 @@ def latents_figure(
     seed: int = 0,
     kind: Generator = "hvae",
     found: LatentMap | None = None,  # made already
-    wrap: int = 4,  # panels in a row
-) -> np.ndarray:  # [rows, wrap] of axes; those left over are empty
+) -> np.ndarray:  # an axis for each family, in rows of four
     "t-SNE of adapted latents of training tasks (small) and generated latents of test questions (large), by family."
     found = found or latent_map(experiment, kind, seed)
-    train, test = (np.array(families_of(experiment, split)) for split in ("train", "test"))
-    names = sorted({*train, *test})
-    rows = -(-len(names) // wrap)
-    fig, grid = plt.subplots(
-        rows, wrap, figsize=(8, 2.0 * rows + 0.4), squeeze=False, sharex=True, sharey=True, layout="constrained"
-    )
-    fig.suptitle("Generated for test questions (large, outlined), adapted to training tasks (small)", fontsize=11)
-    for ax in grid.flat[len(names) :]:
-        ax.set_axis_off()
-    for index, (ax, name) in enumerate(zip(grid.flat, names)):
-        prepare(ax, name, "", "")
-        ax.scatter(*found.small.T, s=3, color=FAINT, linewidth=0)
-        ax.scatter(*found.small[train == name].T, s=9, linewidth=0, **group_style(index))
-        ax.scatter(*found.large[test == name].T, s=28, edgecolor="black", linewidth=0.8, **group_style(index))
-        ax.set(xticks=[], yticks=[])
-    return grid
+    train, test = (families_of(experiment, split) for split in ("train", "test"))
+    title = "Generated for test questions (outlined) among adapted to training tasks"
+    return group_maps(found.small, train, over=found.large, over_groups=test, title=title)
 
 # %% ../../nbs/7_evaluation/appendix/latent_maps.ipynb #4ae83f89
 _TYPES = {

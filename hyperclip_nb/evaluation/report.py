@@ -160,6 +160,7 @@ def idea_figure(
         ax.imshow(image)
         ax.set(xticks=[], yticks=[])
         for spine in ax.spines.values():
-            spine.set(color=RIGHT if answer == truth else WRONG, linewidth=2.5)
-        ax.set_xlabel(sheet.answers[answer], fontsize=9, color=RIGHT if answer == truth else WRONG)
+            spine.set(color=RIGHT if answer == truth else WRONG, linewidth=2.5, visible=True)
+        mark, color = ("✓", RIGHT) if answer == truth else ("✗", WRONG)
+        ax.set_xlabel(f"{mark} {sheet.answers[answer]}", fontsize=9, color=color)
     return fig
