@@ -87,6 +87,8 @@ def test_warnings_are_sentences(capsys, monkeypatch):
 
     from hyperclip_nb.cli import commands as cli
 
-    monkeypatch.setattr(cli.Demo, "__call__", lambda self: warnings.warn("these words are unknown: zebra"))
+    monkeypatch.setattr(
+        cli.Demo, "__call__", lambda self: warnings.warn("these words are unknown: zebra", stacklevel=2)
+    )
     main(["demo"])
     assert capsys.readouterr().err == "hyperclip_nb: these words are unknown: zebra\n"
