@@ -79,7 +79,7 @@ def test_a_run_directory_of_something_else_is_refused(capsys, tmp_path):
 
     Run.create(tmp_path / "run", {"dataset": "other"})
     code, text = call(capsys, "adapt", "What color is the cat?", "--run", str(tmp_path / "run"))
-    assert code == 2 and "manifest.json" in text and "recipe" in text
+    assert code == 2 and str(tmp_path / "run") in text and "expected a run on the scenes" in text
 
 
 def test_warnings_are_sentences(capsys, monkeypatch):
@@ -87,6 +87,8 @@ def test_warnings_are_sentences(capsys, monkeypatch):
 
     from hyperclip_nb.cli import commands as cli
 
-    monkeypatch.setattr(cli.Demo, "__call__", lambda self: warnings.warn("these words are unknown: zebra"))
+    monkeypatch.setattr(
+        cli.Demo, "__call__", lambda self: warnings.warn("these words are unknown: zebra", stacklevel=2)
+    )
     main(["demo"])
     assert capsys.readouterr().err == "hyperclip_nb: these words are unknown: zebra\n"
