@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 from hyperclip_nb.core import files
 from hyperclip_nb.core.files import (
-    RunError,
+    FileError,
     fingerprint,
     load_tensors,
     read_json,
@@ -94,7 +94,7 @@ def test_a_changed_byte_is_refused_or_changes_nothing(folder, small, data):
     path.write_bytes(small[:place] + bytes([value]) + small[place + 1 :])
     try:
         loaded, meta = load_tensors(path)
-    except RunError as error:
+    except FileError as error:
         assert str(path) in str(error)
     else:
         assert meta == {"lr": 0.1} and all(torch.equal(loaded[k], v) for k, v in SMALL.items())
@@ -105,10 +105,10 @@ def test_every_truncation_is_refused(folder, small):
     path = folder / "short.safetensors"
     for length in range(len(small)):
         path.write_bytes(small[:length])
-        with pytest.raises(RunError, match="delete it|without its sha256"):
+        with pytest.raises(FileError, match="delete it|without its sha256"):
             load_tensors(path)
     path.write_bytes(small + b"\0")
-    with pytest.raises(RunError):
+    with pytest.raises(FileError):
         load_tensors(path)
 
 
@@ -116,17 +116,17 @@ def test_every_truncation_is_refused(folder, small):
 @given(st.binary(max_size=200))
 def test_rubbish_is_refused(folder, rubbish):
     (folder / "rubbish").write_bytes(rubbish)
-    with pytest.raises(RunError):
+    with pytest.raises(FileError):
         load_tensors(folder / "rubbish")
 
 
 def test_other_files_are_named(folder):
     save_file(SMALL, folder / "foreign.safetensors")
-    with pytest.raises(RunError, match="foreign.safetensors: expected a file written by hyperclip_nb"):
+    with pytest.raises(FileError, match="foreign.safetensors: expected a file written by hyperclip_nb"):
         load_tensors(folder / "foreign.safetensors")
-    with pytest.raises(RunError, match="nowhere: expected a safetensors file, found none"):
+    with pytest.raises(FileError, match="nowhere: expected a safetensors file, found none"):
         load_tensors(folder / "nowhere")
-    with pytest.raises(RunError, match=folder.name):
+    with pytest.raises(FileError, match=folder.name):
         load_tensors(folder)
     with pytest.raises(ValueError, match="expected a tensor for 'a', got list"):
         save_tensors(folder / "x.safetensors", {"a": [1.0]})
@@ -195,7 +195,7 @@ class Tree(msgspec.Struct):
 def test_the_error_names_the_entry(folder, sizes, data):
     guilty = data.draw(st.sampled_from(sorted(sizes)))
     write_json(folder / "tree.json", {"files": {k: {"size": "big" if k == guilty else v} for k, v in sizes.items()}})
-    with pytest.raises(RunError) as error:
+    with pytest.raises(FileError) as error:
         read_json(folder / "tree.json", Tree)
     assert str(error.value) == f"{folder / 'tree.json'}: Expected `int`, got `str` - at `$.files[{guilty!r}].size`"
 
@@ -215,20 +215,20 @@ def test_the_error_names_the_entry(folder, sizes, data):
 )
 def test_wrong_types_are_placed(folder, content, message):
     write_json(folder / "wrong.json", content)
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(FileError, match=message):
         read_json(folder / "wrong.json", Tree)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"a": tru', b'{"a": "\xff"}', b"{} {}"])
 def test_broken_json_is_named(folder, content):
     (folder / "broken.json").write_bytes(content)
-    with pytest.raises(RunError, match="broken.json: expected JSON, but"):
+    with pytest.raises(FileError, match="broken.json: expected JSON, but"):
         read_json(folder / "broken.json")
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, [np.float64("nan")], {"a": torch.tensor(float("inf"))}])
 def test_numbers_that_json_lacks_are_refused_and_nothing_is_written(tmp_path, bad):
-    with pytest.raises(RunError, match="finite"):
+    with pytest.raises(FileError, match="finite"):
         write_json(tmp_path / "x.json", {"rows": bad})
     assert os.listdir(tmp_path) == []
 

@@ -17,7 +17,7 @@ from torch import nn
 
 import hyperclip_nb
 from hyperclip_nb.core import runs
-from hyperclip_nb.core.files import RunError, load_tensors, read_json, write_json
+from hyperclip_nb.core.files import FileError, HyperclipError, RunError, load_tensors, read_json, write_json
 from hyperclip_nb.core.runs import Run, checkpointed, data_dir, read_manifest
 from hyperclip_nb.core.training import EMA, TrainConfig, fit, keep_best, track_ema
 
@@ -173,11 +173,11 @@ def test_manifests_are_checked(run, change, message):
     manifest = read_json(run.path / "manifest.json", dict) | change
     write_json(run.path / "manifest.json", manifest)
     for action in (lambda: Run.open(run.path), lambda: Run.create(run.path, {}), lambda: run.part("x", {}, never)):
-        with pytest.raises(RunError, match=message) as error:
+        with pytest.raises(HyperclipError, match=message) as error:
             action()
         assert "manifest.json" in str(error.value)
     (run.path / "manifest.json").write_text('{"schema": 1')
-    with pytest.raises(RunError, match="manifest.json: expected JSON"):
+    with pytest.raises(FileError, match="manifest.json: expected JSON"):
         Run.open(run.path)
 
 
@@ -325,7 +325,7 @@ def test_a_checkpoint_of_other_settings_is_ignored_and_a_damaged_one_refused(tmp
     assert [u.step for u in other] == [1, 2, 3]
     content = path.read_bytes()
     path.write_bytes(content[:-5])
-    with pytest.raises(RunError, match="x: expected a whole safetensors file"):
+    with pytest.raises(FileError, match="x: expected a whole safetensors file"):
         next(checkpointed(three_steps(nn.Linear(1, 1)), path, {"other": 1}))
 
 
