@@ -12,7 +12,6 @@ import json
 import os
 import re
 import sys
-import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +21,6 @@ from typing import Any, Literal
 
 import msgspec
 import torch
-from filelock import FileLock
 from torch import Tensor
 
 import hyperclip_nb
@@ -30,10 +28,13 @@ from hyperclip_nb.core.files import (
     HyperclipError,
     RunError,
     fingerprint,
+    folder_lock,
     load_tensors,
+    path_inside,
     read_json,
     save_tensors,
     sha256_of,
+    sweep,
     to_plain,
     write_atomic,
     write_json,
@@ -118,7 +119,7 @@ def to_settings(
 def read_manifest(
     folder: Path,  # a run directory
 ) -> Manifest:
-    "Read and check manifest.json. Raises RunError if it is missing, damaged or of another schema."
+    "Read and check manifest.json. Raises `RunError` if it is missing or of another schema, `FileError` if it is damaged."
     file = folder / "manifest.json"
     if not file.exists():
         raise RunError(
@@ -131,18 +132,21 @@ def read_manifest(
             f"{file}: expected schema {SCHEMA}, got {schema!r}, so another version of hyperclip_nb wrote it; "
             "use that version or another directory"
         )
-    return read_json(file, Manifest)
+    manifest = read_json(file, Manifest)
+    for name in manifest.files:
+        path_inside(folder, name)
+    return manifest
 
 
 def _take_up(
     folder: Path,  # a directory that is to be a run's, lock held
 ) -> Manifest:
-    "The manifest to go on with, an empty one for a new run. Raises RunError for a directory of something else."
-    for leftover in folder.rglob(".*.tmp"):
-        if time.time() - leftover.stat().st_mtime > 3600:  # of a killed process: no write takes an hour
-            leftover.unlink(missing_ok=True)
+    "The manifest to go on with, an empty one for a new run. Raises `RunError` for a directory of something else."
     if (folder / "manifest.json").exists():
-        return read_manifest(folder)
+        manifest = read_manifest(folder)
+        for place in {folder, *((folder / name).parent for name in manifest.files)}:
+            sweep(place)
+        return manifest
     if others := sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")):
         raise RunError(f"{folder}: expected a run directory or an empty one, found no manifest.json but {others[:5]}")
     return Manifest(SCHEMA, {}, [], "", {})
@@ -214,9 +218,9 @@ class Run:
         "Make a run directory, or go on with the one that is there. Raises `RunError` if it is of something else."
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
-        with FileLock(path / ".lock"):
+        with folder_lock(path):
             run = cls(path, _take_up(path))
-            old = [] if resume else [*map(path.joinpath, run.manifest.files), *path.rglob("*.resume.safetensors")]
+            old = [] if resume else [*map(path.joinpath, run.manifest.files), *path.glob("*.resume.safetensors")]
             kept = run.manifest.files if resume else {}
             run.manifest = Manifest(SCHEMA, to_settings(config, order=None), list(seeds), code_version(), kept)
             write_json(path / "manifest.json", run.manifest)
@@ -237,10 +241,7 @@ class Run:
     @contextmanager
     def locked(self) -> Iterator[None]:
         "One process at a time, with the manifest as it is now."
-        if not os.access(self.path, os.W_OK):
-            yield
-            return
-        with FileLock(self.path / ".lock"):
+        with folder_lock(self.path):
             self.manifest = read_manifest(self.path)
             yield
 
