@@ -22,15 +22,14 @@ from torch import Tensor
 
 from ..basenet.adapter import WeightLayout, batch_logits
 from ..core.energy import trajectory
-from ..core.files import RunError, save_tensors
+from ..core.files import HyperclipError, save_tensors
 from ..core.seeds import seeded
 from ..core.training import last
 from ..dataset.batches import TaskBatch, TaskSet
-from ..dataset.encoders import ClipEncoder
+from ..dataset.encoders import ClipEncoder, nearest_questions
 from ..dataset.features import BankIndex, BankManifest, FeatureBank
 from ..dataset.questions import draw_images, slug
 from ..dataset.small_clip import load_small_clip
-from ..dataset.small_clip_training import nearest_questions
 from ..dataset.tasks import Task
 from ..diffusion.sampling import PLANS
 from ..evaluation.asking import open_experiment, percent_right, read_question, task_for
@@ -320,7 +319,7 @@ def train_parts(
     "Train what a choice needs, as the run's own recipe says; an empty run gets the default one."
     try:
         x = open_experiment(folder, data, train=True)
-    except RunError:
+    except HyperclipError:
         x = scenes_experiment(data, out=folder, seeds=(seed,))
     x.hyperldm(kind, seed) if guidance == "hyperldm" else x.hyperclip(kind, seed)
 

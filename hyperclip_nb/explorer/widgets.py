@@ -22,7 +22,7 @@ from pathlib import Path
 import ipywidgets as W
 
 from ..basenet.adapter import WeightLayout
-from ..core.files import RunError
+from ..core.files import HyperclipError
 from ..core.runs import Run, data_dir, run_dir
 from ..dataset.questions import draw_images, find_question
 from ..dataset.tasks import Task
@@ -442,7 +442,7 @@ class Page(W.VBox):
         try:
             self.shown = self.explorer.show(self.form.choice())
             self._draw(1000 * (time.perf_counter() - began))
-        except RunError as error:
+        except HyperclipError as error:
             self._missing(error)
         except Exception as error:
             self._say(error)  # a widget's user can do nothing with a traceback
@@ -459,7 +459,7 @@ class Page(W.VBox):
         self.note.value = f'<div class="hn-say">{escape(sentence(error))}</div>'
         self._dim()
 
-    def _missing(self, error: RunError) -> None:
+    def _missing(self, error: HyperclipError) -> None:
         self._say(error)
 
     def _dim(self) -> None:
@@ -503,7 +503,7 @@ class ExplorerBox(Page):
         "Open the run directory and show its first question, or say what has to be trained."
         try:
             explorer = Explorer(experiment or open_experiment(self.folder, self.data), self.seed)
-        except RunError as error:
+        except HyperclipError as error:
             return self._offer(sentence(error))
         self.show_explorer(explorer)
 
@@ -511,14 +511,14 @@ class ExplorerBox(Page):
         self.working.layout.display = "none" if self.worker is None else None
         super()._draw(milliseconds)
 
-    def _missing(self, error: RunError) -> None:
+    def _missing(self, error: HyperclipError) -> None:
         "Parts that are not in the run: it may have been made anew since it was opened; otherwise offer to train them."
         self.note.value = ""
         if self.worker is not None:
             return self._dim()
         try:
             changed = Run.open(self.folder).config != self.explorer.experiment.run.config
-        except RunError:
+        except HyperclipError:
             changed = False
         if changed:
             return self.reopen()
