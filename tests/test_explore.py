@@ -328,6 +328,11 @@ def made(folder, kind, x):
         Run.create(folder, {"dataset": "scenes", "world_seed": 0, "recipe": x.recipe})
         text = json.loads((folder / "manifest.json").read_text())
         (folder / "manifest.json").write_text(json.dumps(text | {"config": text["config"] | change}))
+    elif kind == "damaged part":
+        run = Run.create(folder, {"dataset": "scenes", "world_seed": 0, "recipe": x.recipe})
+        run.part("hvae-0", {}, lambda: {"w": torch.ones(3)})
+        part = folder / "hvae-0.safetensors"
+        part.write_bytes(part.read_bytes()[:-1] + b"!")
     elif kind == "truncated manifest":
         Run.create(folder, {"dataset": "scenes", "world_seed": 0, "recipe": x.recipe})
         (folder / "manifest.json").write_bytes((folder / "manifest.json").read_bytes()[:60])
@@ -350,18 +355,18 @@ def content(folder):
 @pytest.mark.parametrize(
     "kind",
     ["own data", "world seed as text", "huge world seed", "no recipe", "truncated manifest", "manifest is a folder"]
-    + ["other files", "a file"],
+    + ["damaged part", "other files", "a file"],
 )
 def test_what_training_would_spoil_is_left_alone(x, tmp_path, kind):
     folder = made(tmp_path / "run", kind, x)
     before = content(folder)
-    box = ExplorerBox(folder, str(tmp_path))
+    box = ExplorerBox(folder)
     assert box.working.layout.display == "none" and box.shown is None
     assert "hn-say" in box.note.value and "Traceback" not in box.note.value and len(box.note.value) < 600
     with pytest.raises((HyperclipError, OSError)):
         check_trainable(folder)
     with pytest.raises((HyperclipError, OSError)):
-        train_parts(str(folder), str(tmp_path))
+        train_parts(str(folder), None)
     assert content(folder) == before and set(tmp_path.iterdir()) == {folder}
 
 

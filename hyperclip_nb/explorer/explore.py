@@ -22,7 +22,7 @@ from torch import Tensor
 from ..basenet.adapter import WeightLayout, batch_logits
 from ..core.energy import trajectory
 from ..core.files import RunError, save_tensors
-from ..core.runs import Run
+from ..core.runs import Run, check_file
 from ..core.seeds import seeded
 from ..core.training import last
 from ..dataset.batches import TaskBatch
@@ -185,13 +185,16 @@ def check_trainable(
     folder = Path(folder)
     if not folder.exists() or (folder.is_dir() and all(path.name.startswith(".") for path in folder.iterdir())):
         return None
-    config = Run.open(folder).config
-    world = config.get("world_seed")
+    run = Run.open(folder)
+    config, world = run.config, run.config.get("world_seed")
     if config.get("dataset") != "scenes" or not isinstance(world, int) or not 0 <= world < 2**63:
         raise RunError(
             f"{folder}: expected a run on the scenes, found one on {config.get('dataset')!r} with the world seed "
             f"{str(world)[:20]}; the explorer shows only the scenes and leaves other runs as they are"
         )
+    for file in run.manifest.files:
+        if (folder / file).exists():  # a missing part is made; a damaged one may be worth a look
+            check_file(folder, run.manifest, file)
     try:
         return world, msgspec.convert(config.get("recipe"), Recipe)
     except msgspec.ValidationError as error:
