@@ -14,7 +14,7 @@ import nbformat
 from sphinx.cmd.build import main as sphinx
 
 from hyperclip_nb import __version__
-from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core.files import FileError
 from hyperclip_nb.evaluation.report import results_figure
 from hyperclip_nb.evaluation.results import markdown_row, read_results, to_markdown
 from hyperclip_nb.plots.pictures import save
@@ -201,7 +201,7 @@ def write_results() -> None:
         title = path.stem.replace("_", " ").replace("-", ", ").capitalize()
         try:
             results = read_results(path)
-        except RunError:
+        except FileError:
             if path.stem != "speed":
                 measured += plain_tables(json.loads(path.read_text(encoding="utf-8")), title)
             continue

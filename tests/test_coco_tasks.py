@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core.files import FileError
 from hyperclip_nb.dataset.coco_tasks import (
     INSTANCES,
     draw_coco_tasks,
@@ -148,7 +148,7 @@ def test_damaged_instances_are_refused_with_their_place(tmp_path, change, words)
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
-    with pytest.raises(RunError, match=words) as error:
+    with pytest.raises(FileError, match=words) as error:
         read_objects(tmp_path)
     assert str(path) in str(error.value)
 
@@ -164,11 +164,11 @@ def test_cut_or_overwritten_instances_are_read_or_refused(data, tmp_path_factory
     )
     try:
         read_objects(path.parent)
-    except RunError as error:
+    except FileError as error:
         assert str(path) in str(error)
 
 
 def test_a_missing_file_of_instances_is_named(tmp_path):
     (instances(tmp_path) / INSTANCES.format("train")).unlink()
-    with pytest.raises(RunError, match="instances_train2014.json: expected a JSON file, found none"):
+    with pytest.raises(FileError, match="instances_train2014.json: expected a JSON file, found none"):
         read_objects(tmp_path)

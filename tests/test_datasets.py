@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_bank import Toy, load
 
-from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core.files import FileError
 from hyperclip_nb.dataset.coco_tasks import draw_coco_tasks, group_objects
 from hyperclip_nb.dataset.features import BankIndex, build_bank
 from hyperclip_nb.dataset.sources import COCO_TEMPLATE, MixedEpisodes, coco_pool, open_tasks, read_tasks
@@ -65,7 +65,7 @@ def test_splits(seed, pictures, validation, disjoint, tmp_path_factory):
     try:
         split = "image-disjoint" if disjoint else "standard"
         splits, bank = open_tasks(folder / "tasks", folder / "bank", split, validation, seed, told.append)
-    except RunError as error:
+    except FileError as error:
         assert "none remain in" in str(error) and (disjoint or round(8 * validation) in (0, 8))
         return
     assert splits["test"] == written["test"]
@@ -135,14 +135,14 @@ def test_layouts_that_are_refused(tmp_path, files, words):
     (tmp_path / "tasks").mkdir()
     for i, name in enumerate(files):
         save_tasks(tmp_path / "tasks" / name, written["train"][i : i + 1])
-    with pytest.raises(RunError, match=words):
+    with pytest.raises(FileError, match=words):
         open_tasks(tmp_path / "tasks", tmp_path / "bank")
 
 
 def test_a_question_on_two_sides_is_refused(tmp_path):
     written = tasks_on_disk(tmp_path)
     save_tasks(tmp_path / "val.json", written["test"][1:])
-    with pytest.raises(RunError, match="'what is 9\\?' is in val and in test"):
+    with pytest.raises(FileError, match="'what is 9\\?' is in val and in test"):
         read_tasks(tmp_path)
 
 
@@ -166,7 +166,7 @@ def test_features_of_other_tasks_are_refused(tmp_path, part, change):
     written = tasks_on_disk(tmp_path / "tasks")
     bank_of(tmp_path / "bank", written)
     save_tasks(tmp_path / "tasks" / "train.json", [change(written["train"][0]), *written["train"][1:]])
-    with pytest.raises(RunError, match=f"{part} are not there, such as"):
+    with pytest.raises(FileError, match=f"{part} are not there, such as"):
         open_tasks(tmp_path / "tasks", tmp_path / "bank")
 
 

@@ -20,7 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from toy_bank import TASKS, Toy, load, task
 
-from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core.files import FileError
 from hyperclip_nb.dataset.encoders import ClipEncoder, ImageFolder, Preprocessing, load_encoder, read_image
 from hyperclip_nb.dataset.features import BankIndex, FeatureBank, build_bank
 from hyperclip_nb.dataset.tasks import Task, leave_out
@@ -109,7 +109,7 @@ def test_killed_process(tmp_path):
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    with pytest.raises(RunError, match="unfinished"):
+    with pytest.raises(FileError, match="unfinished"):
         FeatureBank.open(tmp_path / "killed")
     (tmp_path / "killed" / "shards" / ".00000064.safetensors.1-1.tmp").write_bytes(b"half")
     both = [subprocess.Popen([sys.executable, "-c", script]) for _ in range(2)]
@@ -144,7 +144,7 @@ def test_another_bank_is_refused(tmp_path, change, words, finished):
         change.get("encoder", Toy.fingerprint),
         {k: v for k, v in change.items() if k != "encoder"},
     )
-    with pytest.raises(RunError, match=words):
+    with pytest.raises(FileError, match=words):
         build_bank(tmp_path, encoder, load_images=load, workers=0, **{"tasks": TASKS, **change})
     assert before == {p.name: p.read_bytes() for p in tmp_path.iterdir() if p.is_file()}
 
@@ -161,7 +161,7 @@ def test_a_flipped_bit_is_found(tmp_path_factory, name, place, bit):
     path.write_bytes(damaged)
     try:
         bank = FeatureBank.open(folder).verify()
-    except RunError as error:
+    except FileError as error:
         assert str(folder) in str(error) and (name in str(error) or name == "manifest.json")
     else:  # the manifest is not hashed, but nothing in it can change what the rows are
         assert name == "manifest.json" and torch.equal(
@@ -177,7 +177,7 @@ def test_truncated_or_missing_files(tmp_path, name, cut):
     build_bank(tmp_path, Toy(), TASKS, load, workers=0)
     path = tmp_path / name
     path.unlink() if cut is None else path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(RunError, match=name.split(".")[0]):
+    with pytest.raises(FileError, match=name.split(".")[0]):
         FeatureBank.open(tmp_path).verify()
 
 
@@ -193,7 +193,7 @@ def test_damaged_shard_of_an_unfinished_bank(tmp_path):
     data = bytearray(shard.read_bytes())
     data[-3] ^= 1
     shard.write_bytes(data)
-    with pytest.raises(RunError, match=shard.name):
+    with pytest.raises(FileError, match=shard.name):
         build_bank(tmp_path, Toy(), TASKS, load, shard=16, batch_size=16, workers=0)
     shard.unlink()
     build_bank(tmp_path, Toy(), TASKS, load, shard=16, batch_size=16, workers=0)
@@ -219,7 +219,7 @@ def test_features_that_overflow(tmp_path):
         def encode_images(self, images):
             return super().encode_images(images) * 1e6
 
-    with pytest.raises(RunError, match="not finite"):
+    with pytest.raises(FileError, match="not finite"):
         build_bank(tmp_path, Loud(), TASKS, load, workers=0)
     assert build_bank(tmp_path / "wide", Loud(), TASKS, load, dtype="float32", workers=0).images.dtype == torch.float32
 
@@ -298,10 +298,10 @@ def test_unreadable_pictures(folder, tmp_path, name, words):
         query=((good[1], 1),),
     )
     for workers in 0, 1:
-        with pytest.raises(RunError, match=words) as error:
+        with pytest.raises(FileError, match=words) as error:
             build_bank(tmp_path / "stop", Toy(), [spoilt, small], load_files, workers=workers)
         assert str(folder / name) in str(error.value)
-        with pytest.raises(RunError, match="unfinished"):
+        with pytest.raises(FileError, match="unfinished"):
             FeatureBank.open(tmp_path / "stop")
     bank = build_bank(tmp_path / "skip", Toy(), [spoilt, small], load_files, skip_bad=True)
     assert list(bank.index.bad) == [name] and words in bank.index.bad[name]
@@ -312,7 +312,7 @@ def test_unreadable_pictures(folder, tmp_path, name, words):
         bank.images[bank.image_rows(kept[0].images)], Toy().encode_images(load_files(kept[0].images)).half()
     )
     assert build_bank(tmp_path / "skip", Toy(), [spoilt, small], load_files, skip_bad=True).index.bad == bank.index.bad
-    with pytest.raises(RunError, match="leaves out 1 unreadable"):
+    with pytest.raises(FileError, match="leaves out 1 unreadable"):
         build_bank(tmp_path / "skip", Toy(), [spoilt, small], load_files)
 
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core.files import FileError
 from hyperclip_nb.dataset.meta_vqa import ANNOTATIONS, FILES, QUESTIONS, build_meta_vqa, load_meta_vqa
 from hyperclip_nb.dataset.meta_vqa_check import check_meta_vqa
 from hyperclip_nb.dataset.prompts import question_to_prompt
@@ -219,7 +219,7 @@ def test_a_template_without_a_hole_is_refused(tmp_path):
 def test_empty_answers_stop_unless_they_are_wanted(tmp_path):
     entries = [(part, i, "What is it?", "other", "" if i % 2 else "x") for part in ("train", "val") for i in range(30)]
     with pytest.raises(
-        RunError, match=r"annotations\.json: \$\.annotations\[1\]\.multiple_choice_answer: expected an answer, got ''"
+        FileError, match=r"annotations\.json: \$\.annotations\[1\]\.multiple_choice_answer: expected an answer, got ''"
     ):
         build_meta_vqa(write_vqa(tmp_path / "vqa", entries), tmp_path / "out")
     assert build_meta_vqa(tmp_path / "vqa", tmp_path / "out", allow_empty=True).pairs == 60
@@ -228,7 +228,7 @@ def test_empty_answers_stop_unless_they_are_wanted(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     write_vqa(tmp_path, miniature())
     (tmp_path / QUESTIONS.format("val")).unlink()
-    with pytest.raises(RunError, match=QUESTIONS.format("val")):
+    with pytest.raises(FileError, match=QUESTIONS.format("val")):
         build_meta_vqa(tmp_path, tmp_path / "out")
 
 
@@ -270,7 +270,7 @@ def test_whatever_comes_is_read_or_refused_with_a_place(data, tmp_path_factory):
     path.write_bytes(replacement if isinstance(replacement, bytes) else replacement.encode())
     try:
         build_meta_vqa(folder, folder / "out")
-    except RunError as error:
+    except FileError as error:
         assert str(folder) in str(error)
         assert not (folder / "out").exists()
 
@@ -301,6 +301,6 @@ def test_check_lists_problems_and_load_refuses(content, tmp_path_factory):
         "expected more than 20" in p or "image name" in p or "in train, got" in p or "at least twice" in p
         for p in check.problems
     ):
-        with pytest.raises(RunError):
+        with pytest.raises(FileError):
             load_meta_vqa(folder)
     print(check)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from hyperclip_nb.basenet.adapter import WeightLayout
 from hyperclip_nb.cli.commands import main
-from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core.files import FileError
 from hyperclip_nb.core.training import TrainConfig, run
 from hyperclip_nb.dataset.coco_tasks import read_objects
 from hyperclip_nb.dataset.encoders import ImageFolder
@@ -182,5 +182,5 @@ def test_other_tasks_are_refused(home, tmp_path, capsys):
     for name in "meta_test.json", "prompt_meta.json":
         (tmp_path / "tasks" / name).write_text((home / "meta_vqa" / name).read_text())
     (tmp_path / "tasks" / "meta_train.json").write_text(json.dumps(meta))
-    with pytest.raises(RunError, match="1 of their 2.. images are not there, such as 'COCO_train2014_000000999999'"):
+    with pytest.raises(FileError, match="1 of their 2.. images are not there, such as 'COCO_train2014_000000999999'"):
         open_tasks(tmp_path / "tasks", home / "features")

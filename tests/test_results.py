@@ -7,7 +7,7 @@ import msgspec
 import pytest
 import torch
 
-from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core.files import FileError
 from hyperclip_nb.core.runs import Run
 from hyperclip_nb.evaluation.results import (
     Results,
@@ -161,15 +161,15 @@ def test_a_table_that_is_none_is_refused_with_file_and_place(results, tmp_path, 
     table = json.loads(path.read_text())
     change(table)
     path.write_text(json.dumps(table))
-    with pytest.raises(RunError, match="(?s)" + re.escape(str(path)) + ".*" + message):
+    with pytest.raises(FileError, match="(?s)" + re.escape(str(path)) + ".*" + message):
         read_results(path)
 
 
 def test_no_table_is_refused(tmp_path):
-    with pytest.raises(RunError, match="found none"):
+    with pytest.raises(FileError, match="found none"):
         read_results(tmp_path / "nothing.json")
     (tmp_path / "results.json").write_text("{")
-    with pytest.raises(RunError, match="expected JSON"):
+    with pytest.raises(FileError, match="expected JSON"):
         read_results(tmp_path)
 
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import center_of_mass, label
 
-from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core.files import FileError
 from hyperclip_nb.dataset.captions import (
     CARDS,
     all_texts,
@@ -368,7 +368,7 @@ def test_labels_are_listed_once_and_again_when_the_code_changes(tmp_path, monkey
     monkeypatch.setattr("hyperclip_nb.dataset.questions.list_labels", lambda *a: [0] * 9)
     assert kept_labels(path, 0, 9) == [[0] * 9] * len(questions())
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(RunError, match="labels.safetensors.*damaged"):
+    with pytest.raises(FileError, match="labels.safetensors.*damaged"):
         kept_labels(path, 0, 9)
 
 

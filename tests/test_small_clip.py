@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
-from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core.files import FileError
 from hyperclip_nb.dataset import small_clip_training, sources
+from hyperclip_nb.dataset.encoders import nearest_questions
 from hyperclip_nb.dataset.questions import find_question, questions, scenes_tasks
 from hyperclip_nb.dataset.scenes import CATEGORY
 from hyperclip_nb.dataset.small_clip import (
@@ -22,16 +23,15 @@ from hyperclip_nb.dataset.small_clip import (
     SmallTokenizer,
     load_small_clip,
     small_clip_record,
+    zero_shot_accuracy,
 )
 from hyperclip_nb.dataset.small_clip_training import (
     RECIPE,
     Pairs,
     generalise,
-    nearest_questions,
     pairs_hash,
     retrieval_accuracy,
     train_small_clip,
-    zero_shot_accuracy,
 )
 from hyperclip_nb.dataset.sources import scenes_bank
 
@@ -182,7 +182,7 @@ def test_damaged_weights_are_refused(tmp_path, name):
     data = bytearray((tmp_path / "assets" / name).read_bytes())
     data[len(data) // 2 if name == WEIGHTS else data.index(b'"sha256": "') + 12] ^= 1
     (tmp_path / "assets" / name).write_bytes(data)
-    with pytest.raises(RunError, match="not the file"):
+    with pytest.raises(FileError, match="not the file"):
         load_small_clip(folder=tmp_path / "assets")
 
 

@@ -139,7 +139,7 @@ class Features:
                 "expected --batch and --shard of at least 1 and --workers of at least 0, "
                 f"got {self.batch}, {self.shard} and {self.workers}"
             )
-        from hyperclip_nb.core.files import RunError
+        from hyperclip_nb.core.files import FileError
         from hyperclip_nb.dataset.coco_tasks import read_objects
         from hyperclip_nb.dataset.encoders import ImageFolder
         from hyperclip_nb.dataset.features import BankIndex, build_bank
@@ -180,7 +180,7 @@ class Features:
         except RuntimeError as error:  # the loader's own words for a process that was killed, mostly for want of memory
             if "DataLoader worker" not in str(error):
                 raise
-            raise RunError(
+            raise FileError(
                 f"{error} Call again with fewer --workers, a smaller --batch, or --workers 0: "
                 "it goes on where it stopped."
             ) from None
@@ -188,11 +188,11 @@ class Features:
         print(f"{self.out}: {len(bank.images):,} pictures, {time.perf_counter() - began:.0f} s")
 
     def _look_for(self, images: list[str]) -> None:
-        from hyperclip_nb.core.files import RunError
+        from hyperclip_nb.core.files import FileError
         from hyperclip_nb.dataset.encoders import ImageFolder
 
         if not self.images.is_dir():
-            raise RunError(f"{self.images}: expected a folder of pictures, found none")
+            raise FileError(f"{self.images}: expected a folder of pictures, found none")
         folder, lost = ImageFolder(self.images, None), []
         for image in images:
             try:
@@ -200,7 +200,7 @@ class Features:
             except ValueError as error:
                 lost.append(str(error))
         if lost:
-            raise RunError(
+            raise FileError(
                 f"{len(lost):,} of {len(images):,} pictures are missing: {'; '.join(lost[:3])}{'; …' * (len(lost) > 3)}. "
                 "Put them there, or leave them out with --skip-bad."
             )
@@ -210,7 +210,7 @@ class Features:
             return "\n".join([*(f"  {line}" for line in lines[:most]), *["  …"] * (len(lines) > most)])
 
         if bad:
-            gone_first = sorted(tasks, key=lambda told: "task left out" not in told)
+            gone_first = sorted(tasks, key=lambda line: "task left out" not in line)
             print(
                 f"{len(bad):,} picture(s) could not be read and are left out (all are in {self.out / 'index.json'}):\n"
                 f"{listed([*bad.values()])}\n{len(tasks):,} task(s) lose them whenever they are opened with this bank:\n"

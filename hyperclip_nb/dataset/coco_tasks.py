@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from msgspec import Struct
 
-from ..core.files import RunError
+from ..core.files import FileError
 from .meta_vqa import read_typed
 from .tasks import Task, fill_template
 
@@ -93,7 +93,7 @@ def _place(path: Path, kind: str, items: list) -> dict[int, int]:
     places = {item.id: i for i, item in enumerate(items)}
     if len(places) < len(items):
         twice = next(i for i, item in enumerate(items) if places[item.id] != i)
-        raise RunError(f"{path}: $.{kind}[{twice}].id: {items[twice].id} occurs more than once")
+        raise FileError(f"{path}: $.{kind}[{twice}].id: {items[twice].id} occurs more than once")
     return places
 
 
@@ -102,8 +102,11 @@ def read_objects(
     exclude: Collection[str] = (),  # ids of images that must not be used: those of the meta-test tasks
     min_area: float = 20_000,  # square pixels; an object must be larger
 ) -> CocoObjects:
-    "Large single objects of both parts of COCO. Raises `RunError` with file and place for anything unexpected."
-    exclude, names, images, image_rows, class_rows = set(exclude), {}, [], [], []
+    "Large single objects of both parts of COCO. Raises `FileError` with file and place for anything unexpected."
+    exclude = set(exclude)
+    names: dict[str, int] = {}  # class -> its place
+    images: list[str] = []
+    image_rows, class_rows = [], []
     for part in "train", "val":
         path = Path(instances) / INSTANCES.format(part)
         content = read_typed(path, Instances)
@@ -114,7 +117,7 @@ def read_objects(
             try:
                 image, kind = image_at[item.image_id], class_at[item.category_id]
             except KeyError as error:
-                raise RunError(
+                raise FileError(
                     f"{path}: $.annotations[{i}]: expected an image and a category of this file, got id {error}"
                 ) from None
             if item.area > min_area and not item.iscrowd and ids[image] not in exclude:
@@ -145,7 +148,7 @@ def draw_places(
     images: int,  # per class
     rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray]:  # classes [T, ways], images [T, ways, images]: places in `objects`
-    "Draw classes and images of many tasks at once; a task never holds an image twice. Raises `ValueError` if that can't be."
+    "Draw classes and images of many tasks, no image twice in a task. Raises `ValueError` if that can't be."
     usable = np.flatnonzero(objects.sizes >= images)
     if len(usable) < ways:
         raise ValueError(

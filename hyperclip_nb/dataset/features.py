@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from hyperclip_nb.core.files import (
-    RunError,
+    FileError,
     load_tensors,
     read_json,
     replacing,
@@ -120,13 +120,13 @@ class FeatureBank:
 
     @classmethod
     def open(cls, folder: str | Path) -> "FeatureBank":
-        "Map a finished bank into memory. Raises `RunError` for one that is missing, unfinished or damaged."
+        "Map a finished bank into memory. Raises `FileError` for one that is missing, unfinished or damaged."
         folder = Path(folder)
         manifest = _read_manifest(folder)
         if manifest is None:
-            raise RunError(f"{folder}: expected a bank of features, found no manifest.json")
+            raise FileError(f"{folder}: expected a bank of features, found no manifest.json")
         if not manifest.complete:
-            raise RunError(
+            raise FileError(
                 f"{folder}: this bank is unfinished; build it again with the same arguments and it goes on where it stopped"
             )
         for name in "index.json", "texts.safetensors":
@@ -135,7 +135,7 @@ class FeatureBank:
         texts = load_file(folder / "texts.safetensors")
         images = _map_matrix(folder / "images.safetensors")
         if images.shape[0] != len(index.images) or str(images.dtype) != f"torch.{manifest.dtype}":
-            raise RunError(
+            raise FileError(
                 f"{folder}/images.safetensors: expected {manifest.dtype} [{len(index.images)}, E], "
                 f"got {images.dtype} {list(images.shape)}"
             )
@@ -143,7 +143,7 @@ class FeatureBank:
         return cls(folder, manifest, index, images, texts["prompts"], questions)
 
     def verify(self) -> "FeatureBank":
-        "Read every byte and compare hashes. Raises `RunError` if the image matrix is damaged."
+        "Read every byte and compare hashes. Raises `FileError` if the image matrix is damaged."
         _check_file(self.folder, "images.safetensors", self.manifest)
         return self
 
@@ -157,13 +157,13 @@ class FeatureBank:
     def _find(self, name: str, keys: Sequence[str]) -> Tensor:
         rows = self._rows[name]
         if missing := [key for key in keys if key not in rows]:
-            raise RunError(
+            raise FileError(
                 f"{self.folder}: {len(missing):,} of {len(keys):,} {name} are not in this bank, such as {missing[0]!r}"
             )
         return torch.tensor([rows[key] for key in keys], dtype=torch.long)
 
     def image_rows(self, ids: Sequence[str]) -> Tensor:
-        "[N] rows of `images`. Raises `RunError` for an id that is not in the bank."
+        "[N] rows of `images`. Raises `FileError` for an id that is not in the bank."
         return self._find("images", ids)
 
     def prompt_rows(self, texts: Sequence[str]) -> Tensor:
@@ -183,9 +183,9 @@ def _read_manifest(folder: Path) -> BankManifest | None:
 def _check_file(folder: Path, name: str, manifest: BankManifest) -> None:
     path = folder / name
     if not path.is_file():
-        raise RunError(f"{path} is missing; remove the folder and build the bank again")
+        raise FileError(f"{path} is missing; remove the folder and build the bank again")
     if (found := sha256_of(path)) != manifest.files.get(name):
-        raise RunError(
+        raise FileError(
             f"{path} is damaged: its sha256 is {found}, the manifest's is {manifest.files.get(name)}; "
             "remove the folder and build the bank again"
         )
@@ -196,7 +196,7 @@ def _map_matrix(path: Path) -> Tensor:
         with safe_open(path, "pt") as file:
             return file.get_tensor("images")  # a view of the mapped file: nothing is read yet
     except (OSError, SafetensorError) as error:
-        raise RunError(f"{path} is missing or damaged ({error}); remove the folder and build the bank again") from None
+        raise FileError(f"{path} is missing or damaged ({error}); remove the folder and build the bank again") from None
 
 # %% ../../nbs/1_dataset/06_features.ipynb #342ff3b0
 Loader = Callable[[Sequence[str]], np.ndarray]
@@ -242,7 +242,7 @@ def _encode_shards(
             batch, pixels, problems = next(stream)
             if problems and not skip_bad:
                 listed = "; ".join(f"{image}: {reason}" for image, reason in problems.items())
-                raise RunError(
+                raise FileError(
                     f"{len(problems)} unreadable image(s): {listed}. "
                     "Put them right, or leave such images out with --skip-bad (in Python skip_bad=True)."
                 )
@@ -253,7 +253,7 @@ def _encode_shards(
             yield len(batch)
         features = torch.cat(rows) if rows else torch.empty(0, 0, dtype=dtype)
         if not features.isfinite().all():
-            raise RunError(f"{path}: features that are not finite; {dtype} may be too narrow for this encoder")
+            raise FileError(f"{path}: features that are not finite; {dtype} may be too narrow for this encoder")
         save_tensors(path, {"images": features}, {"bad": bad})
 
 # %% ../../nbs/1_dataset/06_features.ipynb #1fd7d066
@@ -288,7 +288,7 @@ def build_bank(
     workers: int = 1,  # processes that load images; 0: this one
     progress: bool | None = None,  # show images/s and the time left; None: where somebody watches
 ) -> FeatureBank:
-    "Encode whatever of these tasks is not encoded yet, and open the bank. Raises `RunError` if the folder holds another bank."
+    "Encode whatever of these tasks is not encoded yet, and open the bank. Raises `FileError` if the folder holds another bank."
     folder, index = Path(folder), BankIndex.of(tasks)
     wanted = BankManifest(encoder=dict(encoder.fingerprint), dtype=dtype, shard=shard)
     folder.mkdir(parents=True, exist_ok=True)
@@ -307,7 +307,7 @@ def build_bank(
             _build(folder, encoder, wanted, index, load_images, skip_bad, batch_size, workers, progress)
         bank = FeatureBank.open(folder).verify()
         if bank.index.bad and not skip_bad:
-            raise RunError(
+            raise FileError(
                 f"{folder}: this bank leaves out {len(bank.index.bad)} unreadable image(s), such as "
                 f"{min(bank.index.bad.values())}; accept that with --skip-bad (in Python skip_bad=True), or remove the folder"
             )
@@ -320,7 +320,7 @@ def _refuse_other(folder: Path, present: BankManifest, wanted: BankManifest, ind
     if not found:  # the index of another schema might not even be readable
         found = read_json(folder / "index.json", BankIndex).differences(index)
     if found:
-        raise RunError(f"{folder} holds another bank: {'; '.join(found)}. Choose another folder, or remove this one.")
+        raise FileError(f"{folder} holds another bank: {'; '.join(found)}. Choose another folder, or remove this one.")
 
 
 def _build(

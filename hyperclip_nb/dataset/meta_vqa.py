@@ -16,7 +16,7 @@ from typing import Literal, TypeVar
 import msgspec
 from msgspec import Struct
 
-from ..core.files import RunError, write_atomic
+from ..core.files import FileError, write_atomic
 from ..core.training import progress
 from .prompts import question_to_prompt
 from .tasks import Splits, TaskRecord, check_template, load_tasks, split_validation
@@ -56,13 +56,13 @@ class Questions(Struct, frozen=True):
 
 
 def read_typed(path: str | Path, type: type[T]) -> T:
-    "Decode a JSON file into `type`. Raises `RunError` with the file and the place in it."
+    "Decode a JSON file into `type`. Raises `FileError` with the file and the place in it."
     try:
         return msgspec.json.decode(Path(path).read_bytes(), type=type)
     except FileNotFoundError:
-        raise RunError(f"{path}: expected a JSON file, found none") from None
+        raise FileError(f"{path}: expected a JSON file, found none") from None
     except ValueError as error:  # msgspec's errors are ValueErrors too
-        raise RunError(f"{path}: {error}") from None
+        raise FileError(f"{path}: {error}") from None
 
 # %% ../../nbs/1_dataset/appendix/meta_vqa.ipynb #cd9eef8e
 class Reading(Struct):
@@ -76,12 +76,12 @@ class Reading(Struct):
 
 # %% ../../nbs/1_dataset/appendix/meta_vqa.ipynb #a4a2b800
 def _read_questions(path: Path, earlier: Mapping[int, str]) -> dict[int, str]:
-    found = {}
+    found: dict[int, str] = {}
     for i, item in enumerate(read_typed(path, Questions).questions):
         if item.question_id in found or item.question_id in earlier:
-            raise RunError(f"{path}: $.questions[{i}].question_id: {item.question_id} occurs more than once")
+            raise FileError(f"{path}: $.questions[{i}].question_id: {item.question_id} occurs more than once")
         if not item.question.strip():
-            raise RunError(f"{path}: $.questions[{i}].question: expected a question, got {item.question!r}")
+            raise FileError(f"{path}: $.questions[{i}].question: expected a question, got {item.question!r}")
         found[item.question_id] = item.question
     return found
 
@@ -91,7 +91,8 @@ def read_vqa(
     allow_empty: bool = False,  # keep empty answers instead of stopping at the first
 ) -> Reading:
     "Go through train2014, then val2014, and keep the first answer per question and image."
-    texts, answered, out = {}, set(), Reading()
+    texts: dict[int, str] = {}
+    answered, out = set(), Reading()
     for part in "train", "val":
         path, questions = (Path(vqa) / name.format(part) for name in (ANNOTATIONS, QUESTIONS))
         asked = _read_questions(questions, texts)
@@ -99,15 +100,15 @@ def read_vqa(
         for i, item in enumerate(progress(read_typed(path, Annotations).annotations, desc=path.name)):
             number, place = item.question_id, f"{path}: $.annotations[{i}]"
             if number in answered:
-                raise RunError(f"{place}.question_id: {number} occurs more than once")
+                raise FileError(f"{place}.question_id: {number} occurs more than once")
             if number not in asked:
-                raise RunError(f"{place}.question_id: expected a question of {questions.name}, which has no {number}")
+                raise FileError(f"{place}.question_id: expected a question of {questions.name}, which has no {number}")
             answered.add(number)
             if item.answer_type == "yes/no":
                 out.yes_no += 1
                 continue
             if not (item.multiple_choice_answer.strip() or allow_empty):
-                raise RunError(
+                raise FileError(
                     f"{place}.multiple_choice_answer: expected an answer, got {item.multiple_choice_answer!r}"
                 )
             image, entries = f"COCO_{part}2014_{item.image_id:012d}", out.answers.setdefault(asked[number], {})
@@ -122,7 +123,7 @@ def select_question(
     answers: Mapping[str, str],  # image -> answer, one entry per image
 ) -> tuple[dict[str, list[str]], str]:  # answer -> images; why the question is left out, "" where it stays
     "Drop answers seen once, then apply Meta-VQA's three rules to what remains."
-    images = {}
+    images: dict[str, list[str]] = {}
     for image, answer in answers.items():
         images.setdefault(answer, []).append(image)
     images = {answer: names for answer, names in images.items() if len(names) > 1}
@@ -181,7 +182,8 @@ class Built(Struct):
                 f"left out: {r.yes_no:,} yes/no answers, {r.repeated:,} further entries for an image, "
                 f"{self.singletons:,} entries with an answer seen once, {r.unanswered:,} questions without annotation",
                 *[f"left out: {n:,} questions, {why}" for why, n in self.left_out.items()],
-                f"written: {self.tasks['train']:,} meta-train and {self.tasks['test']:,} meta-test tasks with {self.pairs:,} pairs; "
+                f"written: {self.tasks['train']:,} meta-train and {self.tasks['test']:,} meta-test tasks "
+                f"with {self.pairs:,} pairs; "
                 f"{self.own_prompts:,} templates made by rule",
             ]
         )
@@ -196,7 +198,7 @@ def build_meta_vqa(
         "published", "grammatical"
     ] = "published",  # wording of the templates made by rule (see `question_to_prompt`)
 ) -> Built:
-    "Make Meta-VQA from VQA v2, entry for entry as published. Raises `RunError` for files that are not as expected."
+    "Make Meta-VQA from VQA v2, entry for entry as published. Raises `FileError` for files that are not as expected."
     report, records, counts, templates = Built(read_vqa(vqa, allow_empty)), {}, {}, templates or {}
     for question, answers in report.reading.answers.items():
         images, why = select_question(question, answers)
@@ -228,7 +230,7 @@ def load_meta_vqa(
     validation: float = 0.0,  # share of the meta-train tasks to set aside
     seed: int = 0,  # of that split
 ) -> Splits:  # "train", "val" (where asked for), "test" (where its file is there)
-    "Meta-VQA's tasks with their prompts: templates of the file win, rules fill the gaps. Raises `RunError` for a broken file."
+    "Meta-VQA's tasks with their prompts: the file's templates, else rules. Raises `FileError` for a broken file."
     folder = Path(folder)
     prompts = folder / FILES["prompts"]
     templates = read_typed(prompts, dict[str, str]) if prompts.exists() else {}
@@ -236,7 +238,7 @@ def load_meta_vqa(
         try:
             check_template(text)
         except ValueError as error:
-            raise RunError(f"{prompts}: {question!r}: {error}") from None
+            raise FileError(f"{prompts}: {question!r}: {error}") from None
 
     def template(question: str) -> str:
         return templates[question] if question in templates else question_to_prompt(question)

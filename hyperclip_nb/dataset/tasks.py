@@ -17,7 +17,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from ..core.files import RunError, write_atomic
+from ..core.files import FileError, write_atomic
 
 # %% ../../nbs/1_dataset/01_tasks.ipynb #bd19509f
 Example = tuple[str, int]  # (image id, place of its answer in `answers`)
@@ -145,9 +145,12 @@ class TaskRecord(Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields
     def _prompts(self, question: str, template: Callable[[str], str] | None) -> tuple[str, ...]:
         if self.prompts is not None:
             return tuple(self.prompts)
-        if self.prompt is None and template is None:
+        if self.prompt is not None:
+            pattern = self.prompt
+        elif template is not None:
+            pattern = template(question)
+        else:
             raise ValueError("expected `prompt` or `prompts`, got neither")
-        pattern = self.prompt if self.prompt is not None else template(question)
         return tuple(fill_template(pattern, answer) for answer in self.answers)
 
 # %% ../../nbs/1_dataset/01_tasks.ipynb #472e6807
@@ -176,15 +179,15 @@ def scan_tasks(
     path: str | Path,  # a file in the format above
     template: Callable[[str], str] | None = None,  # question -> template, where the file has no prompts of its own
 ) -> Iterator[tuple[str, Task | None, list[str]]]:  # question, its task if one can be made, its problems
-    "Read a file task by task and go on after a broken one. Raises `RunError` where the file as a whole can't be read."
+    "Read a file task by task and go on after a broken one. Raises `FileError` where the file as a whole can't be read."
     try:
         data = Path(path).read_bytes()
         records = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
         json.loads(data, object_pairs_hook=_no_repeats)
     except FileNotFoundError:
-        raise RunError(f"{path}: expected a file of tasks, found none") from None
+        raise FileError(f"{path}: expected a file of tasks, found none") from None
     except ValueError as error:  # msgspec's errors are ValueErrors too
-        raise RunError(f"{path}: {error}") from None
+        raise FileError(f"{path}: {error}") from None
     for question, record in records.items():
         try:
             task = msgspec.json.decode(record, type=TaskRecord).task(question, template)
@@ -198,12 +201,12 @@ def load_tasks(
     path: str | Path,  # a file in the format above
     template: Callable[[str], str] | None = None,  # question -> template, where the file has no prompts of its own
 ) -> list[Task]:  # in the file's order
-    "Read and check a file of tasks. Raises `RunError` with the file, the question and the place in it."
+    "Read and check a file of tasks. Raises `FileError` with the file, the question and the place in it."
     tasks = []
     for question, task, problems in scan_tasks(path, template):
         if problems:
-            raise RunError(f"{path}: task {question!r}: " + "; ".join(problems))
-        tasks.append(task)
+            raise FileError(f"{path}: task {question!r}: " + "; ".join(problems))
+        tasks += [task] if task else []  # where there is none, a problem says why
     return tasks
 
 # %% ../../nbs/1_dataset/01_tasks.ipynb #61833f8c
@@ -218,23 +221,25 @@ def split_validation(
     key = [(task.cell, 0) if task.cell else ("", i) for i, task in enumerate(tasks)]
     size, cells = Counter(key), list(dict.fromkeys(key))
     random.Random(seed).shuffle(cells)
-    aside, wanted = set(), round(fraction * len(tasks))
+    aside: set[tuple] = set()
+    wanted = round(fraction * len(tasks))
     for cell in cells:
         if wanted > 0:
             aside.add(cell)
             wanted -= size[cell]
-    return tuple([task for task, k in zip(tasks, key) if (k in aside) == held_out] for held_out in (False, True))
+    kept = [task for task, k in zip(tasks, key) if k not in aside]
+    return kept, [task for task, k in zip(tasks, key) if k in aside]
 
 # %% ../../nbs/1_dataset/01_tasks.ipynb #0c8a07dd
 def leave_out(
     tasks: Iterable[Task],
     images: Iterable[str],  # ids of images that must not be used
 ) -> tuple[list[Task], list[str]]:  # the tasks without them; one sentence per task that lost anything
-    "Take images out of tasks; a task left without query examples or with less than two answers to learn goes as a whole."
-    images, kept, report = set(images), [], []
+    "Take images out of tasks. A task without query examples or with less than two answers to learn goes as a whole."
+    gone, kept, report = set(images), [], []
     for task in tasks:
         support, query = (
-            tuple(example for example in part if example[0] not in images) for part in (task.support, task.query)
+            tuple(example for example in part if example[0] not in gone) for part in (task.support, task.query)
         )
         lost = len(task.images) - len(support) - len(query)
         usable = bool(query) and len({answer for _, answer in support}) > 1
@@ -265,7 +270,7 @@ def task_from_labels(
     cell: str = "",
 ) -> Task:
     "A task out of labelled pictures; answers are numbered as they first appear. Raises `ValueError` if it isn't sound."
-    images = {}
+    images: dict[str, list[str]] = {}
     for image, answer in labels.items():
         images.setdefault(answer, []).append(image)
     support, query = [], []
