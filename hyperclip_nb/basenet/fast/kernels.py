@@ -133,6 +133,8 @@ class _GeneratedLoss(Function):
             return to_u, None, None, None
         u, weight = ctx.saved_tensors
         if ctx.buffer._version != ctx.version:
-            raise RuntimeError("expected to be differentiated before the next call, which overwrites the gradient")
+            raise RuntimeError(
+                "expected to be differentiated before the loss is called again, which overwrites the gradient"
+            )
         to_w = ctx.buffer if ctx.scale is None else ctx.buffer * ctx.scale
         return to_u, weight_gradient(weight, outer[:, None] * u, to_w), outer @ to_w, None
