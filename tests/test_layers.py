@@ -226,6 +226,10 @@ def test_squared_distance_is_what_it_says():
     found[0][2] = found[0][2].mT
     for mine, theirs in zip(*found):
         torch.testing.assert_close(mine, theirs)
+    wide.requires_grad_(False)
+    (slope,) = torch.autograd.grad(squared_distance(x, wide, target) @ torch.arange(4.0).double(), x)
+    torch.testing.assert_close(slope, found[1][1])
+    wide.requires_grad_(True)
     with pytest.raises(RuntimeError):
         torch.autograd.grad(
             torch.autograd.grad(squared_distance(x, wide, target).sum(), x, create_graph=True)[0].sum(), x

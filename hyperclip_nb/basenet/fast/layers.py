@@ -57,7 +57,7 @@ def _note_gradient(weight: Tensor) -> None:  # torch calls it when the gradient 
 
 
 def _gradient_memory(weight: Tensor) -> Tensor:  # like `weight`, with any content
-    if not weight.is_leaf:
+    if not (weight.is_leaf and weight.requires_grad):
         return torch.empty_like(weight)
     if weight not in _last_gradients:
         weight.register_post_accumulate_grad_hook(_note_gradient)
@@ -224,9 +224,14 @@ class _SquaredDistance(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, outer: Tensor):
-        u, columns, rest = ctx.saved_tensors
+        (u, columns, rest), (to_u, to_columns, to_bias, _) = ctx.saved_tensors, ctx.needs_input_grad
         factor = 2 * outer[:, None]
-        return factor * (rest @ columns.mT), weight_gradient(columns, factor * u, rest), (factor.mT @ rest)[0], None
+        return (
+            factor * (rest @ columns.mT) if to_u else None,
+            weight_gradient(columns, factor * u, rest) if to_columns else None,
+            (factor.mT @ rest)[0] if to_bias else None,
+            None,
+        )
 
 
 def squared_distance(
