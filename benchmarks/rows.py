@@ -14,7 +14,7 @@ import functools
 import os
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -24,10 +24,13 @@ sys.path.insert(0, str(Path(__file__).parent))
 import reference  # noqa: E402
 
 from hyperclip_nb.basenet.adapter import WeightLayout, adapter_logits, set_accuracy, task_accuracy
+from hyperclip_nb.basenet.fast.kernels import GeneratedLoss
+from hyperclip_nb.basenet.fast.layers import forget_gradients
 from hyperclip_nb.core.blocks import Standardizer
+from hyperclip_nb.core.energy import Energy
 from hyperclip_nb.core.seeds import own_randomness
 from hyperclip_nb.core.training import TrainConfig
-from hyperclip_nb.dataset.batches import TaskSet
+from hyperclip_nb.dataset.batches import Ragged, TaskSet
 from hyperclip_nb.dataset.meta_vqa import load_meta_vqa
 from hyperclip_nb.dataset.tasks import Task
 from hyperclip_nb.diffusion.denoisers import PUBLISHED_SIZE, PublishedDenoiser
@@ -130,8 +133,8 @@ def examples(tasks: TaskSet, part: str) -> list[reference.Examples]:
     return [(b.images[0], b.labels[0], b.answers[0]) for b in batches]
 
 
-def generator_network(device: str) -> HNet:
-    hnet = HNet(LAYOUT, LATENT, (WIDTH,) * 3, generator=torch.Generator().manual_seed(0))
+def generator_network(device: str, kind: type[HNet] = HNet) -> HNet:
+    hnet = kind(LAYOUT, LATENT, (WIDTH,) * 3, generator=torch.Generator().manual_seed(0))
     return hnet.to(device)
 
 
@@ -216,6 +219,35 @@ class Row:
         "Necessary operations and bytes."
 
 
+class WatchedLoss(GeneratedLoss):
+    "Notes the weights of a step before they are overwritten."
+
+    def __init__(self, *arguments, note: Callable[[Tensor], None]):
+        super().__init__(*arguments)
+        self.note = note
+
+    def weights(self, u: Tensor) -> Tensor:
+        w = super().weights(u)
+        self.note(w)
+        return w
+
+
+class WatchedHNet(HNet):
+    "An HNet that keeps the published code's four accuracies of every outer step: before and after, on both sets."
+
+    def fast_energy(self, batch: Ragged, trains: bool = False) -> Energy:
+        if not trains:
+            self.support = batch
+            return super().fast_energy(batch)
+
+        def note(after: Tensor) -> None:
+            before = self(self.z0[None])
+            self.metrics = [task_accuracy(w, part, LAYOUT) for w in (before, after) for part in (self.support, batch)]
+
+        loss = WatchedLoss(self.head, batch, self.layout, True, note=note)
+        return lambda z: loss(self.body(z))
+
+
 class MetaTraining(Row):
     work = "HNet-MAML meta-training, 10 inner steps, four accuracies per task"
     steps = 10
@@ -223,16 +255,12 @@ class MetaTraining(Row):
     def __init__(self, *args):
         super().__init__(*args)
         self.ours_tasks, self.plain_tasks = (16, 2) if self.quick else (32, 32)
-        self.ours_set, self.hnet = task_set(self.ours_tasks, self.device), generator_network(self.device)
-        self.metrics = []
+        self.ours_set, self.hnet = task_set(self.ours_tasks, self.device), generator_network(self.device, WatchedHNet)
         self.updates = self.training(self.hnet, self.ours_set)
         self.plain_set = task_set(self.plain_tasks, self.device)
         self.optimizer = None
 
     def training(self, hnet: HNet, tasks: TaskSet):
-        def watch(support, query, before, after):
-            self.metrics = [task_accuracy(w, part, LAYOUT) for w in (before, after) for part in (support, query)]
-
         return fit_meta(
             hnet,
             tasks,
@@ -240,7 +268,6 @@ class MetaTraining(Row):
             adaptation=Adaptation(steps=self.steps, lr=0.1),
             order="first",
             episodes=Episodes(tasks=self.ours_tasks, support=None, query=None),
-            watch=watch,
         )
 
     def ours(self):
@@ -264,7 +291,7 @@ class MetaTraining(Row):
         theirs = torch.tensor(reference.meta_gradient(plain, pairs, self.steps)).view(-1, 4).mean(0)
         torch.nn.utils.clip_grad_norm_(plain.parameters(), 10.0)
         found = [reference.same_shape(a.grad, b.grad) for a, b in zip(mine.parameters(), plain.parameters())]
-        return [*found, (torch.stack(self.metrics).mean(1).cpu(), theirs)]
+        return [*found, (torch.stack(mine.metrics).mean(1).cpu(), theirs)]
 
     def limit(self):
         support, query, answers = mean_sizes(self.ours_tasks)
@@ -387,8 +414,7 @@ class Contrasting(Row):
         if self.variant == "same":
             if self.tasks is None:
                 self.tasks = task_set(self.ours_tasks, self.device)
-            for p in self.updates.params:
-                p.grad = None  # their memory for the scoring
+            forget_gradients(*self.updates.params)  # their memory for the scoring
             score_both(self.hnet, self.latents, self.tasks)
 
     def plain(self):

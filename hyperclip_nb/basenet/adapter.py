@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..core.blocks import check_fields
 from ..dataset.batches import Part, Ragged, TaskBatch, TaskSet
 
 # %% ../../nbs/2_basenet/01_adapter.ipynb #89093b19
@@ -26,8 +27,8 @@ class WeightLayout:
     hidden: int = 16  # H, hidden units of the adapter (256 in the paper)
 
     def __post_init__(self):
-        if self.embed < 1 or self.hidden < 1:
-            raise ValueError(f"expected positive sizes, got {self}")
+        for name in "embed", "hidden":
+            check_fields(self, (name, getattr(self, name) >= 1, "at least 1"))
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -84,7 +85,7 @@ def batch_logits(
 def initial_weights(
     layout: WeightLayout,  # where each matrix lies
     generator: torch.Generator,  # draws the input layer
-    output_std: float = 0.05,  # spread of the output layer, in units of the stored weights
+    output_std: float = 0.05,  # standard deviation of the output layer, in units of the stored weights
 ) -> Tensor:  # [P] weights of a network near the identity
     "Weights to start training from: random input layer, small output layer, zero biases."
     m = {name: torch.zeros(shape) for name, shape in layout.shapes.items()}
@@ -138,9 +139,7 @@ def task_accuracy(
 # %% ../../nbs/2_basenet/01_adapter.ipynb #d9806745
 def set_accuracy(
     w: Tensor
-    | Callable[
-        [Tensor], Tensor
-    ],  # [T, P] weights of all tasks of the set, or [1, P] shared, or a function: ids [T'] -> [T', P]
+    | Callable[[Tensor], Tensor],  # [T, P] weights of all tasks, or [1, P], or a function: ids [T'] -> [T', P]
     tasks: TaskSet,  # the tasks
     layout: WeightLayout,  # where each matrix lies in `w`
     part: Part = "query",  # on which examples
@@ -150,10 +149,8 @@ def set_accuracy(
     if isinstance(w, Tensor) and len(w) not in (1, len(tasks)):
         raise ValueError(f"expected weights for 1 or {len(tasks)} tasks, got {len(w)}")
     weights = w if callable(w) else lambda ids: w if len(w) == 1 else w[ids]
-    accuracy, by_size = (
-        torch.empty(len(tasks), device=tasks.device),
-        tasks.sizes(part).argsort(descending=True, stable=True),
-    )
+    accuracy = torch.empty(len(tasks), device=tasks.device)
+    by_size = tasks.sizes(part).argsort(descending=True, stable=True)
     with torch.no_grad():
         for ids in by_size.split(max(1, numbers // layout.size)):
             batch = tasks.ragged(ids, part, sort=False)

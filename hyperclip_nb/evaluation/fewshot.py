@@ -21,7 +21,7 @@ from ..diffusion.hyperldm import HyperLDM
 from ..diffusion.sampling import EnergyRule
 from .statistics import best_on, task_scores
 from ..hypernet.hypernetworks import WeightGenerator
-from ..hypernet.metatrain import Adaptation, adaptation_path, support_energy
+from ..hypernet.metatrain import Adaptation, adaptation_path, task_energy
 
 # %% ../../nbs/7_evaluation/07_fewshot.ipynb #3da22b21
 Shots = int | Literal["all"]  # support images per answer; "all": the whole support set, answers as frequent as they are
@@ -141,7 +141,7 @@ def few_shot_guidance(
     "Sample networks for questions and a few labelled examples: the support loss bends every step of the sampler."
     if len(e) != len(batch):
         raise ValueError(f"expected a condition for each of the {len(batch)} tasks, got {len(e)}")
-    energy = support_energy(generate, batch, once=True)
+    energy = task_energy(generate, batch, once=True)
     return ldm.generate(e, generator=generator, energy=energy, energy_scale=factor, energy_rule=rule, **options)
 
 # %% ../../nbs/7_evaluation/07_fewshot.ipynb #25ad5312

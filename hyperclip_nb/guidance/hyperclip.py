@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..basenet.adapter import WeightLayout
 from ..basenet.fast.layers import large_linear
-from ..core.blocks import Standardizer, check_pairs, mlp, principal_directions
+from ..core.blocks import Standardizer, check_pairs, perceptron, principal_directions
 from ..core.seeds import seeded
 from ..core.training import EMA, Steps, TrainConfig, fit, track_ema
 from ..hypernet.hypernetworks import WeightGenerator
@@ -86,10 +86,10 @@ class HyperCLIP(nn.Module):
             self.register_buffer("project", torch.zeros(layout.size, config.components))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            self.encoder = mlp((config.components or layout.size, *config.hidden, size), config.dropout)
-            self.text_head = (
-                mlp((embed_size, *config.text_hidden, size), config.dropout) if config.size else nn.Identity()
-            )
+            sizes = (config.components or layout.size, *config.hidden, size)
+            self.encoder = perceptron(sizes, dropout=config.dropout)
+            head = (embed_size, *config.text_hidden, size)
+            self.text_head = perceptron(head, dropout=config.dropout) if config.size else nn.Identity()
         if not config.components:
             with torch.no_grad():
                 self.first.weight.mul_(layout.size**0.5)  # the other half is in `encode_read`
