@@ -109,7 +109,7 @@ def path_inside(
     folder: Path,  # the folder of a run or a bank
     name: str,  # what a file of it says that another is called
 ) -> Path:
-    "The path of a name in a folder. Raises `FileError` for a name that leads out of it, by `..`, from `/` or over a link."
+    "The path of a name in a folder. Raises `FileError` for one that leads out of it, by `..`, from `/` or over a link."
     parts = name.split("/")
     if not name or {"", ".", ".."} & set(parts) or re.search(r"[\\:\0]", name):
         raise FileError(f"{folder}: expected names of files inside this folder, got {name!r}; nothing was opened")
@@ -131,7 +131,7 @@ KINDS = {
 
 
 def check_regular(path: str | Path) -> None:
-    "Raises `FileError` for what is no file: a folder, a pipe, a socket, a device. A missing file is the reader's affair."
+    "Raises `FileError` for a folder, a pipe, a socket, a device. A missing file is the reader's affair."
     try:
         mode = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -200,7 +200,8 @@ def read_utf8(
 
 def read_json(
     path: str | Path,
-    type: type[T] = Any,  # type: ignore[assignment]  # what to expect: a msgspec.Struct, dict[str, int]; mypy: Any is no type
+    # what to expect, for example a msgspec.Struct or dict[str, int]; to mypy, Any is no type
+    type: type[T] = Any,  # type: ignore[assignment]
 ) -> T:
     "Read JSON and check it. Raises `FileError` that names the file and the place in it."
     content = read_utf8(path)

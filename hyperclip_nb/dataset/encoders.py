@@ -91,7 +91,7 @@ def weights_hash(model: nn.Module) -> str:
 
 # %% ../../nbs/1_dataset/04_encoders.ipynb #ebe52e36
 def _is_cut(tokenizer: Callable, texts: list[str], tokens: Tensor) -> list[bool]:
-    longer, shorter = (tokenizer(changed) for changed in ([t + " a a a" for t in texts], [t[:-1] for t in texts]))
+    longer, shorter = tokenizer([text + " a a a" for text in texts]), tokenizer([text[:-1] for text in texts])
     return ((longer == tokens).all(1) & (shorter == tokens).all(1)).tolist()
 
 # %% ../../nbs/1_dataset/04_encoders.ipynb #c918c67a
@@ -192,6 +192,8 @@ class ClipEncoder:
                     raise ValueError(f"expected at most {room} tokens, got {length} in the text {text[:60]!r}…")
             return self.tokenizer(list(texts))
         tokens = self.tokenizer(list(texts))
+        if not getattr(self.tokenizer, "cuts", True):
+            return tokens
         for text, cut in zip(texts, _is_cut(self.tokenizer, list(texts), tokens)):
             if cut:
                 raise ValueError(f"expected at most {tokens.shape[1]} tokens, got more in the text {text[:60]!r}…")
@@ -260,8 +262,8 @@ def load_encoder(
     try:
         if pretrained and zipfile.is_zipfile(pretrained) and _is_program(pretrained):
             raise ValueError(
-                "it is a TorchScript archive, a program, and programs are not run; where it was made, keep its numbers: "
-                "torch.save(torch.jit.load(FILE).state_dict(), NEW)"
+                "it is a TorchScript archive, a program, and programs are not run; where it was made, keep its numbers "
+                "alone: torch.save(torch.jit.load(FILE).state_dict(), NEW)"
             )
         with torch.serialization.safe_globals(_numbers()):
             network = open_clip.create_model(
@@ -308,16 +310,14 @@ def read_image(path: str | Path, preprocessing: Preprocessing) -> np.ndarray:
 
 # %% ../../nbs/1_dataset/04_encoders.ipynb #d67272f0
 @lru_cache(maxsize=16)
-def _listed(
-    folder: Path, changed: int
-) -> dict[str, str]:  # name with composed letters and a small ending -> its file's
+def _listed(folder: Path, changed: int) -> dict[str, str]:  # plain name -> the file's
     names: dict[str, str] = {}
     for name in sorted(os.listdir(folder)):
         names.setdefault(_plain_name(name), name)
     return names
 
 
-def _plain_name(name: str) -> str:
+def _plain_name(name: str) -> str:  # composed letters, a small ending
     stem, ending = os.path.splitext(unicodedata.normalize("NFC", name))
     return stem + ending.lower()
 

@@ -419,7 +419,7 @@ def build_bank(
     folder: str | Path,
     encoder: Encoder,
     tasks: Iterable[Task],
-    load_images: Loader,  # image ids -> uint8 [N, S, S, 3]; runs in the workers. From files: an object with `signatures`
+    load_images: Loader,  # image ids -> uint8 [N, S, S, 3]; runs in the workers. For files also has `signatures`
     *,
     dtype: Literal["float16", "float32"] = "float16",  # of the stored image features
     skip_bad: bool = False,  # leave unreadable images out instead of stopping
