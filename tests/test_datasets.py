@@ -279,3 +279,16 @@ def test_deep_and_foreign_tasks_are_refused(tmp_path):
     os.mkfifo(tmp_path / "tasks.json")
     with pytest.raises(FileError):
         read_tasks(tmp_path / "tasks.json")
+
+
+def test_too_little_is_refused_before_anything_is_trained(tmp_path):
+    splits = tasks_on_disk(tmp_path / "tasks", (("train", 8), ("val", 2), ("test", 1)))
+    bank_of(tmp_path / "bank", splits)
+    with pytest.raises(FileError, match="expected at least 2 test tasks.*found 1; write more of them"):
+        open_tasks(tmp_path / "tasks", tmp_path / "bank")
+    splits = tasks_on_disk(tmp_path / "tasks", (("train", 8), ("val", 2), ("test", 3)))
+    one_cell = [msgspec.structs.replace(t, cell="car/color") for t in splits["test"][:2]]
+    save_tasks(tmp_path / "tasks" / "test.json", [*one_cell, splits["test"][2]])
+    bank_of(tmp_path / "more", splits)
+    with pytest.raises(FileError, match="found 2 of 3 in 'car/color'"):
+        open_tasks(tmp_path / "tasks", tmp_path / "more")

@@ -1,4 +1,4 @@
-"The bank of features under bad luck: kills, damage, mismatches, unreadable files; and the encoder against its references."
+"The bank of features under bad luck: kills, damage, mismatches, odd files; and the encoder against its references."
 
 import io
 import json
@@ -846,3 +846,14 @@ def test_token_means_of_other_towers():
     model.text.pool_type = "last"
     with pytest.raises(ValueError, match="largest token"):
         encoder.encode_texts(["a red bowl"], "tokens")
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    def create(*args, **how):
+        raise ModuleNotFoundError("No module named 'transformers'", name="transformers")
+
+    monkeypatch.setattr(open_clip, "create_model", create)
+    with pytest.raises(
+        ValueError, match="needs the package 'transformers', which is not installed: pip install transf"
+    ):
+        load_encoder("local-dir:/x")

@@ -1,4 +1,4 @@
-"From the downloads to a results table, in files of the real formats: every command and function in between, with the small CLIP."
+"From the downloads to a table of results, in files of the real formats: every command in between, with the small CLIP."
 
 import json
 from pathlib import Path
@@ -77,7 +77,7 @@ def test_to_a_results_table(home, tmp_path):
     rows = {row.method: row for row in results.rows}
     assert {*methods, "majority", "few_shot", "cond_multitask+shuffled"} <= set(rows)
     assert all(0 <= row.accuracy <= 100 for row in rows.values())
-    # The small CLIP knows what is in these pictures, although they went through JPEG files: the features belong to their tasks.
+    # The small CLIP knows what is in these pictures, although they went through JPEG files.
     assert rows["clip_zero_shot"].accuracy > rows["chance"].accuracy + 5
     assert "Zero-shot CLIP" in (tmp_path / "run" / "results.md").read_text()
     assert {row["method"] for row in json.loads((tmp_path / "run" / "results.json").read_text())["rows"]} == set(rows)

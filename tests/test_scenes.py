@@ -346,7 +346,7 @@ def test_a_larger_task_begins_like_a_smaller_one():
 
 
 def test_the_data_set_has_not_changed(splits):
-    "The shipped CLIP and the recorded numbers belong to exactly these labels and, up to the font's rasteriser, pictures."
+    "The shipped CLIP and the recorded numbers belong to these labels and, up to the font's rasteriser, pictures."
     text = "\n".join(
         f"{name} {t.question} {t.answers} {t.support} {t.query}" for name, part in splits.items() for t in part
     )

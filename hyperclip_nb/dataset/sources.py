@@ -8,6 +8,7 @@ __all__ = ['OWN', 'Split', 'COCO_TEMPLATE', 'scenes_bank', 'read_tasks', 'open_t
 
 # %% ../../nbs/1_dataset/08_sources.ipynb #ef3fdc6d
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -157,8 +158,26 @@ def open_tasks(
         raise FileError(
             f"{path}: expected tasks to train on, to choose on and to test on, but none remain in {' and '.join(empty)}"
         )
+    _check_enough(path, splits)
     _require(features, [task for part in splits.values() for task in part], path)
     return splits, features
+
+
+def _check_enough(path: Path, splits: Splits) -> None:
+    "What is too little for an experiment is said before anything is trained."
+    for name in "train", "test":
+        if len(splits[name]) < 2:
+            raise FileError(
+                f"{path}: expected at least 2 {name} tasks, since controls give a task the question of another, "
+                f"found {len(splits[name])}; write more of them, or move some from another split"
+            )
+    cells = Counter(task.cell or task.question for task in splits["test"])
+    cell, largest = cells.most_common(1)[0]
+    if 2 * largest > len(splits["test"]):
+        raise FileError(
+            f"{path}: expected test tasks of several cells, none with more than half of them, since controls give a task "
+            f"the question of another cell; found {largest} of {len(splits['test'])} in {cell!r}"
+        )
 
 # %% ../../nbs/1_dataset/08_sources.ipynb #645b658f
 COCO_TEMPLATE = "A picture of a {}"
