@@ -27,7 +27,7 @@ PARTS = ("train", "val")
 
 
 def photographs(folder: Path, per_category: int) -> dict[str, dict[int, Scene]]:
-    "Write the JPEG files; category -> number of the image -> what it shows. Even numbers are in train2014, odd ones in val2014."
+    "Write the JPEG files; category -> number of the image -> what it shows. Even numbers: train2014, odd ones: val2014."
     numbers, shown = count(100), {}
     for category in ASKED:
         for i in range(per_category):

@@ -488,3 +488,16 @@ def test_a_run_that_cannot_be_written_can_be_read(run, monkeypatch):
     shipped = Run.open(run.path.parent / "shipped")
     assert torch.equal(shipped.load("x")["x"], torch.ones(3)) and shipped.has("x", {})
     assert not (shipped.path / ".lock").exists()
+
+
+# --- devices
+
+
+@pytest.mark.parametrize("name", ["banana", "", "meta", "cpu:3", "cuda:99", "mps:7"])
+def test_a_device_that_is_not_there_is_refused(name):
+    with pytest.raises(ValueError, match=r"expected a device that is there \(cpu.*\), got"):
+        runs.check_device(name)
+
+
+def test_a_device_that_is_there():
+    assert runs.check_device("cpu") == torch.device("cpu")

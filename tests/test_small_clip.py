@@ -140,7 +140,7 @@ def test_pairs_depend_on_seed_and_step_only():
 
 
 def test_the_recipe_begins_as_recorded(encoder, monkeypatch):
-    "The first steps of the training give the recorded losses: code, pictures and captions are those of the shipped weights."
+    "The first steps of the training give the recorded losses: pictures and captions are those of the shipped weights."
     record = small_clip_record()
     assert record["pairs"] == pairs_hash(encoder.tokenizer)
     assert record["recipe"] == RECIPE.__dict__ and len(record["loss"]) == RECIPE.steps

@@ -14,9 +14,9 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from ..core.files import FileError
-from .meta_vqa import FILES, read_typed
-from .tasks import Task, check_template, scan_tasks
+from ..core.files import FileError, read_json
+from .meta_vqa import FILES, _check_set
+from .tasks import Task, check_template, plain_question, scan_tasks
 
 # %% ../../nbs/1_dataset/appendix/meta_vqa_check.ipynb #043a2a24
 class Count(Struct, frozen=True):
@@ -111,7 +111,7 @@ class Check(Struct):
             self.notes.append(f"{path} is not there")
             return None
         try:
-            return read_typed(path, type)
+            return read_json(path, type)
         except FileError as error:
             self.problems.append(str(error))
             return None
@@ -151,6 +151,10 @@ def check_meta_vqa(
     folder, found = Path(folder), Check()
     if not any((folder / FILES[name]).exists() for name in ("train", "test")):
         raise FileError(f"{folder}: expected {FILES['train']} or {FILES['test']}, found neither")
+    try:
+        _check_set(folder)
+    except FileError as error:
+        found.problems.append(str(error))
     templates = found.read(folder / FILES["prompts"], dict[str, str])
     counts = found.read(folder / FILES["counts"], dict[str, dict[str, int]])
     scanned = {f"meta-{name}": found.scan(folder / FILES[name], counts) for name in ("train", "test")}
@@ -166,6 +170,9 @@ def check_meta_vqa(
         for question, n in Counter(task.question for task in tasks).items()
         if n > 1
     ]
+    twins = Counter(plain_question(question) for question in {task.question for task in tasks})
+    if again := [task.question for task in tasks if twins[plain_question(task.question)] > 1]:
+        found.notes.append(f"{len(again)} questions differ only in case, spaces and the like, such as {again[0]!r}")
     if templates is not None:
         _check_templates(folder / FILES["prompts"], templates, tasks, found)
     return found

@@ -9,6 +9,7 @@ __all__ = ['AT', 'SIDES', 'FAMILIES', 'TEST', 'VALIDATION', 'Family', 'slug', 'Q
 
 # %% ../../nbs/1_dataset/03_questions.ipynb #846b4318
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
@@ -180,8 +181,8 @@ FAMILIES = {
 
 # %% ../../nbs/1_dataset/03_questions.ipynb #1133fd93
 def slug(text: str) -> str:
-    "Letters and digits of a text in lower case, all else as single hyphens."
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    "Letters and digits of a text, in any script and in lower case; all else as single hyphens."
+    return re.sub(r"[\W_]+", "-", unicodedata.normalize("NFKC", text).lower()).strip("-")
 
 
 @cache
@@ -402,7 +403,10 @@ def kept_labels(
         if kept == made_by:
             return tensors["labels"].tolist()
     labels = torch.tensor([list_labels(question, world_seed, images) for question in questions()], dtype=torch.int16)
-    save_tensors(path, {"labels": labels}, made_by)
+    try:
+        save_tensors(path, {"labels": labels}, made_by)
+    except PermissionError:  # what can't be kept is listed again
+        pass
     return labels.tolist()
 
 # %% ../../nbs/1_dataset/03_questions.ipynb #030cdd09

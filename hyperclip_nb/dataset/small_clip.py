@@ -32,6 +32,8 @@ CONTEXT = 24  # tokens per text, start and end included
 class SmallTokenizer:
     "CLIP's tokenizer, reduced to the pieces of words in use."
 
+    cuts = False  # a text that is too long is refused
+
     def __init__(
         self,
         pieces: Iterable[int],  # ids in CLIP's vocabulary, without start and end

@@ -7,6 +7,8 @@ __all__ = ['OWN', 'Split', 'COCO_TEMPLATE', 'scenes_bank', 'read_tasks', 'open_t
            'with_coco_tasks']
 
 # %% ../../nbs/1_dataset/08_sources.ipynb #ef3fdc6d
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +35,7 @@ from hyperclip_nb.dataset.tasks import (
     image_disjoint,
     leave_out,
     load_tasks,
+    plain_question,
     split_validation,
 )
 
@@ -41,7 +44,7 @@ def scenes_bank(
     data: str | Path | None = None,  # where features are cached; None: see `runs.data_dir`
     world_seed: int = 0,
 ) -> tuple[Splits, FeatureBank]:
-    "Tasks and features of the embedded data set; the first call draws and encodes 79,050 pictures, about a minute on two cores."
+    "Tasks and features of the embedded data set; the first call draws and encodes 79,050 pictures, in about a minute."
     encoder, features = load_small_clip(), data_dir(data) / "features"
     splits = scenes_tasks(
         world_seed, labels=kept_labels(features / f"scenes-{world_seed}-labels.safetensors", world_seed)
@@ -58,7 +61,7 @@ OWN = {"train.json": "train", "val.json": "val", "test.json": "test", "tasks.jso
 def read_tasks(
     path: str | Path,  # folder with one of the layouts above, or one file of tasks
 ) -> Splits:  # the splits that are there
-    "All tasks of a folder. Raises `FileError` for a broken file, for a mixture of layouts and for a question in two splits."
+    "All tasks of a folder. Raises `FileError` for a broken file, mixed layouts, and a question in two splits."
     path, template = Path(path), partial(question_to_prompt, style="grammatical")
     if path.is_file():
         return {"test": load_tasks(path, template)}
@@ -71,12 +74,29 @@ def read_tasks(
             f"{path}: expected {FILES['train']}, or train.json, val.json and test.json, or tasks.json; found {found}"
         )
     splits = load_meta_vqa(path) if published else {OWN[name]: load_tasks(path / name, template) for name in own}
-    seen = {}
+    seen: dict[str, str] = {}
     for name, tasks in splits.items():
         for task in tasks:
             if seen.setdefault(task.question, name) != name:
                 raise FileError(f"{path}: task {task.question!r} is in {seen[task.question]} and in {name}")
+    _tell_twins(path, splits)
     return splits
+
+
+def _tell_twins(path: Path, splits: Splits) -> None:
+    where: dict[str, tuple[str, str]] = {}  # plain question -> its first split and wording
+    twins = []
+    for name, tasks in splits.items():
+        for task in tasks:
+            first, wording = where.setdefault(plain_question(task.question), (name, task.question))
+            if first != name:
+                twins.append(f"{task.question!r} in {name} and {wording!r} in {first}")
+    if twins:
+        warnings.warn(
+            f"{path}: {len(twins):,} question(s) are in two splits but for case and spaces, such as {twins[0]}; "
+            "what is measured on them is not held out",
+            stacklevel=3,
+        )
 
 # %% ../../nbs/1_dataset/08_sources.ipynb #76b07fa4
 def _without(
@@ -88,7 +108,8 @@ def _without(
             repr(question)
             for question in {task.question: 0 for task in tasks}.keys() - {task.question for task in kept}
         ]
-        small = f"; too small after that and left out as a whole ({len(gone)}): {', '.join(sorted(gone)[:5])}{', …' * (len(gone) > 5)}"
+        named = ", ".join(sorted(gone)[:5]) + ", …" * (len(gone) > 5)
+        small = f"; too small after that and left out as a whole ({len(gone)}): {named}"
         report(f"{why}: {examples:,} example(s) of {len(lost):,} task(s) left out{small if gone else ''}")
     return list(kept)
 
@@ -115,7 +136,7 @@ def open_tasks(
     seed: int = 0,  # of that choice
     report: Callable[[str], None] = print,  # called with a sentence for whatever is left out
 ) -> tuple[Splits, FeatureBank]:  # "train", "val", "test"; features of all of them
-    "A data set for an experiment. Raises `FileError` if a split is missing or empty, and if the features are not these tasks'."
+    "A data set for an experiment. Raises `FileError` for a split that is missing or empty, and for other features."
     if split not in ("standard", "image-disjoint"):
         raise ValueError(f"expected split standard or image-disjoint, got {split!r}")
     path, features, splits = Path(tasks), FeatureBank.open(bank).verify(), read_tasks(tasks)
@@ -137,8 +158,26 @@ def open_tasks(
         raise FileError(
             f"{path}: expected tasks to train on, to choose on and to test on, but none remain in {' and '.join(empty)}"
         )
+    _check_enough(path, splits)
     _require(features, [task for part in splits.values() for task in part], path)
     return splits, features
+
+
+def _check_enough(path: Path, splits: Splits) -> None:
+    "What is too little for an experiment is said before anything is trained."
+    for name in "train", "test":
+        if len(splits[name]) < 2:
+            raise FileError(
+                f"{path}: expected at least 2 {name} tasks, since controls give a task the question of another, "
+                f"found {len(splits[name])}; write more of them, or move some from another split"
+            )
+    cells = Counter(task.cell or task.question for task in splits["test"])
+    cell, largest = cells.most_common(1)[0]
+    if 2 * largest > len(splits["test"]):
+        raise FileError(
+            f"{path}: expected test tasks of several cells, none with more than half of them, since controls give a task "
+            f"the question of another cell; found {largest} of {len(splits['test'])} in {cell!r}"
+        )
 
 # %% ../../nbs/1_dataset/08_sources.ipynb #645b658f
 COCO_TEMPLATE = "A picture of a {}"
@@ -148,7 +187,7 @@ def coco_pool(
     objects: CocoObjects,
 ) -> Task:  # no question, K answers, all pictures; only to be encoded
     "Every picture and every prompt that `draw_coco_tasks` can ask for, as one task."
-    labels = {}
+    labels: dict[str, int] = {}
     for k in range(len(objects.names)):
         labels |= {objects.images[i]: k for i in objects.members[objects.starts[k] : objects.starts[k + 1]]}
     return Task(
@@ -202,7 +241,7 @@ class MixedEpisodes:
     ) -> tuple[TaskBatch, TaskBatch] | tuple[Ragged, Ragged]:  # support and query sets of the same tasks
         "A mixed meta-batch, and a fresh split of each task's examples."
         ids = self.ids(len(tasks), generator).to(tasks.device)
-        if self.support is not None:
+        if self.support is not None and self.query is not None:
             return tasks.split(ids, self.support, self.query, generator)
         support = tasks.ragged(ids, "support")
         return support, tasks.ragged(support.index, "query", sort=False)
@@ -217,7 +256,7 @@ def with_coco_tasks(
     extra: float = 0.5,  # share of a batch that they fill
     device: str | torch.device = "cpu",
 ) -> tuple[TaskSet, MixedEpisodes]:  # what `fit_meta` takes as `tasks` and as `episodes`
-    "Training tasks and extended COCO tasks for an unconditional generator. Raises `FileError` if the bank lacks their features."
+    "Training tasks and extended COCO tasks for an unconditional generator. Raises `FileError` for missing features."
     held_out = {image for name in ("val", "test") for task in splits.get(name, []) for image in task.images}
     objects = read_objects(instances, held_out | bank.index.bad.keys())
     drawn = draw_coco_tasks(
