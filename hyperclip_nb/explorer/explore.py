@@ -29,7 +29,7 @@ from ..dataset.encoders import ClipEncoder, nearest_questions
 from ..dataset.questions import slug
 from ..dataset.small_clip import load_small_clip
 from ..evaluation.asking import answers_together, open_experiment, percent_right, scenes_world
-from ..evaluation.experiment import Experiment, scenes_experiment
+from ..evaluation.experiment import Experiment, Questions, scenes_experiment
 from ..evaluation.methods import hyperclip_walk
 from ..evaluation.recipe import Generator, Recipe
 from .choice import Asked, Choice, ask_question
@@ -107,7 +107,8 @@ class Explorer:
 
     def walk(self, choice: Choice, asked: Asked) -> Tensor:  # [S, K, Z]
         "Guidance from the words alone (paper, algorithms 11 and 14)."
-        x, c, questions = self.experiment, choice, {self.experiment.recipe.question: asked.embedding}
+        x, c = self.experiment, choice
+        questions: Questions = {x.recipe.question: asked.embedding}
         if c.guidance == "hyperclip":
             return trajectory(hyperclip_walk(x, c.kind, self.seed, questions, c.steps, c.prior)).detach()
         path = x.sample_path(
