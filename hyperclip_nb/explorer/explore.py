@@ -186,7 +186,7 @@ class Explorer:
         notes = self._notes(task, tasks.batch(ids, "query").answers[0])
         if not scored:
             notes.append("No right answers are known for it: you are the judge.")
-        return Asked(task.question, answers, split, scored, tasks, ids, embedding.to(x.device), tuple(notes))
+        return Asked(task.question, task.answers, split, scored, tasks, ids, embedding.to(x.device), tuple(notes))
 
     def _notes(self, task: Task, prompts: Tensor) -> list[str]:
         "What the text encoder doesn't know or can't tell apart."
