@@ -45,7 +45,10 @@ def scenes_world(
     try:
         return int(run.config["world_seed"])
     except (KeyError, TypeError, ValueError):
-        raise RunError(f"{run.path}: expected a run on the scenes, with a world_seed in its config") from None
+        place, found = f"{run.path}/manifest.json", sorted(run.config)
+        raise RunError(
+            f"{place}: expected the config of a run on the scenes, with world_seed and recipe, got {found}"
+        ) from None
 
 
 def open_experiment(
@@ -60,7 +63,7 @@ def open_experiment(
     try:
         recipe = read_recipe(run.config["recipe"])
     except (KeyError, AttributeError, ValueError) as error:
-        raise RunError(f"{run.path}/manifest.json: expected a config with a recipe: {error}") from error
+        raise RunError(f"{run.path}/manifest.json: expected a config with world_seed and recipe: {error}") from error
     if not run.manifest.files:
         raise RunError(f"{run.path}: expected trained weights, found none; finish the run with `hyperclip_nb demo`")
     splits, bank = scenes_bank(data, world_seed)
