@@ -136,6 +136,7 @@ def test_files_of_this_machine_are_not_served(served):
         "voila/files/../../etc/passwd",
         "voila/files//etc/passwd",
         "explorer.ipynb",
+        "voila/files/nbs/images/explorer.png",
     ):
         assert served.get(path, token=TOKEN).code in (302, 400, 403, 404), path
     assert served.health()["visitors"] == 0
