@@ -184,6 +184,8 @@ def run_all(page):
     from playwright.sync_api import TimeoutError as TookTooLong
 
     for _ in range(5):
+        if (accept := page.locator("dialog .jp-mod-accept")).count():
+            accept.click()  # on a busy machine it asks for the kernel before it has read the notebook's own
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
         first = page.locator(".jp-InputArea-prompt", has_text="[1]:").first

@@ -111,6 +111,8 @@ class App:
 
     def serve(self, where: Path) -> None:  # an empty folder
         "Start the server and stay with it."
+        from traitlets.config import Config
+
         from hyperclip_nb.cli.server import Server
 
         notebook = where / "explorer.ipynb"
@@ -132,7 +134,8 @@ class App:
                 opened.write_text(f'<meta http-equiv="refresh" content="0; url={address}">', encoding="utf-8")
                 threading.Thread(target=webbrowser.open, args=[opened.as_uri()], daemon=True).start()
 
-        server = Server.instance(token=token, tornado_settings={"headers": HEADERS})
+        no_files = Config(VoilaConfiguration={"file_allowlist": []})  # the page needs none of this machine
+        server = Server.instance(config=no_files, token=token, tornado_settings={"headers": HEADERS})
         server.public, server.own, server.announce = tuple(map(str.lower, self.host)), here, announce
         server.initialize(
             [
@@ -141,7 +144,6 @@ class App:
                 f"--Voila.ip={self.ip}",
                 f"--Voila.base_url={self.base_url}",
                 "--VoilaConfiguration.multi_kernel_manager_class=hyperclip_nb.cli.server.Places",
-                "--VoilaConfiguration.file_allowlist=[]",
                 f"--Places.places={self.visitors}",
                 "--Places.cull_idle_timeout=60",
                 "--Places.cull_interval=15",

@@ -93,7 +93,7 @@ class Places(AsyncMappingKernelManager):
     "Kernels for a few visitors."
 
     places = Integer(2, config=True, help="kernels at the same time")
-    without_page = Integer(60, config=True, help="seconds that a kernel lives without a connection")
+    without_page = Integer(60, config=True, help="seconds that an idle kernel lives without a connection")
     untouched = Integer(3600, config=True, help="seconds that a kernel lives without a message")
     starting = 0  # places that are given away, but have no kernel yet
 
@@ -118,7 +118,8 @@ class Places(AsyncMappingKernelManager):
             if (kernel := self._kernels.get(kernel_id)) is None or not hasattr(kernel, "last_activity"):
                 continue
             idle = datetime.now(timezone.utc) - kernel.last_activity
-            lives = self.untouched if self._kernel_connections.get(kernel_id) else self.without_page
+            used = self._kernel_connections.get(kernel_id) or kernel.execution_state != "idle"
+            lives = self.untouched if used else self.without_page
             if idle > timedelta(seconds=lives):
                 await self.shutdown_kernel(kernel_id, now=True)
 
