@@ -72,7 +72,7 @@ def test_tasks_are_sound_and_true(seed, shared):
 
 
 def test_clashes_are_drawn_again_without_a_bias():
-    "Two classes share one of three images; of nine draws of one image each, the clash never occurs, the others equally."
+    "Two classes share one of three images; of nine draws of one each, the clash never occurs, the others equally."
     objects = group_objects(
         ["a", "b"], ["0", "1", "2", "3", "4"], np.array([0, 1, 2, 0, 3, 4]), np.array([0, 0, 0, 1, 1, 1])
     )

@@ -272,7 +272,8 @@ def load_encoder(
         tokenizer = tokenizer or open_clip.get_tokenizer(model)
     except ImportError as error:
         raise ValueError(
-            f"could not load {model}: it needs the package {error.name!r}, which is not installed: pip install {error.name}"
+            f"could not load {model}: it needs the package {error.name!r}, which is not installed: "
+            f"pip install {error.name}"
         ) from error
     except Exception as error:  # open_clip raises a dozen kinds, from a missing file to a tensor of the wrong shape
         lines = str(error).strip().splitlines() or [type(error).__name__]

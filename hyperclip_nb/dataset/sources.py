@@ -175,8 +175,8 @@ def _check_enough(path: Path, splits: Splits) -> None:
     cell, largest = cells.most_common(1)[0]
     if 2 * largest > len(splits["test"]):
         raise FileError(
-            f"{path}: expected test tasks of several cells, none with more than half of them, since controls give a task "
-            f"the question of another cell; found {largest} of {len(splits['test'])} in {cell!r}"
+            f"{path}: expected test tasks of several cells, none with more than half of them, since controls give a "
+            f"task the question of another cell; found {largest} of {len(splits['test'])} in {cell!r}"
         )
 
 # %% ../../nbs/1_dataset/08_sources.ipynb #645b658f
