@@ -49,8 +49,8 @@ class Demo:
         matplotlib.use("Agg")
         from hyperclip_nb.core.runs import data_dir
         from hyperclip_nb.evaluation.asking import ask, open_experiment
-        from hyperclip_nb.evaluation.presets import Source, run_folder
         from hyperclip_nb.evaluation.latent_maps import latents_figure
+        from hyperclip_nb.evaluation.presets import Source, run_folder
         from hyperclip_nb.evaluation.report import choose_questions, sheet_figure, trajectories_figure
         from hyperclip_nb.evaluation.reproduce import reproduce
         from hyperclip_nb.evaluation.results import to_markdown
