@@ -1,12 +1,20 @@
-"""What is measured: data of the paper's scale, and for each kind of work the product's side, the plain side, and its limit.
+"""What is measured: data of the paper's scale, and for each kind of work the product's side, the plain side, and its
+limit.
 
-**The limit** of a row is the time for its floating-point operations at the fastest sgemm that `speed.py` measures on the same core,
-plus the time for the bytes that must move at the measured copy bandwidth (bytes read and written by a large copy, per second). Counted
-are, per task, two operations for each weight and example in every product that the method needs (in the base network's backward pass
-three of four: no gradient of the images), and the generator's last layer, forward, to the latent, and to its weights where those are
-trained. Bytes: the last layer read once per batch and step; in training, of every weight: the gradient written, Adam's reading of
-weight, gradient and two moments and its writing of weight and moments (eight floats). Sampling shares the first product between the
-guided and the unguided pass and applies guidance before the last layer. What is elementwise, small or random is not counted.
+**The limit** of a row is the time for its floating-point operations at the fastest sgemm that `speed.py` measures on
+the same core,
+plus the time for the bytes that must move at the measured copy bandwidth (bytes read and written by a large copy, per
+second). Counted
+are, per task, two operations for each weight and example in every product that the method needs (in the base
+network's backward pass
+three of four: no gradient of the images), and the generator's last layer, forward, to the latent, and to its weights
+where those are
+trained. Bytes: the last layer read once per batch and step; in training, of every weight: the gradient written,
+Adam's reading of
+weight, gradient and two moments and its writing of weight and moments (eight floats). Sampling shares the first
+product between the
+guided and the unguided pass and applies guidance before the last layer. What is elementwise, small or random is not
+counted.
 """
 
 import copy
@@ -47,7 +55,7 @@ LAYOUT, LATENT, WIDTH = WeightLayout(768, 256), 128, 128  # the paper's scale: P
 E, H, P = LAYOUT.embed, LAYOUT.hidden, LAYOUT.size
 
 
-# ---- data: real sizes, random features ------------------------------------------------------------------------------------------------
+# ---- data: real sizes, random features ----
 
 
 def drawn_tasks(count: int = 870) -> list[Task]:
@@ -164,7 +172,7 @@ def score_both(hnet: HNet, latents: Tensor, tasks: TaskSet, together: int = 64) 
             task_accuracy(w, tasks.ragged(ids, part, sort=False), LAYOUT).tolist()
 
 
-# ---- what must be done ------------------------------------------------------------------------------------------------------------------
+# ---- what must be done ----
 
 
 def network_flops(examples: float, answers: float, backward: bool = False) -> float:
@@ -188,13 +196,14 @@ LAST_LAYER, ADAM = 4 * WIDTH * P, 8 * 4 * WIDTH * P  # bytes
 DENOISER = 2 * LATENT * 128 + 128 * 128  # products of one guided-or-not step, per latent
 
 
-# ---- rows -------------------------------------------------------------------------------------------------------------------------------
+# ---- rows ----
 
 
 class Row:
     """One kind of work. `ours` and `plain` do it once; `compare` returns pairs of tensors that must agree.
 
-    A quick run does few tasks the plain way, and without the optimiser's step, which would count for too much among so few.
+    A quick run does few tasks the plain way, and without the optimiser's step, which would count for too much among
+    so few.
     """
 
     variants, work = ("same",), ""

@@ -1,10 +1,11 @@
 """How time and memory grow, and what fewer sampling steps cost.
 
     python benchmarks/scale.py growth      # time against the number of tasks and the largest task: growth.png
-    python benchmarks/scale.py memory      # peak of one process with Meta-VQA, 8,700 COCO tasks and 100 stored views per task
-    python benchmarks/scale.py samplers    # accuracy on the scenes' validation questions with 5 to 350 sampling steps; time of one question
+    python benchmarks/scale.py memory      # peak of a process with Meta-VQA, 8,700 COCO tasks, 100 views per task
+    python benchmarks/scale.py samplers    # accuracy and time with 5 to 350 sampling steps
 
-Figures go to `results/scale.json`, one entry per command. One thread; times are the processor's, so that others on the machine don't count.
+Figures go to `results/scale.json`, one entry per command. One thread; times are the processor's, so that others on
+the machine don't count.
 """
 
 import json
@@ -13,6 +14,7 @@ import resource
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -67,7 +69,8 @@ def by_tasks() -> list[dict]:
     for count in 100, 300, 870, 3_000:
         tasks = repeated(all_tasks(), count)
         tasks = TaskSet(tasks, RandomBank(tasks))
-        spent = seconds(lambda: store_adaptations(hnet, tasks, Adaptation(steps=1), views=1))
+        store = partial(store_adaptations, hnet, tasks, Adaptation(steps=1), views=1)
+        spent = seconds(store)
         found.append({"tasks": count, "seconds": spent, "examples": int(tasks.sizes("all").sum())})
         print(found[-1], flush=True)
         del tasks
