@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from hyperclip_nb.basenet.adapter import set_accuracy
 from hyperclip_nb.cli.app import page
 from hyperclip_nb.cli.commands import main
+from hyperclip_nb.core.blocks import BOUNDS
 from hyperclip_nb.core.files import HyperclipError, RunError, load_tensors
 from hyperclip_nb.core.runs import Run
 from hyperclip_nb.evaluation.asking import split_answers, task_for, weights_for_question
 from hyperclip_nb.evaluation.experiment import scenes_experiment
 from hyperclip_nb.evaluation.fewshot import few_shot_scores
-from hyperclip_nb.explorer.choice import BOUNDS, Choice
+from hyperclip_nb.explorer.choice import NUMBERS, Choice
 from hyperclip_nb.explorer.drawing import Frame, path_layer
 from hyperclip_nb.explorer.explore import (
     ALL_STEPS,
@@ -262,7 +263,7 @@ def test_settings_are_checked(wrong):
 def test_every_door_has_the_same_bounds():
     fields = controls()
     assert set(fields) == set(Choice.__dataclass_fields__)
-    for name, (_, least, largest) in BOUNDS.items():
+    for name, (_, least, largest) in ((name, BOUNDS[name]) for name in NUMBERS):
         assert least <= fields[name].min < fields[name].max <= largest
         for end in (least, largest):
             assert getattr(Choice(question="?", **{name: end}), name) == end
