@@ -100,6 +100,16 @@ def test_networks_are_those_of_weights_for_question(explorer, x):
     torch.testing.assert_close(shown.weights, w, rtol=1e-4, atol=1e-4)
 
 
+def test_more_samples_do_not_change_the_first_ones(explorer, x):
+    ask = lambda samples: weights_for_question(x, question(x), samples=samples, draw=7, encoder=explorer.encoder)
+    one, ten, more = ask(1), ask(10), ask(13)
+    torch.testing.assert_close(one, ten[:1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ten, more[:10], rtol=1e-5, atol=1e-5)
+    assert len(more) == 13 and (more[10:] - ten[:3]).abs().max() > 0.1  # the others are new
+    few, many = (explorer.show(Choice(question=question(x), networks=n, seed=7)).walk for n in (2, 12))
+    np.testing.assert_allclose(few, many[:, :2], rtol=1e-4, atol=1e-4)
+
+
 def test_the_walk_ends_where_the_weights_come_from(explorer, x):
     for choice in (Choice(question=question(x), networks=2), Choice(question=question(x), guidance="hyperclip")):
         shown = explorer.show(choice)

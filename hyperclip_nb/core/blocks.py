@@ -72,7 +72,7 @@ def check_bounds(**values: object) -> None:
         right = isinstance(value, (int, kind)) and not isinstance(value, bool)
         if not right or not least <= value <= largest:  # type: ignore[operator]  # it is a number
             number = "a whole number" if kind is int else "a number"
-            raise ValueError(f"{name}: expected {number} from {least} to {largest:g}, got {value!r}")
+            raise ValueError(f"{name}: expected {number} from {least} to {largest}, got {value!r}")
 
 # %% ../../nbs/0_core/appendix/blocks.ipynb #734f1e46
 Activation = Literal["relu", "silu"]
