@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from hyperclip_nb.basenet.adapter import set_accuracy
 from hyperclip_nb.cli.app import page
 from hyperclip_nb.cli.commands import main
+from hyperclip_nb.core.blocks import BOUNDS
 from hyperclip_nb.core.files import HyperclipError, RunError, load_tensors
 from hyperclip_nb.core.runs import Run
 from hyperclip_nb.evaluation.asking import split_answers, task_for, weights_for_question
 from hyperclip_nb.evaluation.experiment import scenes_experiment
 from hyperclip_nb.evaluation.fewshot import few_shot_scores
-from hyperclip_nb.explorer.choice import BOUNDS, Choice
+from hyperclip_nb.explorer.choice import NUMBERS, Choice
 from hyperclip_nb.explorer.drawing import Frame, path_layer
 from hyperclip_nb.explorer.explore import (
     ALL_STEPS,
@@ -97,6 +98,16 @@ def test_networks_are_those_of_weights_for_question(explorer, x):
     shown = explorer.show(Choice(question=question(x), steps=100, networks=3, seed=7))
     w = weights_for_question(x, question(x), samples=3, draw=7, encoder=explorer.encoder)
     torch.testing.assert_close(shown.weights, w, rtol=1e-4, atol=1e-4)
+
+
+def test_more_samples_do_not_change_the_first_ones(explorer, x):
+    ask = lambda samples: weights_for_question(x, question(x), samples=samples, draw=7, encoder=explorer.encoder)
+    one, ten, more = ask(1), ask(10), ask(13)
+    torch.testing.assert_close(one, ten[:1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ten, more[:10], rtol=1e-5, atol=1e-5)
+    assert len(more) == 13 and (more[10:] - ten[:3]).abs().max() > 0.1  # the others are new
+    few, many = (explorer.show(Choice(question=question(x), networks=n, seed=7)).walk for n in (2, 12))
+    np.testing.assert_allclose(few, many[:, :2], rtol=1e-4, atol=1e-4)
 
 
 def test_the_walk_ends_where_the_weights_come_from(explorer, x):
@@ -262,7 +273,7 @@ def test_settings_are_checked(wrong):
 def test_every_door_has_the_same_bounds():
     fields = controls()
     assert set(fields) == set(Choice.__dataclass_fields__)
-    for name, (_, least, largest) in BOUNDS.items():
+    for name, (_, least, largest) in ((name, BOUNDS[name]) for name in NUMBERS):
         assert least <= fields[name].min < fields[name].max <= largest
         for end in (least, largest):
             assert getattr(Choice(question="?", **{name: end}), name) == end

@@ -472,13 +472,50 @@ def test_two_processes_lose_nothing(run):
     Run.open(run.path).verify()
 
 
-def test_the_first_of_two_builders_wins(run):
-    def meanwhile():
-        Run.open(run.path).part("x", {}, ones(1))
-        return {"x": torch.ones(2)}
+def test_a_part_is_built_once_and_who_waits_for_it_says_for_whom(run, monkeypatch):
+    began, go, got = threading.Event(), threading.Event(), []
+    monkeypatch.setattr(runs.claimed.__wrapped__, "__defaults__", (0.05,))  # patience
+    monkeypatch.setattr(runs.warnings, "warn", lambda message, **where: (got.append(message), go.set()))
 
-    assert len(run.part("x", {}, meanwhile)["x"]) == 1
+    def build():
+        began.set()
+        assert go.wait(60)
+        return {"x": torch.ones(1)}
+
+    first = threading.Thread(target=lambda: Run.open(run.path).part("x", {}, build))
+    first.start()
+    assert began.wait(60)
+    other = threading.Thread(target=lambda: got.append(Run.open(run.path).part("x", {}, never)))
+    other.start()
+    for thread in (other, first):
+        thread.join(60)
+    assert "waiting for" in got[0] and "building the part 'x'" in got[0]
+    assert torch.equal(got[1]["x"], torch.ones(1))
     run.verify()
+    assert sorted(os.listdir(run.path)) == [".lock", "manifest.json", "x.safetensors"]
+
+
+def test_a_waiter_goes_on_where_the_builder_failed(run):
+    began, go, got = threading.Event(), threading.Event(), []
+
+    def fail():
+        began.set()
+        assert go.wait(60)
+        raise KeyboardInterrupt
+
+    def first():
+        with pytest.raises(KeyboardInterrupt):
+            Run.open(run.path).part("x", {}, fail)
+
+    threads = [threading.Thread(target=first)]
+    threads[0].start()
+    assert began.wait(60)
+    threads.append(threading.Thread(target=lambda: got.append(Run.open(run.path).part("x", {}, ones(2)))))
+    threads[1].start()
+    go.set()
+    for thread in threads:
+        thread.join(60)
+    assert len(got[0]["x"]) == 2 and sorted(os.listdir(run.path)) == [".lock", "manifest.json", "x.safetensors"]
 
 
 def test_a_run_that_cannot_be_written_can_be_read(run, monkeypatch):

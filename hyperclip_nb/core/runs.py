@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'run_dir', 'data_dir', 'check_device', 'code_version', 'FileEntry', 'Manifest', 'to_settings',
-           'read_manifest', 'fits', 'check_file', 'entering', 'Run', 'checkpointed']
+           'read_manifest', 'fits', 'check_file', 'entering', 'claimed', 'Run', 'checkpointed']
 
 # %% ../../nbs/0_core/04_runs.ipynb #cab88f7a
 import hashlib
@@ -14,18 +14,21 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 import hyperclip_nb
+from .blocks import check_finite
 from hyperclip_nb.core.files import (
     RunError,
+    _holder,
     fingerprint,
     folder_lock,
     load_tensors,
@@ -213,6 +216,29 @@ def entering(
     write_json(folder / "manifest.json", manifest)
 
 # %% ../../nbs/0_core/04_runs.ipynb #0ba67a15
+@contextmanager
+def claimed(
+    folder: Path,  # a run directory
+    name: str,  # of a part
+    patience: float = 2.0,  # seconds before the wait is mentioned
+) -> Iterator[None]:
+    "Hold a part's own lock while it is built."
+    place = (folder / name).with_name(f".{Path(name).name}.lock")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(place)
+    try:
+        lock.acquire(timeout=patience)
+    except Timeout:
+        warnings.warn(f"{folder}: waiting for {_holder(place)}, which is building the part {name!r}", stacklevel=4)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # an open file stays, where the system wants it to
+            place.unlink()
+        lock.release()
+
+
 class Run:
     "A directory with a manifest and parts that are built once."
 
@@ -293,13 +319,14 @@ class Run:
         with self.locked():
             if fits(self.path, self.manifest, file, settings):
                 return self._read(file)
-        tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in build().items()}
-        with self.locked():
-            if fits(self.path, self.manifest, file, settings):  # another process was faster
-                return self._read(file)
-            with entering(self.path, self.manifest, file, settings) as path:
+        with claimed(self.path, name):
+            with self.locked():
+                if fits(self.path, self.manifest, file, settings):  # another process has built it meanwhile
+                    return self._read(file)
+            tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in build().items()}
+            with self.locked(), entering(self.path, self.manifest, file, settings) as path:
                 save_tensors(path, tensors, {"part": name, "settings": to_settings(settings)})
-        self.checkpoint(name).unlink(missing_ok=True)
+            self.checkpoint(name).unlink(missing_ok=True)
         return tensors
 
     def write_text(self, name: str, text: str) -> Path:
@@ -375,11 +402,15 @@ class checkpointed(Steps):
         return self.past[self.given - 1]
 
     def store(self) -> None:
-        "Write the state, unless the file has it already."
+        "Write the state, unless the file has it already. Raises `NumbersError` for one that is not finite."
         if self.stored == len(self.past):
             return
+        state = self.state_dict()
+        for name, x in state.items():  # a bad state must not take the place of the last good one
+            if name.startswith(("model.", "ema.")):
+                check_finite(f"{name} after step {len(self.past)}", x)
         past = torch.tensor([[u.step, u.loss, u.grad_norm, u.lr, u.seconds] for u in self.past], dtype=torch.float64)
-        save_tensors(self.path, self.state_dict() | {"past": past}, {"settings": self.settings})
+        save_tensors(self.path, state | {"past": past}, {"settings": self.settings})
         self.stored = len(self.past)
 
     def restore(self) -> None:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .blocks import check_fields
+from .blocks import NumbersError, check_fields
 from .seeds import own_randomness
 
 # %% ../../nbs/0_core/02_training.ipynb #f5829535
@@ -197,7 +197,7 @@ class fit(Steps):
         grads = [p.grad for p in self.params if p.grad is not None]
         loss, norm = value.item(), total_norm(grads)
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise FloatingPointError(
+            raise NumbersError(
                 f"step {self.step + 1}: expected a finite loss and gradient, got loss {loss} and gradient norm "
                 f"{norm}; the weights are still those of step {self.step}"
             )
@@ -311,7 +311,10 @@ class keep_best(Steps):
         "Score the model as it is now, once per step; keep a copy if it is the best so far."
         if self.scored == self.step:
             return
-        self.scored, score = self.step, float(self.score())
+        try:
+            self.scored, score = self.step, float(self.score())
+        except NumbersError as error:
+            raise NumbersError(f"step {self.step}: {error}") from error
         if math.isnan(score):
             raise ValueError(f"keep_best: expected a score to compare at step {self.step}, got nan")
         if score > self.best_score:

@@ -7,6 +7,7 @@ __all__ = ['PAPER_TRAINING', 'LatentScaler', 'HyperLDM', 'LDMConfig', 'train_hyp
 
 # %% ../../nbs/5_diffusion/04_hyperldm.ipynb #eaabec87
 import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
@@ -14,7 +15,7 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from torch import Tensor
 
-from ..core.blocks import check_pairs
+from ..core.blocks import check_finite, check_pairs
 from ..core.training import EMA, TrainConfig, fit, last, track_ema
 from .denoisers import Denoiser, DenoiserConfig
 from .sampling import SAMPLERS, EnergyRule, truncated, with_cfg, with_energy
@@ -72,6 +73,12 @@ class HyperLDM:
             raise ValueError(f"e: expected conditions [T, {self.denoiser.embed_size}], got {list(e.shape)}")
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler: expected one of {', '.join(SAMPLERS)}, got {sampler!r}")
+        if not math.isfinite(gamma) or not math.isfinite(energy_scale) or samples < 1:
+            raise ValueError(
+                "expected a finite gamma and energy_scale, and at least 1 sample, "
+                f"got {gamma}, {energy_scale} and {samples}"
+            )
+        check_finite("e", e)
         if start is None and fraction != 1:
             raise ValueError(f"fraction: expected 1 when there is no latent to start from, got {fraction}")
         schedule, size = truncated(self.schedule, fraction), (samples, len(e), self.denoiser.latent_size)
@@ -89,8 +96,10 @@ class HyperLDM:
         return map(self.standardizer.decode, self.path(e, **options))
 
     def generate(self, e: Tensor, **options: Any) -> Tensor:  # [K, T, Z]
-        "Latents for questions: the end of the path; options as for `path`."
-        return self.standardizer.decode(last(self.path(e, **options)))
+        "Latents for questions: the end of the path; options as for `path`. Raises `NumbersError` if it runs away."
+        z = self.standardizer.decode(last(self.path(e, **options)))
+        check_finite("latents", z, "choose a smaller γ, or a clamp")
+        return z
 
 # %% ../../nbs/5_diffusion/04_hyperldm.ipynb #1aa308a6
 @dataclass(frozen=True, kw_only=True)

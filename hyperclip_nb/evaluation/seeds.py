@@ -8,9 +8,8 @@ __all__ = ['Chosen', 'score_seed', 'score_fixed', 'score_few_shot', 'packed', 'u
 # %% ../../nbs/7_evaluation/appendix/seeds.ipynb #76d3e2cb
 import json
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import closing
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from torch import Tensor
 from ..core.runs import Run
 from ..core.seeds import seeded
 from ..core.training import progress
+from ..core.workers import side_by_side
 from .controls import chance, majority
 from .experiment import Experiment
 from .fewshot import SHOTS, Shots, choose_steps, few_shot_scores, few_shot_table
@@ -145,15 +145,10 @@ def run_seeds(
         for seed in progress(seeds, desc="seeds"):
             run_seed(source, out, preset, seed, device)
         return
-    with ProcessPoolExecutor(min(workers, len(seeds)), get_context("spawn")) as pool:
-        jobs = [pool.submit(run_seed, source, out, preset, seed, device, 1) for seed in seeds]
-        try:
-            for done in progress(as_completed(jobs), total=len(jobs), desc="seeds"):
-                done.result()
-        except BaseException:
-            for job in jobs:
-                job.cancel()
-            raise
+    calls = {f"seed {seed}": (source, out, preset, seed, device, 1) for seed in seeds}
+    with closing(side_by_side(run_seed, calls, workers)) as done:
+        for _ in progress(done, total=len(calls), desc="seeds"):
+            pass
 
 
 def gather(

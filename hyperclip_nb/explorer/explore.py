@@ -28,7 +28,14 @@ from ..dataset.batches import TaskBatch
 from ..dataset.encoders import ClipEncoder, nearest_questions
 from ..dataset.questions import slug
 from ..dataset.small_clip import load_small_clip
-from ..evaluation.asking import answers_together, open_experiment, percent_right, scenes_world
+from hyperclip_nb.evaluation.asking import (
+    BLOCK,
+    answers_together,
+    noise_blocks,
+    open_experiment,
+    percent_right,
+    scenes_world,
+)
 from ..evaluation.experiment import Experiment, Questions, scenes_experiment
 from ..evaluation.methods import hyperclip_walk
 from ..evaluation.recipe import Generator, Recipe
@@ -111,17 +118,12 @@ class Explorer:
         questions: Questions = {x.recipe.question: asked.embedding}
         if c.guidance == "hyperclip":
             return trajectory(hyperclip_walk(x, c.kind, self.seed, questions, c.steps, c.prior)).detach()
-        path = x.sample_path(
-            c.kind,
-            self.seed,
-            questions,
-            gamma=c.gamma,
-            sampler=c.sampler,
-            steps=min(c.steps, x.recipe.diffusion.timesteps),
-            samples=c.networks,
-            generator=seeded(c.seed, asked.question),
-        )
-        return trajectory(path)[:, :, 0]
+        how = {"gamma": c.gamma, "sampler": c.sampler, "steps": min(c.steps, x.recipe.diffusion.timesteps)}
+        paths = [
+            x.sample_path(c.kind, self.seed, questions, samples=BLOCK, generator=g, **how)
+            for g in noise_blocks(c.seed, asked.question, c.networks)
+        ]
+        return torch.cat([trajectory(path)[:, :, 0] for path in paths], 1)[:, : c.networks]
 
     def with_examples(self, choice: Choice, asked: Asked, ends: Tensor) -> Tensor:  # [K, Z] -> [S', K, Z]
         "How each walk goes on with labelled examples; where there are none, only its end."

@@ -11,9 +11,10 @@ from typing import Any
 
 import ipywidgets as W
 
+from ..core.blocks import BOUNDS
 from ..dataset.questions import find_question
 from ..evaluation.asking import split_answers
-from .choice import BOUNDS, Choice
+from .choice import Choice
 
 # %% ../../nbs/8_explorer/appendix/fields.ipynb #0fc1c795
 _WIDE: dict[str, Any] = {"layout": {"width": "auto"}, "style": {"description_width": "76px"}}  # one column of labels
