@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -151,11 +150,15 @@ def finish(job: str, home: Path, out: Path, **options) -> float:  # seconds
     return time.monotonic() - began
 
 
-@lru_cache(maxsize=1)
+_made: list[tuple[Path, dict[str, float]]] = []
+
+
 def finished(factory: pytest.TempPathFactory) -> tuple[Path, dict[str, float]]:  # the folder; seconds of each job
-    "The data with what every job makes of them, undisturbed, in the folders that bear the jobs' names; not to be changed."
-    home = make_home(factory.mktemp("drill") / "home")
-    return home, {job: finish(job, home, home / job) for job in JOBS}
+    "The data, and what each job makes of them undisturbed, in a folder of its name. Made once; not to be changed."
+    if not _made:
+        home = make_home(factory.mktemp("drill") / "home")
+        _made.append((home, {job: finish(job, home, home / job) for job in JOBS}))
+    return _made[0]
 
 
 def kill(process) -> None:
