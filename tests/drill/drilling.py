@@ -176,7 +176,7 @@ def content(folder: Path) -> dict[str, str]:  # name -> hash of what decides; lo
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_dir() or path.name == ".lock":
+        if path.is_dir() or path.name.startswith(".") and path.name.endswith("lock"):
             continue
         data = path.read_bytes()
         if path.name == "results.json":
