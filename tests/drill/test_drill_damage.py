@@ -15,12 +15,13 @@ import torch
 from drilling import LONG, SEED, finished
 from toy_bank import TASKS, Toy, load
 
-from hyperclip_nb.core.files import HyperclipError
+from hyperclip_nb.core.files import FileError, HyperclipError
 from hyperclip_nb.core.runs import Run, checkpointed
 from hyperclip_nb.core.training import TrainConfig, fit
 from hyperclip_nb.dataset import questions
 from hyperclip_nb.dataset.features import FeatureBank, build_bank
 from hyperclip_nb.dataset.meta_vqa import load_meta_vqa
+from hyperclip_nb.dataset.meta_vqa_check import check_meta_vqa
 from hyperclip_nb.dataset.questions import kept_labels
 from hyperclip_nb.dataset.sources import read_tasks
 from hyperclip_nb.evaluation.results import read_results
@@ -74,6 +75,11 @@ def whole_run(folder: Path) -> Any:
     return read_results(folder / "training")
 
 
+def checked(folder: Path) -> None:
+    if problems := check_meta_vqa(folder / "build").problems:
+        raise FileError("; ".join(problems))
+
+
 ARTIFACTS = {
     "part": Artifact("training/scores-0.safetensors", part),
     "checkpoint": Artifact("training/x.resume.safetensors", state),
@@ -89,6 +95,8 @@ ARTIFACTS = {
     "manifest of an unfinished bank": Artifact("half/manifest.json", rebuilt),
     "task file": Artifact("tasks/train.json", lambda folder: read_tasks(folder / "tasks"), sealed=False),
     "built task file": Artifact("build/meta_train.json", lambda folder: load_meta_vqa(folder / "build")),
+    "task file that is checked": Artifact("build/meta_test.json", checked),
+    "templates that are checked": Artifact("build/prompt_meta.json", checked),
     "record of the build": Artifact(
         "build/meta_vqa.json", lambda folder: load_meta_vqa(folder / "build"), sealed=False
     ),

@@ -25,6 +25,7 @@ from hyperclip_nb.dataset.encoders import ImageFolder, Preprocessing
 from hyperclip_nb.dataset.features import FeatureBank
 from hyperclip_nb.dataset.meta_vqa import ANNOTATIONS, QUESTIONS, build_meta_vqa, load_meta_vqa, read_vqa
 from hyperclip_nb.dataset.meta_vqa_check import check_meta_vqa
+from hyperclip_nb.dataset.small_clip import WEIGHTS, SmallTokenizer, small_clip_record
 from hyperclip_nb.dataset.sources import read_tasks
 from hyperclip_nb.evaluation import asking
 from hyperclip_nb.evaluation.recipe import Recipe
@@ -120,6 +121,10 @@ def resealed(folder: Path) -> None:
     FeatureBank.open(folder).verify()
 
 
+def small_clip_of(folder: Path) -> None:
+    SmallTokenizer(small_clip_record(folder)["pieces"])(["a cat"])
+
+
 def built(folder: Path) -> None:
     (folder / "meta_vqa.json").unlink(missing_ok=True)  # as published, without hashes
     load_meta_vqa(folder)
@@ -139,6 +144,7 @@ READERS = {  # name -> the folder, and what reads which of its files
     "results": ("training", Reader(read_results, "results.json")),
     "recipe": ("scenes", Reader(asking.open_experiment, "manifest.json")),
     "bank manifest": ("features", Reader(lambda folder: FeatureBank.open(folder).verify(), "manifest.json")),
+    "small CLIP": ("small", Reader(small_clip_of, "small_clip.json")),
     "bank index": ("features", Reader(resealed, "index.json", changes=("manifest.json",))),
 }
 COUNT = (100_000 if LONG else 2_000) // len(READERS)
@@ -167,6 +173,10 @@ def home(tmp_path_factory) -> Path:
         path.write_text(json.dumps({**data, "images": data["images"][:8], "annotations": data["annotations"][:8]}))
     prompts = {question: f"A thing is {{}} {i}" for i, question in enumerate(asked)}
     (home / "vqa+" / "prompt_meta.json").write_text(json.dumps(prompts))
+    (home / "small").mkdir()
+    (home / "small" / WEIGHTS).write_bytes(b"weights")
+    record = {"sha256": hashlib.sha256(b"weights").hexdigest(), "pieces": [320, 2368, 533]}
+    (home / "small" / "small_clip.json").write_text(json.dumps(record))
     run = Run.create(home / "scenes", {"dataset": "scenes", "world_seed": 0, "recipe": Recipe()})
     run.write_text("results.md", "a table")
     return home
@@ -175,7 +185,8 @@ def home(tmp_path_factory) -> Path:
 NAMELESS = (
     "`meta-vqa build --prompts`: a template without its one {} is a ValueError that names neither file nor question"
 )
-FAULTS = {"prompts": NAMELESS}
+RECORD = "small_clip.json of a local checkpoint is not checked: without sha256 or pieces it is a KeyError"
+FAULTS = {"prompts": NAMELESS, "small CLIP": RECORD}
 
 
 @pytest.mark.parametrize(
