@@ -130,13 +130,12 @@ def start(job: str, home: Path, out: Path, log: Path | None = None, **options):
     "The job in a process of its own, which the operating system can kill; its words go to OUT.log, or to `log`."
     context = get_context("forkserver")
     context.set_forkserver_preload(["drilling"])
-    before = os.environ.get("PYTHONPATH")
     here = Path(__file__).parent
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(here), str(here.parent), *filter(None, sys.path)])
-    try:
+    path = os.pathsep.join([str(here), str(here.parent), *filter(None, sys.path)])
+    with pytest.MonkeyPatch.context() as patch:  # the server of processes imports what this process does
+        patch.setenv("PYTHONPATH", path)
+        patch.setenv("PYTHONSAFEPATH", "1")
         multiprocessing.forkserver.ensure_running()
-    finally:
-        os.environ.pop("PYTHONPATH") if before is None else os.environ.update(PYTHONPATH=before)
     process = context.Process(target=_work, args=(job, home, out, log or Path(f"{out}.log")), kwargs=options)
     process.start()
     return process
