@@ -8,7 +8,7 @@ export PYTHONHASHSEED ?= 0
 # Large tensors in huge pages: a quarter less time where weights are 50 MB a batch.
 export THP_MEM_ALLOC_ENABLE ?= 1
 
-.PHONY: setup demo test nbtest unit lab app sync check hooks execute docs clean
+.PHONY: setup demo test nbtest unit drill lab app sync check hooks execute docs clean
 
 setup: $(VENV)/.ready
 
@@ -29,6 +29,9 @@ nbtest: setup       ## every notebook; parts that they share are trained first, 
 
 unit: setup
 	pytest -q tests
+
+drill: setup        ## every fault on purpose, far more often than the tests do it; what was tried: docs/failures.md
+	HYPERCLIP_DRILL=long pytest -q tests/drill
 
 # No launcher, and no question about news: .ci/lab/overrides.json. LAB adds options.
 lab: setup          ## JupyterLab on the index

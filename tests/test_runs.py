@@ -538,3 +538,10 @@ def test_a_device_that_is_not_there_is_refused(name):
 
 def test_a_device_that_is_there():
     assert runs.check_device("cpu") == torch.device("cpu")
+
+
+def test_no_state_of_a_training_is_left_beside_the_finished_part(run):
+    run.part("a", {}, ones())
+    files.save_tensors(run.checkpoint("a"), {"step": torch.ones(1)})  # a kill came between the part and its removal
+    run.part("a", {}, never)
+    assert not run.checkpoint("a").exists()

@@ -318,11 +318,11 @@ class Run:
         file = f"{name}.safetensors"
         with self.locked():
             if fits(self.path, self.manifest, file, settings):
-                return self._read(file)
+                return self._finished(name)
         with claimed(self.path, name):
             with self.locked():
                 if fits(self.path, self.manifest, file, settings):  # another process has built it meanwhile
-                    return self._read(file)
+                    return self._finished(name)
             tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in build().items()}
             with self.locked(), entering(self.path, self.manifest, file, settings) as path:
                 save_tensors(path, tensors, {"part": name, "settings": to_settings(settings)})
@@ -355,6 +355,12 @@ class Run:
     def checkpoint(self, name: str) -> Path:
         "Where the state of a part lies while it is being built; deleted when the part is stored."
         return self.path / f"{name}.resume.safetensors"
+
+    def _finished(self, name: str) -> dict[str, Tensor]:
+        tensors = self._read(f"{name}.safetensors")
+        with suppress(OSError):  # a kill, or a slower process, may have left the state of its training
+            self.checkpoint(name).unlink(missing_ok=True)
+        return tensors
 
     def _read(self, file: str) -> dict[str, Tensor]:
         made_by = check_file(self.path, self.manifest, file).code
