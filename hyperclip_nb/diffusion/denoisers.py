@@ -92,6 +92,12 @@ class Denoiser(nn.Module):
         self.norms = module_list(nn.LayerNorm(hidden) for _ in range(config.depth - 1))
         self.head = nn.Linear(hidden, latent_size)
 
+    def check(self, z_t: Tensor | None, e: Tensor | None) -> None:
+        "Raise `ValueError` for latents that are not [..., Z], or conditions that are not [..., E]."
+        for name, x, size in ("latents", z_t, self.latent_size), ("conditions", e, self.embed_size):
+            if x is not None and x.shape[-1] != size:
+                raise ValueError(f"expected {name} [..., {size}], got {list(x.shape)}")
+
     def question_shift(
         self,
         e: Tensor | None,  # [..., E] conditions; None: no question
@@ -124,7 +130,10 @@ class Denoiser(nn.Module):
         t: Tensor,  # [B] or scalar: training timestep
         e: Tensor | None = None,  # [B, E] conditions; None: no question
     ) -> Tensor:  # [B, Z] prediction
-        "Predict what the schedule asks for: the noise, the clean latent or the velocity."
+        """Predict what the schedule asks for: the noise, the clean latent or the velocity.
+
+        Raises `ValueError` for latents or conditions of another size."""
+        self.check(z_t, e)
         return self.head(self.body(z_t, self.question_shift(e) + self.time_shift(t)))
 
     def bare_body(self) -> Callable[[Tensor, Tensor], Tensor]:
@@ -146,7 +155,10 @@ class Denoiser(nn.Module):
         e: Tensor,  # [T, E] conditions
         gamma: float,  # guidance strength γ
     ) -> "Guided":
-        "The fast form of `guided_prediction`; `with_cfg` asks for it."
+        """The fast form of `guided_prediction`; `with_cfg` asks for it.
+
+        Raises `ValueError` for conditions of another size."""
+        self.check(None, e)
         return Guided(self, e, gamma)
 
 

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..basenet.adapter import WeightLayout
-from ..core.blocks import Standardizer
+from ..core.blocks import Standardizer, check_choice
 from ..core.files import fingerprint
 from ..core.runs import Run, run_dir
 from ..dataset.batches import TaskSet
@@ -42,7 +42,7 @@ Questions = dict[str, Tensor]  # question encoder -> [T, E'] embeddings as encod
 
 
 class Experiment:
-    "All trained parts of one data set and recipe, each made when it is first asked for."
+    "All trained parts of one data set and recipe, each made at its first use."
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class Experiment:
         device: str | torch.device = "cpu",
         train: bool = True,  # False: a missing part is an error instead of work
         mixed: tuple[TaskSet, Any] | None = None,  # for networks that read no question (`sources.with_coco_tasks`)
-        report: Callable[[str], None] = announce,  # told about every part that is trained
+        report: Callable[[str], None] = announce,  # receives a line for every part that is trained
     ):
         self.recipe, self.run, self.device = recipe, run, torch.device(device)
         self.sets = {name: TaskSet(tasks, bank, device) for name, tasks in splits.items()}
@@ -141,7 +141,7 @@ class Experiment:
         "Adapted latents of the training tasks."
         return self.stored(kind, seed).latents
 
-    # What is given of questions
+    # Conditions
 
     @once
     def _centred(self, encoder: str) -> Standardizer:
@@ -153,6 +153,14 @@ class Experiment:
         size = min(train.shape) if directions is None else min(directions, *train.shape)
         return Whitening(train, size, power).to(self.device)
 
+    def _encoded(self, questions: Questions | None, encoder: str) -> Tensor:  # [T, E']
+        encoded = self.embeddings["train"] if questions is None else questions
+        if not isinstance(encoded, dict):
+            raise ValueError(f"questions: expected a dict from encoder to embeddings, got {type(encoded).__name__}")
+        if encoder not in encoded:
+            raise ValueError(f"expected a generator, 'hnet' or 'hvae', or an encoder of {[*encoded]}, got {encoder!r}")
+        return encoded[encoder]
+
     def embedding(
         self,
         questions: Questions | None = None,  # None: the training questions
@@ -160,7 +168,7 @@ class Experiment:
     ) -> Tensor:  # [T, D]
         "The embeddings of questions as networks read them: centred and scaled by the training questions, or whitened."
         encoder = encoder or self.recipe.question
-        encoded = (questions or self.embeddings["train"])[encoder]
+        encoded = self._encoded(questions, encoder)
         if self.recipe.directions is None:
             return self._centred(encoder).encode(F.normalize(encoded, dim=-1))
         return self._whitened(encoder, self.recipe.directions)(encoded)
@@ -171,7 +179,7 @@ class Experiment:
     ) -> Tensor:  # [T, D]
         "The embeddings, all directions, brought part of the way to equal variance: for the question regression."
         encoder = self.recipe.question
-        encoded = (questions or self.embeddings["train"])[encoder]
+        encoded = self._encoded(questions, encoder)
         return self._whitened(encoder, None, self.recipe.regression_whitening)(encoded)
 
     @once
@@ -187,7 +195,7 @@ class Experiment:
         seed: int,
         questions: Questions | None = None,  # None: the training questions, none of which is answered by itself
     ) -> Tensor:  # [T, D]
-        "What is given of questions. A recipe without question regression has embeddings for generators, too."
+        "The condition of questions. A recipe without question regression has embeddings for generators, too."
         if of not in ("hnet", "hvae"):
             return self.embedding(questions, of)
         if self.recipe.question_regression is None:
@@ -202,7 +210,7 @@ class Experiment:
         self,
         seed: int,
         kind: ConditionalKind = "cond_multitask",
-        condition: str | None = None,  # what is given of a question (see `condition`)
+        condition: str | None = None,  # which condition (see `condition`)
     ) -> HNet | FiLM:
         "A network from conditions to weights (paper, algorithms 5, 6 and 7)."
         train = self.sets["train"], self.condition(condition, seed)
@@ -216,7 +224,7 @@ class Experiment:
         self,
         kind: Generator,
         seed: int,
-        condition: str | None = None,  # what is given of a question (see `condition`); None: that of `kind`
+        condition: str | None = None,  # which condition (see `condition`); None: that of `kind`
     ) -> HyperLDM:
         "Latent diffusion over a generator's latents (paper, algorithms 12 and 13)."
         conditions = self.condition(condition or kind, seed)
@@ -263,6 +271,7 @@ class Experiment:
 
     def scores(self, weights: Any, split: str = "test") -> Tensor:  # [T] percent
         "Percent of each task's query images that are answered rightly; `weights` as for `set_accuracy`."
+        check_choice("split", split, [*self.sets])
         return task_scores(weights, self.sets[split], self.layout)
 
 # %% ../../nbs/7_evaluation/04_experiment.ipynb #5a09e193

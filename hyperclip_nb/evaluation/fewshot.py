@@ -130,7 +130,7 @@ def few_shot_scores(
 def few_shot_guidance(
     ldm: HyperLDM,
     generate: WeightGenerator,  # whose latents the diffusion model draws
-    e: Tensor,  # [T, E] conditions: what HyperLDM is given of the tasks' questions
+    e: Tensor,  # [T, E] conditions of the tasks' questions
     batch: TaskBatch,  # support sets of the same tasks
     *,
     generator: torch.Generator,  # of the noise

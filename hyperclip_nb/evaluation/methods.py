@@ -33,7 +33,7 @@ def conditional(
     x: Experiment,
     seed: int,
     kind: ConditionalKind = "cond_multitask",
-    condition: str | None = None,  # what is given of a question (see `Experiment.condition`)
+    condition: str | None = None,  # which condition (see `Experiment.condition`)
 ) -> TrainedMethod:
     "A network from conditions to weights (paper, algorithms 5, 6 and 7)."
     model = x.conditional(seed, kind, condition)
@@ -97,7 +97,7 @@ def hyperldm(
     kind: Generator,
     gamma: float,  # guidance strength γ
     samples: int = 1,  # K
-    condition: str | None = None,  # what is given of a question (see `Experiment.hyperldm`)
+    condition: str | None = None,  # which condition (see `Experiment.hyperldm`)
 ) -> TrainedMethod:
     "Samples of the latent diffusion model (paper, algorithm 14)."
     how = {"gamma": gamma, "samples": samples, "condition": condition}

@@ -67,7 +67,10 @@ def adaptation_path(
     adaptation: Adaptation,  # how many steps, how large
     order: Order = "none",  # how far gradients reach through the steps
 ) -> Iterator[Tensor]:  # latents [T, Z] before the first and after each step
-    "The path of an adaptation, for all tasks at once."
+    "The path of an adaptation, for all tasks at once. Raises `ValueError` for a start of another shape."
+    if list(start.shape) not in ([generate.latent_size], [len(batch), generate.latent_size]):
+        wanted = f"[{generate.latent_size}] or [{len(batch)}, {generate.latent_size}]"
+        raise ValueError(f"start: expected latents {wanted}, got {list(start.shape)}")
     start = start.expand(len(batch), -1) if start.ndim == 1 else start
     energy = task_energy(generate, batch, once=order != "second")
     _, steps = adaptation.bounds
@@ -82,7 +85,7 @@ def adapt(
     order: Order = "none",  # how far gradients reach through the steps
     generator: torch.Generator | None = None,  # draws the number of steps where that is a range
 ) -> Tensor:  # [T, Z] adapted latents
-    "A(D, z): fit each task's latent to its examples by gradient descent. Raises `ValueError` for a missing generator."
+    "A(D, z): fit each task's latent to its examples by gradient descent. Raises `ValueError` for what does not fit."
     path = adaptation_path(generate, start, batch, adaptation, order)
     if not isinstance(adaptation.steps, tuple):
         return last(path)
@@ -134,9 +137,18 @@ def fit_meta(
     embedding_noise: float = 0.0,  # standard deviation of noise added to embeddings
     episodes: Episodes = Episodes(),
 ) -> fit:  # yields an `Update` after each step
-    "Train a generator on tasks: algorithms 2 to 7 of the paper, by what is adapted and where it starts."
+    """Train a generator on tasks: algorithms 2 to 7 of the paper, by what is adapted and where it starts.
+
+    | | `adaptation=None` | with an adaptation |
+    |---|---|---|
+    | from `z0` | multitask (2) | MAML of MNet (3) or of HNet (4) |
+    | from `embeddings` | conditional HNet (5) or FiLM (6) | conditional HNet-MAML (7) |
+
+    Raises `ValueError` for embeddings of another shape."""
     if embeddings is not None and embeddings.shape != (len(tasks), model.latent_size):
-        raise ValueError(f"expected embeddings [{len(tasks)}, {model.latent_size}], got {list(embeddings.shape)}")
+        raise ValueError(
+            f"embeddings: expected [{len(tasks)}, {model.latent_size}] for these tasks, got {list(embeddings.shape)}"
+        )
 
     def loss(batch: tuple[TaskBatch, TaskBatch], generator: torch.Generator) -> Tensor:
         support, query = batch
