@@ -64,7 +64,14 @@ def adapter_logits(
     answer_mask: Tensor | None = None,  # [T, C] bool; logits of padded answers are -inf
     scale: float = 100.0,  # CLIP's logit scale
 ) -> Tensor:  # [T, N, C] logits
-    "Classify each task's images with that task's own CLIP-Adapter (Gao et al. 2021; paper, section 4)."
+    """Classify each task's images with that task's own CLIP-Adapter (Gao et al. 2021; paper, section 4).
+
+    Raises `ValueError` for shapes that do not fit."""
+    for name, x in ("images", images), ("answers", answers):
+        if x.ndim != 3 or x.shape[2] != layout.embed or len(x) != len(images):
+            raise ValueError(f"{name}: expected features [{len(images)}, *, {layout.embed}], got {list(x.shape)}")
+    if len(w) not in (1, len(images)):
+        raise ValueError(f"w: expected weights of 1 or {len(images)} tasks, got {len(w)}")
     m = layout.split(w.expand(len(images), -1) if len(w) == 1 else w)
     # alpha scales the product by 1/sqrt(fan-in) inside the matrix multiplication, at no cost.
     hidden = torch.baddbmm(m["b1"][:, None], images, m["W1"].mT, alpha=layout.embed**-0.5).relu()

@@ -68,7 +68,8 @@ class HyperLDM:
     ) -> Iterator[Tensor]:  # [K, T, Z] each, steps + 1 of them: standardised latents, the noise first
         """All questions and samples in one batch (algorithm 14).
 
-        Raises `ValueError` for conditions of another size, an unknown sampler, and options that it can't have."""
+        Raises `ValueError` for conditions or a start of another size, an unknown sampler, and a fraction without a
+        start; `TypeError` for an option that the sampler does not have."""
         if e.ndim != 2 or e.shape[1] != self.denoiser.embed_size:
             raise ValueError(f"e: expected conditions [T, {self.denoiser.embed_size}], got {list(e.shape)}")
         if sampler not in SAMPLERS:
@@ -81,6 +82,9 @@ class HyperLDM:
         check_finite("e", e)
         if start is None and fraction != 1:
             raise ValueError(f"fraction: expected 1 when there is no latent to start from, got {fraction}")
+        if start is not None and (start.ndim > 2 or start.shape[-1] != self.denoiser.latent_size):
+            wanted = f"[{self.denoiser.latent_size}] or [T, {self.denoiser.latent_size}]"
+            raise ValueError(f"start: expected latents {wanted}, got {list(start.shape)}")
         schedule, size = truncated(self.schedule, fraction), (samples, len(e), self.denoiser.latent_size)
         noise = torch.randn(size, generator=generator, device=generator.device, dtype=e.dtype).to(e.device)
         if start is not None:

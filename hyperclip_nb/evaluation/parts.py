@@ -50,7 +50,7 @@ class Parts:
         recipe: Recipe,  # how they are trained
         data: str,  # fingerprint of tasks and features
         train: bool = True,  # False: a missing part is an error instead of work
-        report: Callable[[str], None] = announce,  # told about every part that is trained
+        report: Callable[[str], None] = announce,  # receives a line for every part that is trained
     ):
         self.run, self.recipe, self.data, self.train, self.report = run, recipe, data, train, report
 
@@ -68,7 +68,7 @@ class Parts:
         part: str,
         seed: int,
         build: Callable[[str, dict], dict[str, Tensor]],  # (name, settings) -> tensors; called if there is no such part
-        condition: str | None = None,  # what is given of questions, where that is not the usual
+        condition: str | None = None,  # the condition, where it is not the usual
     ) -> dict[str, Tensor]:
         "Load a part or make it. Raises `RunError` for a missing part where nothing may be trained."
         name, settings = self.settings(part, seed, condition)
