@@ -266,7 +266,7 @@ COLUMNS = (
     "row",
     "reference",
     "ours",
-    "spread",
+    "range",
     "CPU",
     "ratio",
     "GFLOP/s",
