@@ -12,6 +12,7 @@ import copy
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
@@ -345,6 +346,7 @@ def progress(
     desc: str = "",
 ) -> Iterator[Item]:
     "A progress bar with the loss, in a terminal or a live notebook; silent in a log file and where a program runs."
+    tqdm.set_lock(threading.RLock())  # its own is one between processes, and a killed worker would leave it behind
     live = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
     with tqdm(iterable, total=total, desc=desc, disable=not live) as bar:
         for item in bar:
