@@ -40,11 +40,10 @@ class Build:
     allow_empty: Flag = False  # keep empty answers instead of stopping at the first
 
     def __call__(self) -> None:
-        from hyperclip_nb.core.files import read_json
-        from hyperclip_nb.dataset.meta_vqa import build_meta_vqa
+        from hyperclip_nb.dataset.meta_vqa import build_meta_vqa, read_templates
 
         began = time.perf_counter()
-        templates = None if self.prompts is None else read_json(self.prompts, dict[str, str])
+        templates = None if self.prompts is None else read_templates(self.prompts)
         print(f"reading {self.vqa}", flush=True)
         built = build_meta_vqa(self.vqa, self.out, templates, self.allow_empty, self.style)
         print(

@@ -116,7 +116,15 @@ def path_inside(
     path = folder
     for part in parts:
         path = path / part
-        if path.is_symlink():
+        try:
+            linked = stat.S_ISLNK(path.lstat().st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            linked = False
+        except OSError as error:  # a name that is too long, for example
+            raise FileError(
+                f"{folder}: expected names of files inside this folder, got {name[:60]!r}…: {error}"
+            ) from error
+        if linked:
             raise FileError(f"{path}: expected a file, found a link; nothing was opened")
     return path
 

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -452,6 +453,8 @@ def build_bank(
                 sweep(place)
             watched = sys.stderr.isatty() or "JPY_SESSION_NAME" in os.environ
             _build(request, watched if progress is None else progress)
+        elif (folder / "shards").exists():  # of a build that was killed when all was done but this
+            _tidy(folder)
         bank = FeatureBank.open(folder).verify()
         if bank.index.bad and not skip_bad:
             raise FileError(
@@ -493,9 +496,12 @@ def _build(request: _Request, progress: bool) -> None:
     manifest.files = {name: sha256_of(folder / name) for name in FILES}
     manifest.complete = True
     write_json(folder / "manifest.json", manifest)
+    _tidy(folder)
+
+
+def _tidy(folder: Path) -> None:
+    "Remove the pieces of a finished bank."
     for piece in _pieces(folder):
         piece.unlink()
-    try:
+    with suppress(OSError):  # something else lies there, or nothing
         (folder / "shards").rmdir()
-    except OSError:  # something else lies there
-        pass

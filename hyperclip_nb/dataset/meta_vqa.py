@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['ANNOTATIONS', 'QUESTIONS', 'T', 'SEED', 'FILES', 'SET', 'Annotation', 'Annotations', 'Question', 'Questions',
-           'Reading', 'read_vqa', 'select_question', 'split_entries', 'Built', 'build_meta_vqa', 'load_meta_vqa']
+           'Reading', 'read_vqa', 'select_question', 'split_entries', 'Built', 'read_templates', 'build_meta_vqa',
+           'load_meta_vqa']
 
 # %% ../../nbs/1_dataset/appendix/meta_vqa.ipynb #94aacb45
 import hashlib
@@ -229,6 +230,19 @@ def _check_set(folder: Path) -> None:
             )
 
 # %% ../../nbs/1_dataset/appendix/meta_vqa.ipynb #014511f1
+def read_templates(
+    path: str | Path,  # a prompt_meta.json: {question: "the bowl is {}"}
+) -> dict[str, str]:
+    "Templates of questions. Raises `FileError` that names the question of a template without exactly one `{}`."
+    templates = read_json(path, dict[str, str])
+    for question, template in templates.items():
+        try:
+            check_template(template)
+        except ValueError as error:
+            raise FileError(f"{path}: {question!r}: {error}") from None
+    return templates
+
+
 def build_meta_vqa(
     vqa: str | Path,  # folder with the four official files
     out: str | Path,  # folder for the four files of Meta-VQA

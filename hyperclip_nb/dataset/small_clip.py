@@ -12,7 +12,9 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Annotated, TypedDict
 
+import msgspec
 import torch
 import torch.nn.functional as F
 from open_clip.tokenizer import SimpleTokenizer
@@ -114,8 +116,16 @@ ASSETS = Path(str(files("hyperclip_nb"))) / "assets"
 WEIGHTS = "open_clip_model.safetensors"
 
 
+class _Kept(TypedDict):
+    "What must be in small_clip.json; more may be."
+
+    sha256: str  # of the weights
+    pieces: list[Annotated[int, msgspec.Meta(ge=0, lt=49_408)]]  # the vocabulary, as ids of CLIP's
+
+
 def small_clip_record(folder: Path = ASSETS) -> dict:
     "What is kept with the weights. Raises `FileError` if it belongs to other weights."
+    read_json(folder / "small_clip.json", _Kept)
     record = read_json(folder / "small_clip.json", dict)
     if record["sha256"] != sha256_of(folder / WEIGHTS):
         raise FileError(

@@ -117,7 +117,6 @@ proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /p
 
 
 @proc
-@pytest.mark.xfail(strict=True, reason="workers that are at work live on for minutes when their parent was killed")
 @pytest.mark.parametrize("how", ["SIGKILL", *(pytest.param(how, marks=long_only) for how in ("SIGTERM", "SIGINT"))])
 def test_workers_end_with_their_parent(home, tmp_path, how):
     process, workers = with_workers(home, tmp_path / "out")

@@ -189,9 +189,6 @@ def without_pieces(out: Path) -> dict[str, str]:
 
 
 @pytest.mark.filterwarnings("ignore:.*different texts share")
-@pytest.mark.xfail(
-    strict=True, reason="pieces of a bank stay for ever where a fault or a kill comes just before their removal"
-)
 def test_a_bank_that_was_finished_all_but_the_removal_of_its_pieces_is_tidied(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
 
