@@ -29,6 +29,8 @@ def call(capsys, *arguments):
         ),
         (["adapt", "What?", "--images", "5000"], "images: expected"),
         (["adapt", "What?", "--seed", "-1"], "seed: expected"),
+        *((["reproduce", "--device", name], "expected a device that is there") for name in ("banana", "meta", "cpu:3")),
+        (["demo", "--device", "cuda:99"], "expected a device that is there"),
         (["demo", "--workers", "-2"], "workers: expected 0 or more"),
         (["reproduce", "--world", "-1"], "world: expected 0 or more"),
         (["meta-vqa"], "build"),

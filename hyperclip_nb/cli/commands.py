@@ -60,7 +60,7 @@ class Demo:
         import matplotlib
 
         matplotlib.use("Agg")
-        from hyperclip_nb.core.runs import data_dir
+        from hyperclip_nb.core.runs import check_device, data_dir
         from hyperclip_nb.evaluation.asking import ask, open_experiment
         from hyperclip_nb.evaluation.latent_maps import latents_figure
         from hyperclip_nb.evaluation.presets import Source, run_folder
@@ -69,6 +69,7 @@ class Demo:
         from hyperclip_nb.evaluation.results import to_markdown
         from hyperclip_nb.plots.pictures import save
 
+        check_device(self.device)
         source = Source(data=self.data, world=self.world)
         out = run_folder("demo", source, self.out)
         print(f"data directory: {data_dir(self.data)}\nrun directory:  {out}")
@@ -123,9 +124,11 @@ class Reproduce:
         import matplotlib
 
         matplotlib.use("Agg")
+        from hyperclip_nb.core.runs import check_device
         from hyperclip_nb.evaluation.presets import Source, run_folder
         from hyperclip_nb.evaluation.reproduce import reproduce
 
+        check_device(self.device)
         source = Source(
             data=self.data,
             world=self.world,
