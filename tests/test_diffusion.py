@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from hyperclip_nb.core.blocks import Standardizer
 from hyperclip_nb.core.training import TrainConfig, last, run
 from hyperclip_nb.diffusion.denoisers import (
     PUBLISHED_SIZE,
@@ -795,3 +796,15 @@ def test_one_view_and_several_are_the_same_thing():
     latents, embeddings = problem(views=1)
     a, b = (run(train_hyperldm(untrained(), z, embeddings, TrainConfig(steps=3))) for z in (latents, latents[0]))
     assert a == b
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("conditions", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("gamma", [1.0, 1.5])
+def test_samples_have_the_type_of_the_denoiser(weights, conditions, gamma):
+    ldm = HyperLDM.make(4, 6, Standardizer(torch.randn(20, 6, generator=seeded(0))))
+    e = torch.randn(2, 4, generator=seeded(1))
+    single = ldm.generate(e, generator=seeded(2), gamma=gamma, steps=5)
+    ldm.denoiser.to(weights), ldm.standardizer.to(weights)
+    z = ldm.generate(e.to(conditions), generator=seeded(2), gamma=gamma, steps=5)
+    assert z.dtype == weights and z.shape == single.shape and z.isfinite().all()

@@ -447,3 +447,9 @@ def test_pictures_keep_their_place():
     with pytest.raises(ValueError, match="finite"):
         path_layer(frame, np.full((2, 1, 2), np.nan))
     assert path_layer(frame, np.zeros((2, 3, 2))).count("<polyline") == 3
+
+
+@pytest.mark.parametrize("text", ["What is\udcff?", "What\nis it?", "What \x00 is it?"])
+def test_text_that_cannot_be_printed_is_no_question(text):
+    with pytest.raises(ValueError, match="printed on one line"):
+        task_for(text, ("a", "b"))

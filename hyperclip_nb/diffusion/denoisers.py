@@ -110,7 +110,8 @@ class Denoiser(nn.Module):
         t: Tensor,  # [...] timesteps
     ) -> Tensor:  # [..., F]
         "What the timestep adds to every layer."
-        return self.from_time(timestep_embedding(t.to(self.head.weight.device), self.config.time_size))
+        like = self.head.weight  # sines and cosines are computed in float32, whatever the layers' type
+        return self.from_time(timestep_embedding(t.to(like.device), self.config.time_size).to(like.dtype))
 
     def body(
         self,

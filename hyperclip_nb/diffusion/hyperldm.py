@@ -72,6 +72,7 @@ class HyperLDM:
         start; `TypeError` for an option that the sampler does not have."""
         if e.ndim != 2 or e.shape[1] != self.denoiser.embed_size:
             raise ValueError(f"e: expected conditions [T, {self.denoiser.embed_size}], got {list(e.shape)}")
+        e = e.to(self.denoiser.head.weight.dtype)
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler: expected one of {', '.join(SAMPLERS)}, got {sampler!r}")
         if not math.isfinite(gamma) or not math.isfinite(energy_scale) or samples < 1:

@@ -86,6 +86,9 @@ def check_question(
     question, answers = question.strip(), tuple(a.strip() for a in answers)
     if not question:
         raise ValueError("expected a question, got an empty text")
+    for text in (question, *answers):
+        if not text.isprintable():  # half a surrogate pair, a line break, a control character
+            raise ValueError(f"expected text that can be printed on one line, got {ascii(text[:60])}")
     if not answers:
         raise ValueError("expected at least two answers to choose from, got none")
     if len(answers) < 2:
