@@ -453,3 +453,16 @@ def test_pictures_keep_their_place():
 def test_text_that_cannot_be_printed_is_no_question(text):
     with pytest.raises(ValueError, match="printed on one line"):
         task_for(text, ("a", "b"))
+
+
+def test_no_answer_overwrites_another(tmp_path):
+    long = "Is the thing that stands at the far end of the long narrow street {}?"
+    asked = [["What color is the comet?", "--gamma", "0"], ["What color is the comet?", "--gamma", "3"]]
+    asked += [[long.format(color), "--answers", "yes,no"] for color in ("red", "blue")] + [
+        ["太阳？", "--answers", "a,b"]
+    ]
+    for question in asked:
+        main(["adapt", *question, "--out", str(tmp_path), "--images", "2", "--samples", "1"])
+    kept = {path: load_tensors(path)[1]["question"] for path in tmp_path.glob("*.safetensors")}
+    assert len(kept) == len(asked) and len({*kept.values()}) == 4
+    assert all(path.with_suffix(".png").is_file() for path in kept)

@@ -174,7 +174,7 @@ class Adapt:
         import matplotlib
 
         matplotlib.use("Agg")
-        from hyperclip_nb.core.files import save_tensors
+        from hyperclip_nb.core.files import fingerprint, save_tensors
         from hyperclip_nb.core.runs import run_dir
         from hyperclip_nb.dataset.questions import slug
         from hyperclip_nb.evaluation.asking import ask, open_experiment, split_answers
@@ -193,19 +193,18 @@ class Adapt:
             count=self.images,
         )
         where = self.out or experiment.run.path / "asked"
-        name = slug(sheet.question)[:60] or "question"
-        save_tensors(
-            where / f"{name}.safetensors",
-            {"weights": weights},
-            {
-                "question": sheet.question,
-                "answers": list(sheet.answers),
-                "prompts": list(sheet.prompts),
-                "embed": experiment.layout.embed,
-                "hidden": experiment.layout.hidden,
-                "gamma": self.gamma,
-            },
-        )
+        about = {
+            "question": sheet.question,
+            "answers": list(sheet.answers),
+            "prompts": list(sheet.prompts),
+            "embed": experiment.layout.embed,
+            "hidden": experiment.layout.hidden,
+            "gamma": self.gamma,
+        }
+        # Another question, strength or seed must not overwrite this one's files, and 60 letters may be the same.
+        others = [experiment.run.path.name, self.samples, self.seed, self.images]
+        name = f"{slug(sheet.question)[:60] or 'question'}-{fingerprint([about, *others])[:8]}"
+        save_tensors(where / f"{name}.safetensors", {"weights": weights}, about)
         save(sheet_figure(sheet).flat[0].figure, where / f"{name}.png")
         origin = {"train": "a training question", "val": "a validation question", "test": "a held-out question"}.get(
             sheet.seen, "a new question"
