@@ -455,7 +455,7 @@ def test_text_that_cannot_be_printed_is_no_question(text):
         task_for(text, ("a", "b"))
 
 
-def test_no_answer_overwrites_another(tmp_path):
+def test_no_answer_overwrites_another(x, tmp_path):
     long = "Is the thing that stands at the far end of the long narrow street {}?"
     asked = [["What color is the comet?", "--gamma", "0"], ["What color is the comet?", "--gamma", "3"]]
     asked += [[long.format(color), "--answers", "yes,no"] for color in ("red", "blue")] + [
