@@ -216,7 +216,8 @@ def read_json(
     try:
         return msgspec.json.decode(content, type=type)
     except msgspec.ValidationError as error:
-        raise FileError(f"{path}: {name_the_keys(content, type, str(error))}") from error
+        where = name_the_keys(content, type, str(error))  # holds keys of the file, which may be of any length
+        raise FileError(f"{path}: {where if len(where) <= 1000 else where[:1000] + '…'}") from error
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise FileError(f"{path}: expected JSON, but: {error}") from error
 
