@@ -24,7 +24,7 @@ from ..core.seeds import step_seed
 from ..core.training import TrainConfig, Update, fit, progress
 from .captions import caption_batch
 from .encoders import ClipEncoder, Preprocessing
-from .questions import Question, draw_images, find_question
+from .questions import Question, draw_images, find_question, reserved_cells
 from .scenes import CATEGORY
 from .small_clip import PADDING, PICTURES, UNKNOWN, WEIGHTS, SmallTokenizer, small_clip_config
 from .tasks import Splits, Task
@@ -33,11 +33,13 @@ from .tasks import Splits, Task
 def generalise(
     text: str,
 ) -> str:  # the text itself, unless it is a question about a thing
-    "A question about a thing, asked about its category."
+    "A question about a thing, asked about its category, unless the category's question is reserved."
     question = find_question(text)
     if question is None or question.subject not in CATEGORY:
         return text
-    return Question(question.family, CATEGORY[question.subject], question.side).text.lower()
+    general = Question(question.family, CATEGORY[question.subject], question.side)
+    cells = {general.cell, f"{general.subject}/place"} if general.side else {general.cell}
+    return general.text.lower() if cells.isdisjoint(reserved_cells()) else text
 
 
 class Pairs(Dataset):
@@ -49,7 +51,7 @@ class Pairs(Dataset):
         steps: int,
         batch: int,  # pairs per step
         seed: int,
-        general: float = 0.35,  # share of questions about things that are asked about the category
+        general: float = 0.0,  # share of questions about things that are asked about the category
         hide: float = 0.02,  # share of words that are hidden behind "unknown"
     ):
         self.tokenizer, self.steps, self.batch, self.seed, self.general, self.hide = (
@@ -83,6 +85,7 @@ def train_small_clip(
     batch: int = 128,  # pairs per step
     workers: int = 1,  # processes that draw
     half: bool = True,  # compute in bfloat16 where that is safe: 1.4 times faster on processors that know it
+    general: float = 0.0,  # share of questions about things that are asked about the category
 ) -> tuple[open_clip.CLIP, list[Update]]:
     "Train from scratch; the same seed gives the same model on the same machine with the same number of threads."
     torch.manual_seed(config.seed)
@@ -92,7 +95,8 @@ def train_small_clip(
         open_clip.ClipLoss(),
         Preprocessing(PICTURES["size"], PICTURES["mean"], PICTURES["std"]).normalize,
     )
-    stream = iter(DataLoader(Pairs(tokenizer, config.steps, batch, config.seed), batch_size=None, num_workers=workers))
+    pairs = Pairs(tokenizer, config.steps, batch, config.seed, general)
+    stream = iter(DataLoader(pairs, batch_size=None, num_workers=workers))
 
     def loss(pairs: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         pictures, tokens = pairs
