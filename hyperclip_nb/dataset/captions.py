@@ -208,7 +208,7 @@ def cells_told(
         if subjects >= {thing.name, CATEGORY[thing.name]}:
             families.add("which")
         told |= {f"{name}/{family}" for name in {thing.name, *subjects & {CATEGORY[thing.name]}} for family in families}
-    if "thing next to" in text and (answer or not mark):  # its color is told, although it isn't named
+    if "thing next to" in text and (answer or not mark):  # its colour is told, although it isn't named
         told |= {f"{thing.name}/color" for thing in scene.things if thing not in named}
     return told
 
