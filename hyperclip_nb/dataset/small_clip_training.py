@@ -117,7 +117,7 @@ def train_small_clip(
 
 # %% ../../nbs/1_dataset/appendix/small_clip_training.ipynb #83bce563
 RECIPE = TrainConfig(
-    steps=2500, lr=2e-3, clip=1.0, weight_decay=0.1, schedule="cosine", warmup=100
+    steps=3000, lr=2e-3, clip=1.0, weight_decay=0.1, schedule="cosine", warmup=100
 )  # of the shipped weights
 
 
