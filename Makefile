@@ -8,12 +8,12 @@ export PYTHONHASHSEED ?= 0
 # Large tensors in huge pages: a quarter less time where weights are 50 MB a batch.
 export THP_MEM_ALLOC_ENABLE ?= 1
 
-.PHONY: setup demo test nbtest unit lab app sync execute docs clean
+.PHONY: setup demo test nbtest unit drill lab app sync check hooks execute docs clean
 
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: settings.ini setup.py
-	@echo "Setting up $(VENV) (about three minutes, most of it torch)"
+	@echo "Setting up $(VENV) (one to three minutes, most of it torch)"
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade "setuptools>=68" wheel
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[dev]"
@@ -24,21 +24,32 @@ demo: setup         ## the main job on the embedded data set
 
 test: nbtest unit   ## every notebook and every test
 
-nbtest: setup       ## features and trained parts that the notebooks share are made first, once
-	printf 'hnet\nhvae\n' | xargs -P 2 -I{} python -c "from hyperclip_nb.evaluation.experiment import scenes_experiment as open_; x = open_(); x.hyperldm('{}', 0), x.hyperclip('{}', 0), x.conditional(0, given='clip' if '{}' == 'hvae' else None)"
-	nbdev_test --n_workers 2 --timing
+nbtest: setup       ## every notebook; parts that they share are trained first, once
+	python .ci/nbtest.py
 
 unit: setup
 	pytest -q tests
 
-lab: setup          ## JupyterLab on the notebooks
-	jupyter lab --ServerApp.root_dir=nbs
+drill: setup        ## every fault on purpose, far more often than the tests do it; what was tried: docs/failures.md
+	HYPERCLIP_DRILL=long pytest -q tests/drill
+
+# No launcher, and no question about news: .ci/lab/overrides.json. LAB adds options.
+lab: setup          ## JupyterLab on the index
+	jupyter lab --ServerApp.root_dir=nbs --LabApp.default_url=/lab/tree/index.ipynb --LabApp.app_settings_dir=$(CURDIR)/.ci/lab $(LAB)
 
 app: setup          ## the explorer as a page in the browser
 	hyperclip_nb app
 
-sync: setup         ## clean the notebooks, export the library, rewrite README.md
+sync: setup         ## format and clean the notebooks, export the library, rewrite README.md
+	ruff format --quiet . hyperclip_nb/__init__.py hyperclip_nb/__main__.py
 	nbdev_clean && nbdev_export && python .ci/readme.py
+
+check: setup        ## style, types, order of imports, outputs: all that needs no notebook to run
+	.ci/check
+
+hooks: setup        ## git's: checks before a commit, and merges of notebooks by cells
+	git config --local include.path ../.gitconfig
+	pre-commit install
 
 execute: setup      ## run notebooks in place, outputs saved: make execute NB="nbs/5_diffusion/01_schedule.ipynb"
 	python .ci/execute.py $(or $(NB),$(sort $(wildcard nbs/*.ipynb nbs/*/*.ipynb nbs/*/*/*.ipynb))) && nbdev_clean
@@ -51,4 +62,4 @@ $(VENV)/.docs: $(VENV)/.ready
 	@touch $@
 
 clean:
-	rm -rf build dist *.egg-info _proc _docs .pytest_cache
+	rm -rf build dist *.egg-info _proc _docs .pytest_cache .mypy_cache .ruff_cache

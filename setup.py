@@ -1,6 +1,8 @@
 "Everything about the package is read from settings.ini, which nbdev reads too."
+
 from configparser import ConfigParser
 from pathlib import Path
+
 from setuptools import find_packages, setup
 
 config = ConfigParser(delimiters=["="])
@@ -21,7 +23,7 @@ setup(
     license="Apache-2.0",
     keywords=cfg["keywords"].split(),
     packages=find_packages(include=[cfg["lib_name"], cfg["lib_name"] + ".*"]),
-    package_data={cfg["lib_name"]: ["assets/*"]},
+    package_data={cfg["lib_name"]: ["assets/*", "py.typed"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
     extras_require=extras,

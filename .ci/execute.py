@@ -1,6 +1,10 @@
-"Run notebooks in place and save their outputs, honouring nbdev's directives: python .ci/execute.py [--flags 'slow data'] nbs/*.ipynb"
+"""Run notebooks in place and save their outputs, honouring nbdev's directives.
+
+python .ci/execute.py [--flags 'slow data'] nbs/*.ipynb
+"""
 
 import argparse
+import os
 import re
 import sys
 import time
@@ -10,6 +14,8 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
+# Parts that older code made are used as they are; the warning about it is for the person at work, not for readers.
+os.environ.setdefault("PYTHONWARNINGS", "ignore:run :UserWarning")
 FLAGS = {"slow", "cuda", "data", "notest"}  # tst_flags in settings.ini: cells that a plain run leaves alone
 
 

@@ -1,7 +1,7 @@
 """A package imports only packages below it: python .ci/imports.py. Exit 1 with each arrow that points up.
 
-The order is written, with its reasons, in CONTRIBUTING.md under "Where things are". Inside a package reading order is free, but a
-circle of modules is an error here too. Only exported cells count: a demonstration may use anything.
+The order is written, with its reasons, in CONTRIBUTING.md under "Where things are". Inside a package reading order is
+free, but a circle of modules is an error here too. Only exported cells count: a demonstration may use anything.
 """
 
 import ast

@@ -11,8 +11,8 @@ notebook = nbformat.read(ROOT / "nbs" / "index.ipynb", 4)
 kept = []
 for cell in notebook.cells:
     if cell.cell_type == "code":
-        if re.search(r"^#\|\s*(hide|default_exp)\b", cell.source, re.M):
-            continue
+        if re.search(r"^#\|\s*(hide|default_exp|readme: false)\b", cell.source, re.M):
+            continue  # what only a reader of the notebook needs
         if re.search(r"^#\|\s*echo:\s*false", cell.source, re.M):  # a table: its Markdown without the code that made it
             shown = "\n".join(o["data"]["text/markdown"] for o in cell.outputs if "text/markdown" in o.get("data", {}))
             kept.append(nbformat.v4.new_markdown_cell(shown))
@@ -22,9 +22,10 @@ for cell in notebook.cells:
         cell.outputs = [o for o in cell.outputs if "image/png" not in o.get("data", {}) and o.output_type != "error"]
     kept.append(cell)
 notebook.cells = kept
+notebook.metadata["language_info"] = {"name": "python"}  # of code blocks
 body, _ = MarkdownExporter().from_notebook_node(notebook)
 body = body.replace("](images/", "](nbs/images/").replace('src="images/', 'src="nbs/images/')
-body = re.sub(r"\]\((\d+_[\w/]+\.ipynb)", r"](nbs/\1", body)
+body = re.sub(r"\]\((\d\w*[\w/]*\.ipynb)", r"](nbs/\1", body)
 body = re.sub(r"[ \t]+$", "", body, flags=re.M)
 body = re.sub(r"\n{3,}", "\n\n", body).strip() + "\n"
 (ROOT / "README.md").write_text(

@@ -1,11 +1,13 @@
 """What a bank of features costs beside the model itself, how much memory it takes, and how fast it opens.
 
-    python benchmarks/features.py speed  [--images 256] [--rounds 3] [--workers 1]   # build_bank against bare encode_image
-    python benchmarks/features.py memory                                             # peak memory at 20,000 and 80,000 images
-    python benchmarks/features.py open                                               # a bank of Meta-VQA's size
+    python benchmarks/features.py speed [--images 256] [--rounds 3] [--workers 1]  # build_bank against encode_image
+    python benchmarks/features.py memory  # peak memory at 20,000 and 80,000 images
+    python benchmarks/features.py open  # a bank of Meta-VQA's size
 
-`speed` writes JPEG files of COCO's size and lets a ViT-B-32 with random weights encode them, in turns: encode_image alone,
-on batches that lie ready in memory, then everything: decoding, resizing, encoding, writing, joining, hashing. Both run in one
+`speed` writes JPEG files of COCO's size and lets a ViT-B-32 with random weights encode them, in turns: encode_image
+alone,
+on batches that lie ready in memory, then everything: decoding, resizing, encoding, writing, joining, hashing. Both
+run in one
 process, one after the other, so that a busy machine slows both; the ratio is what counts. Processor time, workers
 included, is reported beside wall time, because other processes don't count in it.
 """
@@ -87,7 +89,7 @@ def speed(images: int, rounds: int, workers: int, batch: int) -> dict:
     model = open_clip.CLIP(**open_clip.get_model_config("ViT-B-32")).eval()
     pictures = Preprocessing(224, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
     encoder = NoTexts(model, open_clip.get_tokenizer("ViT-B-32"), pictures, "ViT-B-32, random weights")
-    encoder.fingerprint  # hashed once, not timed
+    _ = encoder.fingerprint  # hashed once, not timed
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         ids = write_jpegs(folder / "jpegs", images)

@@ -1,4 +1,5 @@
-"""The plain way: one task at a time, one latent at a time, every gradient by autograd. What the product is measured against.
+"""The plain way: one task at a time, one latent at a time, every gradient by autograd. What the product is measured
+against.
 
 Nothing here is imported by the package. The networks (their parameters) are the product's; how they are used is not.
 """
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from hyperclip_nb.basenet.adapter import WeightLayout
 from hyperclip_nb.basenet.fast.layers import WideLinear
-from hyperclip_nb.diffusion.hyperldm import Denoiser
+from hyperclip_nb.diffusion.denoisers import Denoiser
 from hyperclip_nb.diffusion.schedule import Schedule
 
 Examples = tuple[Tensor, Tensor, Tensor]  # images [N, E], labels [N], answers [C, E] of one task
@@ -71,7 +72,7 @@ def adapt(generate: nn.Module, task: Examples, steps: int, lr: float = 0.1) -> T
 def meta_gradient(
     generate: nn.Module, tasks: list[tuple[Examples, Examples]], steps: int, lr: float = 0.1
 ) -> list[float]:
-    "First-order HNet-MAML: the gradient of the query losses is left in `.grad`; returns the authors' four accuracies of every task."
+    "First-order HNet-MAML: leaves the query losses' gradient in `.grad`; returns the authors' four accuracies."
     metrics, layout = [], generate.layout
     for support, query in tasks:
         with torch.no_grad():
@@ -86,7 +87,7 @@ def meta_gradient(
 
 @torch.no_grad()
 def sample(denoiser: Denoiser, schedule: Schedule, noises: Tensor, e: Tensor, gamma: float) -> Tensor:  # [Z]
-    "Ancestral sampling of one latent for the question `e` [E]; `noises` [S + 1, Z]: the start, then each step's fresh noise."
+    "Ancestral sampling of a latent for the question `e` [E]; `noises` [S + 1, Z]: the start, then each step's noise."
     z = noises[0]
     for i, fresh in zip(reversed(range(len(schedule))), noises[1:]):
         kept, before = schedule.alpha_bars[i].item(), schedule.previous[i].item()

@@ -1,12 +1,20 @@
-"""What is measured: data of the paper's scale, and for each kind of work the product's side, the plain side, and its limit.
+"""What is measured: data of the paper's scale, and for each kind of work the product's side, the plain side, and its
+limit.
 
-**The limit** of a row is the time for its floating-point operations at the fastest sgemm that `speed.py` measures on the same core,
-plus the time for the bytes that must move at the measured copy bandwidth (bytes read and written by a large copy, per second). Counted
-are, per task, two operations for each weight and example in every product that the method needs (in the base network's backward pass
-three of four: no gradient of the images), and the generator's last layer, forward, to the latent, and to its weights where those are
-trained. Bytes: the last layer read once per batch and step; in training, of every weight: the gradient written, Adam's reading of
-weight, gradient and two moments and its writing of weight and moments (eight floats). Sampling shares the first product between the
-guided and the unguided pass and applies guidance before the last layer. What is elementwise, small or random is not counted.
+**The limit** of a row is the time for its floating-point operations at the fastest sgemm that `speed.py` measures on
+the same core,
+plus the time for the bytes that must move at the measured copy bandwidth (bytes read and written by a large copy, per
+second). Counted
+are, per task, two operations for each weight and example in every product that the method needs (in the base
+network's backward pass
+three of four: no gradient of the images), and the generator's last layer, forward, to the latent, and to its weights
+where those are
+trained. Bytes: the last layer read once per batch and step; in training, of every weight: the gradient written,
+Adam's reading of
+weight, gradient and two moments and its writing of weight and moments (eight floats). Sampling shares the first
+product between the
+guided and the unguided pass and applies guidance before the last layer. What is elementwise, small or random is not
+counted.
 """
 
 import copy
@@ -14,7 +22,7 @@ import functools
 import os
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -24,13 +32,17 @@ sys.path.insert(0, str(Path(__file__).parent))
 import reference  # noqa: E402
 
 from hyperclip_nb.basenet.adapter import WeightLayout, adapter_logits, set_accuracy, task_accuracy
+from hyperclip_nb.basenet.fast.kernels import GeneratedLoss
+from hyperclip_nb.basenet.fast.layers import forget_gradients
 from hyperclip_nb.core.blocks import Standardizer
+from hyperclip_nb.core.energy import Energy
 from hyperclip_nb.core.seeds import own_randomness
 from hyperclip_nb.core.training import TrainConfig
-from hyperclip_nb.dataset.batches import TaskSet
+from hyperclip_nb.dataset.batches import Ragged, TaskSet
 from hyperclip_nb.dataset.meta_vqa import load_meta_vqa
 from hyperclip_nb.dataset.tasks import Task
-from hyperclip_nb.diffusion.hyperldm import PUBLISHED_SIZE, HyperLDM, LDMConfig, PublishedDenoiser, train_hyperldm
+from hyperclip_nb.diffusion.denoisers import PUBLISHED_SIZE, PublishedDenoiser
+from hyperclip_nb.diffusion.hyperldm import HyperLDM, LDMConfig, train_hyperldm
 from hyperclip_nb.diffusion.sampling import respaced
 from hyperclip_nb.guidance.hyperclip import ContrastConfig, HyperCLIP, train_hyperclip
 from hyperclip_nb.hypernet.finetune import draw_views
@@ -43,7 +55,7 @@ LAYOUT, LATENT, WIDTH = WeightLayout(768, 256), 128, 128  # the paper's scale: P
 E, H, P = LAYOUT.embed, LAYOUT.hidden, LAYOUT.size
 
 
-# ---- data: real sizes, random features ------------------------------------------------------------------------------------------------
+# ---- data: real sizes, random features ----
 
 
 def drawn_tasks(count: int = 870) -> list[Task]:
@@ -129,8 +141,8 @@ def examples(tasks: TaskSet, part: str) -> list[reference.Examples]:
     return [(b.images[0], b.labels[0], b.answers[0]) for b in batches]
 
 
-def generator_network(device: str) -> HNet:
-    hnet = HNet(LAYOUT, LATENT, (WIDTH,) * 3, generator=torch.Generator().manual_seed(0))
+def generator_network(device: str, kind: type[HNet] = HNet) -> HNet:
+    hnet = kind(LAYOUT, LATENT, (WIDTH,) * 3, generator=torch.Generator().manual_seed(0))
     return hnet.to(device)
 
 
@@ -160,7 +172,7 @@ def score_both(hnet: HNet, latents: Tensor, tasks: TaskSet, together: int = 64) 
             task_accuracy(w, tasks.ragged(ids, part, sort=False), LAYOUT).tolist()
 
 
-# ---- what must be done ------------------------------------------------------------------------------------------------------------------
+# ---- what must be done ----
 
 
 def network_flops(examples: float, answers: float, backward: bool = False) -> float:
@@ -184,13 +196,14 @@ LAST_LAYER, ADAM = 4 * WIDTH * P, 8 * 4 * WIDTH * P  # bytes
 DENOISER = 2 * LATENT * 128 + 128 * 128  # products of one guided-or-not step, per latent
 
 
-# ---- rows -------------------------------------------------------------------------------------------------------------------------------
+# ---- rows ----
 
 
 class Row:
     """One kind of work. `ours` and `plain` do it once; `compare` returns pairs of tensors that must agree.
 
-    A quick run does few tasks the plain way, and without the optimiser's step, which would count for too much among so few.
+    A quick run does few tasks the plain way, and without the optimiser's step, which would count for too much among
+    so few.
     """
 
     variants, work = ("same",), ""
@@ -215,6 +228,35 @@ class Row:
         "Necessary operations and bytes."
 
 
+class WatchedLoss(GeneratedLoss):
+    "Notes the weights of a step before they are overwritten."
+
+    def __init__(self, *arguments, note: Callable[[Tensor], None]):
+        super().__init__(*arguments)
+        self.note = note
+
+    def weights(self, u: Tensor) -> Tensor:
+        w = super().weights(u)
+        self.note(w)
+        return w
+
+
+class WatchedHNet(HNet):
+    "An HNet that keeps the published code's four accuracies of every outer step: before and after, on both sets."
+
+    def fast_energy(self, batch: Ragged, trains: bool = False) -> Energy:
+        if not trains:
+            self.support = batch
+            return super().fast_energy(batch)
+
+        def note(after: Tensor) -> None:
+            before = self(self.z0[None])
+            self.metrics = [task_accuracy(w, part, LAYOUT) for w in (before, after) for part in (self.support, batch)]
+
+        loss = WatchedLoss(self.head, batch, self.layout, True, note=note)
+        return lambda z: loss(self.body(z))
+
+
 class MetaTraining(Row):
     work = "HNet-MAML meta-training, 10 inner steps, four accuracies per task"
     steps = 10
@@ -222,16 +264,12 @@ class MetaTraining(Row):
     def __init__(self, *args):
         super().__init__(*args)
         self.ours_tasks, self.plain_tasks = (16, 2) if self.quick else (32, 32)
-        self.ours_set, self.hnet = task_set(self.ours_tasks, self.device), generator_network(self.device)
-        self.metrics = []
+        self.ours_set, self.hnet = task_set(self.ours_tasks, self.device), generator_network(self.device, WatchedHNet)
         self.updates = self.training(self.hnet, self.ours_set)
         self.plain_set = task_set(self.plain_tasks, self.device)
         self.optimizer = None
 
     def training(self, hnet: HNet, tasks: TaskSet):
-        def watch(support, query, before, after):
-            self.metrics = [task_accuracy(w, part, LAYOUT) for w in (before, after) for part in (support, query)]
-
         return fit_meta(
             hnet,
             tasks,
@@ -239,7 +277,6 @@ class MetaTraining(Row):
             adaptation=Adaptation(steps=self.steps, lr=0.1),
             order="first",
             episodes=Episodes(tasks=self.ours_tasks, support=None, query=None),
-            watch=watch,
         )
 
     def ours(self):
@@ -263,7 +300,7 @@ class MetaTraining(Row):
         theirs = torch.tensor(reference.meta_gradient(plain, pairs, self.steps)).view(-1, 4).mean(0)
         torch.nn.utils.clip_grad_norm_(plain.parameters(), 10.0)
         found = [reference.same_shape(a.grad, b.grad) for a, b in zip(mine.parameters(), plain.parameters())]
-        return [*found, (torch.stack(self.metrics).mean(1).cpu(), theirs)]
+        return [*found, (torch.stack(mine.metrics).mean(1).cpu(), theirs)]
 
     def limit(self):
         support, query, answers = mean_sizes(self.ours_tasks)
@@ -386,8 +423,7 @@ class Contrasting(Row):
         if self.variant == "same":
             if self.tasks is None:
                 self.tasks = task_set(self.ours_tasks, self.device)
-            for p in self.updates.params:
-                p.grad = None  # their memory for the scoring
+            forget_gradients(*self.updates.params)  # their memory for the scoring
             score_both(self.hnet, self.latents, self.tasks)
 
     def plain(self):

@@ -1,10 +1,11 @@
 """How time and memory grow, and what fewer sampling steps cost.
 
     python benchmarks/scale.py growth      # time against the number of tasks and the largest task: growth.png
-    python benchmarks/scale.py memory      # peak of one process with Meta-VQA, 8,700 COCO tasks and 100 stored views per task
-    python benchmarks/scale.py samplers    # accuracy on the scenes' validation questions with 5 to 350 sampling steps; time of one question
+    python benchmarks/scale.py memory      # peak of a process with Meta-VQA, 8,700 COCO tasks, 100 views per task
+    python benchmarks/scale.py samplers    # accuracy and time with 5 to 350 sampling steps
 
-Figures go to `results/scale.json`, one entry per command. One thread; times are the processor's, so that others on the machine don't count.
+Figures go to `results/scale.json`, one entry per command. One thread; times are the processor's, so that others on
+the machine don't count.
 """
 
 import json
@@ -13,6 +14,7 @@ import resource
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -27,7 +29,8 @@ from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.core.training import TrainConfig, run
 from hyperclip_nb.dataset.batches import TaskSet
 from hyperclip_nb.dataset.tasks import Task
-from hyperclip_nb.diffusion.hyperldm import PUBLISHED_SIZE, HyperLDM, LDMConfig, PublishedDenoiser, train_hyperldm
+from hyperclip_nb.diffusion.denoisers import PUBLISHED_SIZE, PublishedDenoiser
+from hyperclip_nb.diffusion.hyperldm import HyperLDM, LDMConfig, train_hyperldm
 from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, adapt, fit_meta
 from hyperclip_nb.hypernet.store import store_adaptations
 
@@ -66,7 +69,8 @@ def by_tasks() -> list[dict]:
     for count in 100, 300, 870, 3_000:
         tasks = repeated(all_tasks(), count)
         tasks = TaskSet(tasks, RandomBank(tasks))
-        spent = seconds(lambda: store_adaptations(hnet, tasks, Adaptation(steps=1), views=1))
+        store = partial(store_adaptations, hnet, tasks, Adaptation(steps=1), views=1)
+        spent = seconds(store)
         found.append({"tasks": count, "seconds": spent, "examples": int(tasks.sizes("all").sum())})
         print(found[-1], flush=True)
         del tasks
@@ -175,7 +179,7 @@ def samplers(draws: int = 5) -> dict:
 
     x = scenes_experiment()
     r, latents, hnet, val = x.recipe, x.latents("hnet", 0), x.hnet(0), x.sets["val"]
-    train, asked = (x.eaten(r.question, r.directions, x.embeddings[split]) for split in ("train", "val"))
+    train, asked = (x.embedding(x.embeddings[split]) for split in ("train", "val"))
     ldm = HyperLDM.make(
         train.shape[1], r.latent_size, Standardizer(latents, r.scale), replace(r.diffusion, timesteps=350), r.denoiser
     )

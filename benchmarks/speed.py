@@ -1,14 +1,22 @@
-"""How fast the product is: against the plain way of doing the same (`reference.py`), and against what the processor allows.
+"""How fast the product is: against the plain way of doing the same (`reference.py`), and against what the processor
+allows.
 
     python benchmarks/speed.py [--quick] [--only a,b,sample_g1] [--core 0] [--device cpu|cuda] [--out FILE]
 
-Each row runs in two processes that live as long as the row, one for either side, driven in turn (A B A B) on one core with one thread:
-a warm-up, then the repetitions, five of them or as many as fit into five seconds. Before that a third process compares the numbers of
-both sides; a row that differs by more than 1e-4 of the numbers' scale ends the run. All processes are forks of this one, which does
-nothing itself, so a peak of memory is that of the interpreter, the libraries and one side of one row. Large tensors lie on huge pages
-where the system has them (a switch of torch's). The speed of the core itself is measured again between rows, and a row's limit is
-counted with the faster one of the measurements before and after it: on a shared machine it changes from minute to minute. Task sizes
-are Meta-VQA's where HYPERCLIP_META_VQA names the folder of its files, else drawn like them; features are random, which no kernel can
+Each row runs in two processes that live as long as the row, one for either side, driven in turn (A B A B) on one core
+with one thread:
+a warm-up, then the repetitions, five of them or as many as fit into five seconds. Before that a third process
+compares the numbers of
+both sides; a row that differs by more than 1e-4 of the numbers' scale ends the run. All processes are forks of this
+one, which does
+nothing itself, so a peak of memory is that of the interpreter, the libraries and one side of one row. Large tensors
+lie on huge pages
+where the system has them (a switch of torch's). The speed of the core itself is measured again between rows, and a
+row's limit is
+counted with the faster one of the measurements before and after it: on a shared machine it changes from minute to
+minute. Task sizes
+are Meta-VQA's where HYPERCLIP_META_VQA names the folder of its files, else drawn like them; features are random,
+which no kernel can
 tell.
 
 The rows, and how their limits are counted, are in `rows.py`.
@@ -134,7 +142,7 @@ def serve(arguments: tuple, side: str, pipe: Connection) -> None:
 
 
 def compare(row: Row) -> dict:
-    "Do both sides agree, and what must be done? Raises `SystemExit` where they differ by more than 1e-4 of the numbers' scale."
+    "Do both sides agree, and what must be done? Raises `SystemExit` where they differ by more than 1e-4 of the scale."
     worst = 0.0
     for i, (mine, plain) in enumerate(row.compare()):
         if mine.shape != plain.shape:
@@ -210,7 +218,7 @@ def measure(id: str, variant: str, before: dict, quick: bool, device: str) -> tu
     began = time.perf_counter()
 
     def enough() -> bool:
-        "Quick: three repetitions or two seconds; else five repetitions and five seconds, which is more of what is short."
+        "Quick: three repetitions or two seconds; else five repetitions and five seconds: short rows come more often."
         done, seconds = len(runs["ours"]), time.perf_counter() - began
         return done >= 3 or seconds >= 2 if quick else done >= 5 and seconds >= 5
 
@@ -258,7 +266,7 @@ COLUMNS = (
     "row",
     "reference",
     "ours",
-    "spread",
+    "range",
     "CPU",
     "ratio",
     "GFLOP/s",

@@ -14,7 +14,7 @@ import nbformat
 from sphinx.cmd.build import main as sphinx
 
 from hyperclip_nb import __version__
-from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core.files import FileError
 from hyperclip_nb.evaluation.report import results_figure
 from hyperclip_nb.evaluation.results import markdown_row, read_results, to_markdown
 from hyperclip_nb.plots.pictures import save
@@ -106,11 +106,12 @@ def write_articles() -> None:
     front = article(ROOT / "nbs" / "index.ipynb")
     pages = [page_of(path) for path in notebooks()]
     trees = [toctree("Start", [page for page in pages if "/" not in page])]
-    trees += [
-        toctree(caption, [page for page in pages if page.startswith(f"{folder}/")])
-        for folder, caption in CHAPTERS.items()
-    ]
-    trees.append(toctree("Reference", ["results", "benchmarks", "api/index", "paper", "cite"]))
+    for folder, caption in CHAPTERS.items():
+        inside = [page for page in pages if page.startswith(f"{folder}/")]
+        trees.append(toctree(caption, [page for page in inside if "/appendix/" not in page]))
+        if appendix := [page for page in inside if "/appendix/" in page]:
+            trees.append(toctree(f"{caption}: appendix", appendix))
+    trees.append(toctree("Reference", ["results", "benchmarks", "api/index", "paper", "failures", "cite"]))
     front.cells.append(nbformat.v4.new_markdown_cell("\n".join(trees)))
     nbformat.write(front, SOURCE / "index.ipynb")
 
@@ -155,7 +156,7 @@ def plain_tables(
     name: str,  # its heading
     level: int = 2,  # of that heading
 ) -> Iterator[str]:  # pieces of Markdown
-    "Any other file: lists of objects as tables, single values as a table of their own, what lies deeper under its own heading."
+    "Any other file: lists of objects as tables, single values as a table, what lies deeper under its own heading."
     show = lambda value: f"{value:.4g}" if isinstance(value, float) else "" if value is None else str(value)
     yield f"\n{'#' * level} {name.replace('_', ' ').capitalize()}\n"
     if isinstance(data, dict):
@@ -184,9 +185,10 @@ def write_results() -> None:
     "The committed tables, each with its picture, and what the benchmarks measured."
     accuracy = [
         "# Results",
-        "Each table is a file under `benchmarks/results/`, written by a command of this project and drawn here without a change. "
-        "[The experiment](7_evaluation/04_experiment.ipynb) says how its rows are trained, [statistics](7_evaluation/01_statistics.ipynb) how intervals and paired "
-        "differences are made, and [controls](7_evaluation/02_controls.ipynb) what the other rows are there for.",
+        "Each table is a file under `benchmarks/results/`, written by a command of this project and drawn here without "
+        "a change. [The experiment](7_evaluation/04_experiment.ipynb) says how its rows are trained, "
+        "[statistics](7_evaluation/01_statistics.ipynb) how intervals and paired differences are made, and "
+        "[controls](7_evaluation/02_controls.ipynb) what the other rows are there for.",
         "",
     ]
     measured = [
@@ -199,7 +201,7 @@ def write_results() -> None:
         title = path.stem.replace("_", " ").replace("-", ", ").capitalize()
         try:
             results = read_results(path)
-        except RunError:
+        except FileError:
             if path.stem != "speed":
                 measured += plain_tables(json.loads(path.read_text(encoding="utf-8")), title)
             continue
@@ -234,7 +236,7 @@ class Page(HTMLParser):
 
 
 def broken_links() -> Iterator[str]:
-    "Targets that are not there: pages, anchors, files of this repository; and anything that a page would load from another host."
+    "Targets that are not there: pages, anchors, files of this repository; and what a page would load from elsewhere."
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in HTML.rglob("*.html")}
     for path, page in pages.items():
         for target in page.loads + page.links:

@@ -1,4 +1,4 @@
-"Sphinx configuration: notebooks as they are committed, the reference with the comments beside parameters. Run by docs/build.py."
+"Sphinx configuration: notebooks as committed, the reference with the comments beside parameters. See docs/build.py."
 
 import importlib
 import inspect
@@ -7,6 +7,7 @@ import shutil
 from configparser import ConfigParser
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from fastcore.docments import docments
 from sphinx.application import Sphinx
@@ -42,8 +43,8 @@ toc_object_entries_show_parents = "hide"
 nitpicky = True
 nitpick_ignore_regex = [
     ("py:.*", r"(?!hyperclip_nb\.).*"),  # other libraries' documentation lies on other hosts
-    ("py:class", r"hyperclip_nb\.[\w.]+\.(T|V|Item|Annotated)"),
-]  # type variables, imported names
+    ("py:class", r"hyperclip_nb\.[\w.]+\.Annotated"),  # an imported name
+]
 suppress_warnings = ["misc.highlighting_failure"]  # excerpts of JSON with … in them
 
 pygments_dark_style = "github-dark"
@@ -60,6 +61,10 @@ names = [
     for path in sorted((ROOT / "hyperclip_nb").rglob("[a-z]*.py"))
 ]
 modules = [importlib.import_module(name) for name in names]
+variables = (TypeVar, ParamSpec)  # have no page of their own
+nitpick_ignore = [
+    ("py:class", f"{m.__name__}.{k}") for m in modules for k, v in vars(m).items() if isinstance(v, variables)
+]
 exported = {
     name: f"{module.__name__}.{name}"
     for module in modules

@@ -1,10 +1,11 @@
 """VQA v2 and COCO 2014 in miniature: the official files and photographs, made from rendered scenes.
 
-    python tests/miniature.py DIR      # writes DIR/vqa, DIR/coco/{train2014,val2014}, DIR/coco/instances_{train,val}2014.json
+    python tests/miniature.py DIR      # DIR/vqa, DIR/coco/{train2014,val2014}, DIR/coco/instances_{train,val}2014.json
 
-Pictures of three hundred scenes, JPEG files of 640 x 480 pixels named as COCO names its own; twenty-five questions, each asked
-about part of the pictures of its category, so that tasks share pictures; and what the real files have too and Meta-VQA leaves
-out: yes/no questions, rare questions, answers seen once, a second entry for an image, an "or". What it takes is deterministic.
+Pictures of three hundred scenes, JPEG files of 640 x 480 pixels named as COCO names its own; twenty-five questions,
+each asked about part of the pictures of its category, so that tasks share pictures; and what the real files have too
+and Meta-VQA leaves out: yes/no questions, rare questions, answers seen once, a second entry for an image, an "or".
+What it takes is deterministic.
 """
 
 import json
@@ -27,7 +28,7 @@ PARTS = ("train", "val")
 
 
 def photographs(folder: Path, per_category: int) -> dict[str, dict[int, Scene]]:
-    "Write the JPEG files; category -> number of the image -> what it shows. Even numbers are in train2014, odd ones in val2014."
+    "Write the JPEG files; category -> number of the image -> what it shows. Even: train2014, odd: val2014."
     numbers, shown = count(100), {}
     for category in ASKED:
         for i in range(per_category):

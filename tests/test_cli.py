@@ -22,7 +22,17 @@ def call(capsys, *arguments):
         (["demo", "--seeds", "0"], "at least 1 seed"),
         (["demo", "--seeds", "many"], "many"),
         (["adapt", "What?", "--run", "no-such-run"], "no-such-run"),
-        (["adapt", "What?", "--samples", "0"], "1 sample"),
+        (["adapt", "What?", "--samples", "0"], "samples: expected a whole number from 1 to 100, got 0"),
+        *(
+            (["adapt", "What?", "--gamma", γ], "gamma: expected a number from 0 to 10")
+            for γ in ("nan", "inf", "-3", "1e9")
+        ),
+        (["adapt", "What?", "--images", "5000"], "images: expected"),
+        (["adapt", "What?", "--seed", "-1"], "seed: expected"),
+        *((["reproduce", "--device", name], "expected a device that is there") for name in ("banana", "meta", "cpu:3")),
+        (["demo", "--device", "cuda:99"], "expected a device that is there"),
+        (["demo", "--workers", "-2"], "workers: expected 0 or more"),
+        (["reproduce", "--world", "-1"], "world: expected 0 or more"),
         (["meta-vqa"], "build"),
         (["meta-vqa", "build", "--vqa", "x"], "--out"),
         (["meta-vqa", "build", "--vqa", "nowhere", "--out", "x"], "nowhere"),
@@ -79,7 +89,7 @@ def test_a_run_directory_of_something_else_is_refused(capsys, tmp_path):
 
     Run.create(tmp_path / "run", {"dataset": "other"})
     code, text = call(capsys, "adapt", "What color is the cat?", "--run", str(tmp_path / "run"))
-    assert code == 2 and "manifest.json" in text and "recipe" in text
+    assert code == 2 and str(tmp_path / "run") in text and "of a run on the scenes" in text
 
 
 def test_warnings_are_sentences(capsys, monkeypatch):
@@ -87,6 +97,8 @@ def test_warnings_are_sentences(capsys, monkeypatch):
 
     from hyperclip_nb.cli import commands as cli
 
-    monkeypatch.setattr(cli.Demo, "__call__", lambda self: warnings.warn("these words are unknown: zebra"))
+    monkeypatch.setattr(
+        cli.Demo, "__call__", lambda self: warnings.warn("these words are unknown: zebra", stacklevel=2)
+    )
     main(["demo"])
     assert capsys.readouterr().err == "hyperclip_nb: these words are unknown: zebra\n"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core.files import FileError
 from hyperclip_nb.dataset.coco_tasks import (
     INSTANCES,
     draw_coco_tasks,
@@ -72,7 +72,7 @@ def test_tasks_are_sound_and_true(seed, shared):
 
 
 def test_clashes_are_drawn_again_without_a_bias():
-    "Two classes share one of three images; of the nine draws of one image each, the clash must not occur and the others equally."
+    "Two classes share one of three images; of nine draws of one each, the clash never occurs, the others equally."
     objects = group_objects(
         ["a", "b"], ["0", "1", "2", "3", "4"], np.array([0, 1, 2, 0, 3, 4]), np.array([0, 0, 0, 1, 1, 1])
     )
@@ -133,7 +133,8 @@ def instances(folder):
     "change, words",
     [
         (lambda c: c["annotations"][1].update(area="large"), r"annotations\[1\].area"),
-        (lambda c: c["annotations"][1].pop("iscrowd"), r"iscrowd.*annotations\[1\]"),
+        (lambda c: c["annotations"][1].update(image_id="1"), r"annotations\[1\].image_id"),
+        (lambda c: c["annotations"][1].pop("area"), r"annotations\[1\]: expected `area` or `bbox`"),
         (lambda c: c["annotations"][1].update(iscrowd=2), r"annotations\[1\].iscrowd"),
         (lambda c: c["images"][2].update(id="2"), r"images\[2\].id"),
         (lambda c: c["annotations"][1].update(image_id=99), r"annotations\[1\].*got id 99"),
@@ -148,7 +149,7 @@ def test_damaged_instances_are_refused_with_their_place(tmp_path, change, words)
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
-    with pytest.raises(RunError, match=words) as error:
+    with pytest.raises(FileError, match=words) as error:
         read_objects(tmp_path)
     assert str(path) in str(error.value)
 
@@ -164,11 +165,39 @@ def test_cut_or_overwritten_instances_are_read_or_refused(data, tmp_path_factory
     )
     try:
         read_objects(path.parent)
-    except RunError as error:
+    except FileError as error:
         assert str(path) in str(error)
 
 
 def test_a_missing_file_of_instances_is_named(tmp_path):
     (instances(tmp_path) / INSTANCES.format("train")).unlink()
-    with pytest.raises(RunError, match="instances_train2014.json: expected a JSON file, found none"):
+    with pytest.raises(FileError, match="instances_train2014.json: expected a JSON file, found none"):
+        read_objects(tmp_path)
+
+
+def test_fields_that_annotation_tools_leave_out(tmp_path):
+    "No iscrowd: no crowd. No area: that of the box. Endings in capitals go, folders stay."
+    path = instances(tmp_path) / INSTANCES.format("val")
+    content = json.loads(path.read_text())
+    expected = read_objects(tmp_path)
+    del content["annotations"][0]["iscrowd"]
+    content["annotations"][1]["iscrowd"] = False
+    del content["annotations"][2]["area"]
+    content["annotations"][2]["bbox"] = [0, 0, 200, 150]
+    content["images"][0]["file_name"] = content["images"][0]["file_name"].replace(".jpg", ".JPG")
+    path.write_text(json.dumps(content))
+    seen = read_objects(tmp_path)
+    assert seen.images == expected.images and (seen.members == expected.members).all()
+    content["annotations"][2]["bbox"] = [0, 0, 20, 15]
+    content["annotations"][1]["iscrowd"] = True
+    path.write_text(json.dumps(content))
+    assert read_objects(tmp_path).sizes.sum() == expected.sizes.sum() - 2
+
+
+def test_other_years_are_refused_by_name(tmp_path):
+    for part in "train", "val":
+        (instances(tmp_path) / INSTANCES.format(part)).rename(tmp_path / f"instances_{part}2017.json")
+    (tmp_path / INSTANCES.format("val")).unlink(missing_ok=True)
+    (tmp_path / INSTANCES.format("train")).unlink(missing_ok=True)
+    with pytest.raises(FileError, match="found instances_train2017.json, instances_val2017.json; only those of 2014"):
         read_objects(tmp_path)

@@ -5,13 +5,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hyperclip_nb.dataset.encoders import nearest_questions
 from hyperclip_nb.evaluation.controls import (
     chance,
     derangement,
     majority,
     mean_latent,
     nearest_latent,
-    nearest_question,
     null_questions,
 )
 from hyperclip_nb.guidance.question_regression import KernelRegression
@@ -70,12 +70,13 @@ def test_nearest_equals_a_loop():
         torch.randn(20, 5, generator=g),
         torch.randn(20, 3, generator=g),
     )
-    for index, q, z in zip(nearest_question(questions, train), questions, nearest_latent(questions, train, latents)):
+    nearest = nearest_questions(questions, train, 2)
+    for (index, second), q, z in zip(nearest, questions, nearest_latent(questions, train, latents)):
         similarity = [float(q @ t / q.norm() / t.norm()) for t in train]
-        assert index == max(range(20), key=similarity.__getitem__)
+        assert [index, second] == sorted(range(20), key=similarity.__getitem__, reverse=True)[:2]
         assert torch.equal(z, latents[index])
     with pytest.raises(ValueError, match="null question"):
-        nearest_question(null_questions(questions), train)
+        nearest_questions(null_questions(questions), train)
 
 
 def test_mean_latent_over_views():

@@ -1,8 +1,11 @@
 "Opening tasks with their features: nothing leaks, nothing is lost in silence, and mixed batches hold what they should."
 
 import json
+import os
+import warnings
 from collections import Counter
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy_bank import Toy, load
 
-from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core.files import FileError
 from hyperclip_nb.dataset.coco_tasks import draw_coco_tasks, group_objects
 from hyperclip_nb.dataset.features import BankIndex, build_bank
 from hyperclip_nb.dataset.sources import COCO_TEMPLATE, MixedEpisodes, coco_pool, open_tasks, read_tasks
@@ -30,11 +33,11 @@ def task(number: int, images: list[int]) -> Task:
     )
 
 
-def tasks_on_disk(folder, sizes={"train": 8, "test": 3}, pictures=12, seed=0):
+def tasks_on_disk(folder, sizes=(("train", 8), ("test", 3)), pictures=12, seed=0):
     rng, numbers = np.random.default_rng(seed), iter(range(10**6))
     splits = {
         name: [task(next(numbers), rng.permutation(60)[:pictures].tolist()) for _ in range(n)]
-        for name, n in sizes.items()
+        for name, n in dict(sizes).items()
     }
     for name, part in splits.items():
         save_tasks(folder / f"{name}.json", part)
@@ -65,8 +68,9 @@ def test_splits(seed, pictures, validation, disjoint, tmp_path_factory):
     try:
         split = "image-disjoint" if disjoint else "standard"
         splits, bank = open_tasks(folder / "tasks", folder / "bank", split, validation, seed, told.append)
-    except RunError as error:
-        assert "none remain in" in str(error) and (disjoint or round(8 * validation) in (0, 8))
+    except FileError as error:
+        few = "expected at least 2 train tasks" in str(error)
+        assert disjoint if few else "none remain in" in str(error) and (disjoint or round(8 * validation) in (0, 8))
         return
     assert splits["test"] == written["test"]
     assert len(splits["val"]) == round(8 * validation) and all(t in written["train"] for t in splits["val"])
@@ -135,14 +139,14 @@ def test_layouts_that_are_refused(tmp_path, files, words):
     (tmp_path / "tasks").mkdir()
     for i, name in enumerate(files):
         save_tasks(tmp_path / "tasks" / name, written["train"][i : i + 1])
-    with pytest.raises(RunError, match=words):
+    with pytest.raises(FileError, match=words):
         open_tasks(tmp_path / "tasks", tmp_path / "bank")
 
 
 def test_a_question_on_two_sides_is_refused(tmp_path):
     written = tasks_on_disk(tmp_path)
     save_tasks(tmp_path / "val.json", written["test"][1:])
-    with pytest.raises(RunError, match="'what is 9\\?' is in val and in test"):
+    with pytest.raises(FileError, match="'what is 9\\?' is in val and in test"):
         read_tasks(tmp_path)
 
 
@@ -166,7 +170,7 @@ def test_features_of_other_tasks_are_refused(tmp_path, part, change):
     written = tasks_on_disk(tmp_path / "tasks")
     bank_of(tmp_path / "bank", written)
     save_tasks(tmp_path / "tasks" / "train.json", [change(written["train"][0]), *written["train"][1:]])
-    with pytest.raises(RunError, match=f"{part} are not there, such as"):
+    with pytest.raises(FileError, match=f"{part} are not there, such as"):
         open_tasks(tmp_path / "tasks", tmp_path / "bank")
 
 
@@ -241,3 +245,51 @@ def test_the_pool_has_all_that_a_draw_needs(pairs, seed):
         return
     wanted = BankIndex.of(drawn)
     assert set(wanted.images) <= set(index.images) and set(wanted.prompts) <= set(index.prompts)
+
+
+@pytest.mark.parametrize("other", ["what is 0 ?", "What is  0?", "WHAT IS 0?\u200b", "what is ０?"])
+def test_a_question_in_two_splits_but_for_case_and_spaces_is_mentioned(tmp_path, other):
+    splits = tasks_on_disk(tmp_path)
+    again = msgspec.structs.replace(splits["test"][0], question=other)
+    save_tasks(tmp_path / "test.json", [again, *splits["test"][1:]])
+    with pytest.warns(UserWarning, match=r"1 question\(s\) are in two splits but for case and spaces.*not held out"):
+        assert len(read_tasks(tmp_path)["test"]) == 3
+
+
+def test_different_questions_are_not_mentioned(tmp_path):
+    tasks_on_disk(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_tasks(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_tasks_of_other_editors_are_read(tmp_path, encoding):
+    splits = tasks_on_disk(tmp_path)
+    for name in "train.json", "test.json":
+        (tmp_path / name).write_bytes((tmp_path / name).read_text().encode(encoding))
+    assert read_tasks(tmp_path) == splits
+
+
+def test_deep_and_foreign_tasks_are_refused(tmp_path):
+    for content in b'{"q?":' + b"[" * 3000 + b"]" * 3000 + b"}", '{"Où?": 1}'.encode("latin-1"):
+        (tmp_path / "tasks.json").write_bytes(content)
+        with pytest.raises(FileError, match="tasks.json"):
+            read_tasks(tmp_path)
+    (tmp_path / "tasks.json").unlink()
+    os.mkfifo(tmp_path / "tasks.json")
+    with pytest.raises(FileError):
+        read_tasks(tmp_path / "tasks.json")
+
+
+def test_too_little_is_refused_before_anything_is_trained(tmp_path):
+    splits = tasks_on_disk(tmp_path / "tasks", (("train", 8), ("val", 2), ("test", 1)))
+    bank_of(tmp_path / "bank", splits)
+    with pytest.raises(FileError, match="expected at least 2 test tasks.*found 1; write more of them"):
+        open_tasks(tmp_path / "tasks", tmp_path / "bank")
+    splits = tasks_on_disk(tmp_path / "tasks", (("train", 8), ("val", 2), ("test", 3)))
+    one_cell = [msgspec.structs.replace(t, cell="car/color") for t in splits["test"][:2]]
+    save_tasks(tmp_path / "tasks" / "test.json", [*one_cell, splits["test"][2]])
+    bank_of(tmp_path / "more", splits)
+    with pytest.raises(FileError, match="found 2 of 3 in 'car/color'"):
+        open_tasks(tmp_path / "tasks", tmp_path / "more")

@@ -8,27 +8,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
+from hyperclip_nb.core.blocks import Standardizer
 from hyperclip_nb.core.training import TrainConfig, last, run
-from hyperclip_nb.diffusion.hyperldm import (
+from hyperclip_nb.diffusion.denoisers import (
     PUBLISHED_SIZE,
     Denoiser,
     DenoiserConfig,
-    HyperLDM,
-    LDMConfig,
     PublishedDenoiser,
     timestep_embedding,
-    train_hyperldm,
 )
+from hyperclip_nb.diffusion.hyperldm import HyperLDM, LDMConfig, train_hyperldm
 from hyperclip_nb.diffusion.sampling import (
     SAMPLERS,
-    dpm_plan,
+    guided_prediction,
+    prepared,
     respaced,
     sample_ddim,
     sample_ddpm,
     sample_dpm,
     select_steps,
     truncated,
-    walk,
     with_cfg,
     with_energy,
 )
@@ -165,7 +164,7 @@ def test_forward_is_the_product_of_single_steps():
         mean, variance = mean * (1 - beta) ** 0.5, (1 - beta) * variance + beta
     schedule = schedule_of(timesteps=20)
     assert_close(schedule.signal[-1], torch.as_tensor(mean))
-    assert_close(schedule.spread[-1] ** 2, torch.as_tensor(variance))
+    assert_close(schedule.std[-1] ** 2, torch.as_tensor(variance))
 
 
 def test_exact_denoiser_is_the_posterior_mean():
@@ -176,7 +175,7 @@ def test_exact_denoiser_is_the_posterior_mean():
     density = torch.distributions.Normal(means, stds).log_prob(grid).exp()  # [2, G]
     z = torch.tensor([[-2.0], [0.0], [0.4], [1.5]]).double()
     for t in (0, 30, 120, 300):
-        s, σ = schedule.signal[t], schedule.spread[t]
+        s, σ = schedule.signal[t], schedule.std[t]
         likelihood = torch.distributions.Normal(s * grid, σ).log_prob(z).exp()
         for weights in ((1.0, 1.0), (1.0, 0.0), (0.2, 0.8)):
             posterior = likelihood * (torch.tensor(weights).double() @ density)
@@ -214,11 +213,11 @@ def test_posterior_variance_in_full_recovers_and_strided_shrinks():
     schedule = schedule_of()
     exact = MixtureDenoiser(torch.zeros(1, 1), torch.ones(1, 1), schedule)
     noise = torch.randn(20_000, 1, generator=seeded(0))
-    spread = [
+    widths = [
         last(sample_ddpm(exact, noise, schedule, steps=n, variance="posterior", generator=seeded(1))).std()
         for n in (None, 35)
     ]
-    assert abs(spread[0] - 1) < 0.03 and 0.85 < spread[1] < 0.93  # the analytic value is 0.898
+    assert abs(widths[0] - 1) < 0.03 and 0.85 < widths[1] < 0.93  # the analytic value is 0.898
 
 
 def test_recovers_a_mixture():
@@ -309,10 +308,10 @@ def test_dpm_equals_diffusers(steps, prediction):
         final_sigmas_type="zero",
         lower_order_final=True,
     )
-    plan = dpm_plan(schedule_of(prediction=prediction), steps)
-    scheduler.set_timesteps(timesteps=plan.schedule.timesteps.flip(0).tolist())
+    whole = schedule_of(prediction=prediction)
+    scheduler.set_timesteps(timesteps=respaced(whole, steps, "quadratic").timesteps.flip(0).tolist())
     reference = diffusers_path(scheduler, scheduler.timesteps, NOISE, 0)
-    ours = torch.stack([*walk(model, NOISE, plan)])
+    ours = torch.stack([*sample_dpm(model, NOISE, whole, steps=steps)])
     assert_close(ours, reference, rtol=1e-3, atol=1e-3 * float(reference.abs().max()))
 
 
@@ -329,10 +328,29 @@ def test_clamp_equals_diffusers():
 
 
 def test_ddim_with_all_noise_is_ddpm():
-    schedule = schedule_of()
-    one = torch.stack([*sample_ddim(model, NOISE, schedule, eta=1.0, generator=seeded(1))])
-    two = torch.stack([*sample_ddpm(model, NOISE, schedule, variance="posterior", generator=seeded(1))])
-    assert_close(one, two, rtol=0, atol=0)
+    "Two formulas for one step: in double precision they agree to its last digits."
+    for steps in (None, 20):
+        schedule, noise = respaced(schedule_of(), steps), NOISE.double()
+        one = torch.stack([*sample_ddim(model, noise, schedule, eta=1.0, generator=seeded(1))])
+        two = torch.stack([*sample_ddpm(model, noise, schedule, variance="posterior", generator=seeded(1))])
+        assert_close(one, two, rtol=1e-10, atol=1e-10 * float(two.abs().max()))
+
+
+@pytest.mark.parametrize("prediction", sorted(PREDICTIONS))
+def test_ddpm_is_the_papers_line(prediction):
+    "Algorithm 14 with the noise that the prediction implies, step after step, on the same fresh noise."
+    schedule, draw = schedule_of(prediction=prediction, timesteps=60, beta_end=0.2), seeded(4)
+    z, by_hand = NOISE.double(), [NOISE.double()]
+    for i in reversed(range(60)):
+        t, beta, kept = torch.tensor(i), schedule.betas[i], schedule.alpha_bars[i]
+        clean = predicted_clean(z, model(z, t), schedule, i)
+        ε = (z - kept.sqrt() * clean) / (1 - kept).sqrt()
+        z = (z - beta / (1 - kept).sqrt() * ε) / (1 - beta).sqrt()
+        if i > 0:
+            z = z + beta.sqrt() * torch.randn(z.shape, generator=draw, dtype=z.dtype)
+        by_hand.append(z)
+    ours = torch.stack([*sample_ddpm(model, NOISE.double(), schedule, generator=seeded(4))])
+    assert_close(ours, torch.stack(by_hand), rtol=1e-9, atol=1e-9)
 
 
 def test_seeds():
@@ -441,7 +459,7 @@ def test_energy_gradient_equals_finite_difference():
     exact = MixtureDenoiser(CLUSTERS.double(), torch.full((3, 2), 0.4).double(), schedule)
     energy = lambda x: (x - 0.3).pow(2).sum(-1) + x[:, 0].pow(4)
     z, t = torch.randn(3, 2, generator=seeded(0)).double(), torch.tensor(60)
-    s, σ = schedule.signal[60], schedule.spread[60]
+    s, σ = schedule.signal[60], schedule.std[60]
     clean = lambda x: predicted_clean(x, exact(x, t), schedule, t)
 
     def difference(f, at):
@@ -473,6 +491,23 @@ def test_linear_energy_shifts_a_gaussian(rule):
         sample_ddpm(denoise, torch.randn(10_000, 2, generator=seeded(0)), schedule, steps=150, generator=seeded(1))
     )
     assert (out.mean(0) - torch.tensor([1.5, 0.0])).abs().max() < 0.03 and (out.std(0) - 1).abs().max() < 0.03
+
+
+def test_energy_asks_for_the_prepared_form_of_what_it_wraps():
+    schedule, visited = schedule_of(), []
+
+    class Counting:
+        def __call__(self, z, t):
+            raise AssertionError("expected the form for the sampler's steps")
+
+        def for_steps(self, timesteps):
+            visited.append(timesteps.tolist())
+            return model
+
+    denoise = with_energy(Counting(), lambda z: z.square().sum(-1), 0.1, schedule)
+    plain = with_energy(model, lambda z: z.square().sum(-1), 0.1, schedule)
+    ours, theirs = (last(sample_ddim(d, NOISE, schedule, steps=6)) for d in (denoise, plain))
+    assert torch.equal(ours, theirs) and visited == [respaced(schedule, 6, "quadratic").timesteps.tolist()]
 
 
 def test_energy_refusals():
@@ -554,11 +589,13 @@ def test_fast_path_equals_plain(size, embed, tasks, samples, depth, tower, null,
     z, e = torch.randn(samples, tasks, size, generator=g), torch.randn(tasks, embed, generator=g)
     part = respaced(schedule_of(), 5)
     with torch.no_grad():
-        fast, plain = denoiser.guided(e, gamma, part), with_cfg(denoiser, e, gamma)
+        fast = with_cfg(denoiser, e, gamma)
+        assert prepared(fast, part) is not fast
         for t in part.timesteps:
-            out = fast(z, t)
-            assert out.shape == z.shape
-            assert_close(out, torch.stack([plain(x, t) for x in z]), rtol=1e-4, atol=1e-5)
+            plain = torch.stack([guided_prediction(denoiser, x, t, e, gamma) for x in z])
+            for out in (fast(z, t), prepared(fast, part)(z, t)):
+                assert out.shape == z.shape
+                assert_close(out, plain, rtol=1e-4, atol=1e-5)
             assert_close(denoiser(z[0], t.expand(tasks), e), denoiser(z[0], t, e), rtol=1e-5, atol=1e-6)
 
 
@@ -665,6 +702,7 @@ def test_the_average_is_what_is_sampled():
 def test_generate_is_the_plain_sampler_decoded():
     ldm = untrained()
     e = torch.randn(5, 4, generator=seeded(0))
+    plain_of = lambda z, t, e: ldm.denoiser(z, t, e)  # without a fast form
     for name, gamma, options in (
         ("ddpm", 1.5, dict(steps=20)),
         ("ddim", 1, dict(steps=10, eta=0.5)),
@@ -675,9 +713,7 @@ def test_generate_is_the_plain_sampler_decoded():
         noise = torch.randn(2, 5, 2, generator=g).view(10, 2)
         with torch.no_grad():
             plain = last(
-                SAMPLERS[name](
-                    with_cfg(ldm.denoiser, e.repeat(2, 1), gamma), noise, ldm.schedule, generator=g, **options
-                )
+                SAMPLERS[name](with_cfg(plain_of, e.repeat(2, 1), gamma), noise, ldm.schedule, generator=g, **options)
             )
         assert_close(out, ldm.standardizer.decode(plain).view(2, 5, 2), rtol=1e-3, atol=1e-3)
     assert ldm.generate(e[:0], generator=seeded(7), steps=6).shape == (1, 0, 2)
@@ -709,18 +745,19 @@ def test_energy_and_start_are_in_the_generators_space():
     assert_close(path[0], first)
 
 
-def test_metric_is_brought_to_the_diffusions_space():
-    "A metric D^-1 D^-1 / 3 in the generator's space is the identity, up to scale, in the diffusion's."
+def test_curvature_is_brought_to_the_diffusions_space():
+    "A curvature D^-1 D^-1 / 3 in the generator's space is the identity, up to scale, in the diffusion's."
     latents, embeddings = problem()
     std = torch.tensor([1.7, 1.1])
-    metric = torch.diag(std**-2 / 3).expand(3, 120, 2, 2)
+    curvature = torch.diag(std**-2 / 3).expand(3, 120, 2, 2)
     plain, weighted = (
-        run(train_hyperldm(untrained(), latents, embeddings, TrainConfig(steps=3), metric=m)) for m in (None, metric)
+        run(train_hyperldm(untrained(), latents, embeddings, TrainConfig(steps=3), curvature=m))
+        for m in (None, curvature)
     )
     assert_close(torch.tensor(plain), torch.tensor(weighted), rtol=1e-4, atol=1e-5)
     other = run(
         train_hyperldm(
-            untrained(), latents, embeddings, TrainConfig(steps=3), metric=torch.diag(std**2).expand(120, 2, 2)
+            untrained(), latents, embeddings, TrainConfig(steps=3), curvature=torch.diag(std**2).expand(120, 2, 2)
         )
     )
     assert not math.isclose(plain[0], other[0], rel_tol=1e-3)
@@ -759,3 +796,15 @@ def test_one_view_and_several_are_the_same_thing():
     latents, embeddings = problem(views=1)
     a, b = (run(train_hyperldm(untrained(), z, embeddings, TrainConfig(steps=3))) for z in (latents, latents[0]))
     assert a == b
+
+
+@pytest.mark.parametrize("weights", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("conditions", [torch.float32, torch.float64, torch.float16])
+@pytest.mark.parametrize("gamma", [1.0, 1.5])
+def test_samples_have_the_type_of_the_denoiser(weights, conditions, gamma):
+    ldm = HyperLDM.make(4, 6, Standardizer(torch.randn(20, 6, generator=seeded(0))))
+    e = torch.randn(2, 4, generator=seeded(1))
+    single = ldm.generate(e, generator=seeded(2), gamma=gamma, steps=5)
+    ldm.denoiser.to(weights), ldm.standardizer.to(weights)
+    z = ldm.generate(e.to(conditions), generator=seeded(2), gamma=gamma, steps=5)
+    assert z.dtype == weights and z.shape == single.shape and z.isfinite().all()

@@ -1,5 +1,6 @@
 "The pipeline on a toy data set: what is cached, what leaks, what is refused."
 
+import json
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -7,23 +8,18 @@ import pytest
 import torch
 from conftest import ToyBank, toy_tasks
 
-from hyperclip_nb.core.files import RunError
-from hyperclip_nb.core.runs import Run
+from hyperclip_nb.core.files import RunError, load_tensors, save_tensors, sha256_of
+from hyperclip_nb.core.runs import Run, to_settings
 from hyperclip_nb.core.training import TrainConfig
-from hyperclip_nb.diffusion.hyperldm import DenoiserConfig, LDMConfig
+from hyperclip_nb.diffusion.denoisers import DenoiserConfig
+from hyperclip_nb.diffusion.hyperldm import LDMConfig
 from hyperclip_nb.diffusion.schedule import DiffusionConfig
 from hyperclip_nb.evaluation.experiment import Experiment
-from hyperclip_nb.evaluation.methods import (
-    ROWS,
-    reads_questions,
-    score,
-    score_few_shot,
-    score_null,
-    score_seed,
-    score_shuffled,
-)
-from hyperclip_nb.evaluation.recipe import NEEDS, PAPER, Recipe, fields_of
-from hyperclip_nb.evaluation.results import label
+from hyperclip_nb.evaluation.methods import train_method
+from hyperclip_nb.evaluation.recipe import EARLIER, NEEDS, PAPER, Recipe, fields_of, read_recipe
+from hyperclip_nb.evaluation.rows import ROWS, Method
+from hyperclip_nb.evaluation.scoring import score, score_null, score_shuffled
+from hyperclip_nb.evaluation.seeds import score_few_shot, score_seed
 from hyperclip_nb.guidance.hyperclip import ContrastConfig, HyperCLIPConfig
 from hyperclip_nb.hypernet.hvae import HVAEConfig, HVAELoss
 from hyperclip_nb.hypernet.metatrain import Adaptation
@@ -79,10 +75,9 @@ def test_every_row_is_made_and_a_second_run_gives_the_same_numbers(tmp_path):
     assert chosen == chosen_again and chosen["hnet_hyperclip"]["steps"] in TINY.guidance_steps
     for name, values in scores.items():
         assert torch.equal(values, again[name]) and torch.equal(values, resumed[name]), name
-        assert values.shape == (5,) and (0 <= values).all() and (values <= 100).all() and label(name)
-    assert {f"{name}+{control}" for name in ROWS if reads_questions(name) for control in ("shuffled", "null")} <= set(
-        scores
-    )
+        assert values.shape == (5,) and (0 <= values).all() and (values <= 100).all() and Method.parse(name).label
+    reading = [name for name in ROWS if Method.parse(name).reads_questions]
+    assert {f"{name}+{control}" for name in reading for control in ("shuffled", "null")} <= set(scores)
     assert "multitask+shuffled" not in scores
 
 
@@ -90,7 +85,7 @@ def test_a_run_that_dies_between_parts_goes_on_to_the_same_numbers(tmp_path, mon
     whole = experiment(tmp_path / "whole").hyperldm("hnet", 0).denoiser.state_dict()
     broken = experiment(tmp_path / "broken")
     monkeypatch.setattr(
-        "hyperclip_nb.evaluation.experiment.store_adaptations", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
+        "hyperclip_nb.evaluation.trainings.store_adaptations", lambda *a, **k: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(KeyboardInterrupt):
         broken.hyperldm("hnet", 0)
@@ -116,9 +111,51 @@ def test_parts_of_other_settings_or_data_are_not_used(tmp_path):
         with pytest.raises(RunError, match="hnet-0"):
             experiment(tmp_path, recipe, train=False).hnet(0)
     x = experiment(tmp_path, train=False)
-    x.data = "other"
+    x.parts.data = "other"
     with pytest.raises(RunError, match="multitask-0"):
         x.hnet(0)  # what it starts from is missing too
+
+
+def as_version_0_1(folder):
+    "Give a run the names that version 0.1 wrote: of the question regression, and of the latents' noise."
+    old = {new: old for old, new in EARLIER.items()}
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["config"] = {"world_seed": 0, "recipe": {old.get(k, k): v for k, v in to_settings(TINY).items()}}
+    files = {}
+    for file, entry in manifest["files"].items():
+        tensors, meta = load_tensors(folder / file)
+        tensors = {"spread" if name == "std" else name: tensor for name, tensor in tensors.items()}
+        settings = {old.get(name, name): value for name, value in entry["settings"].items()}
+        (folder / file).unlink()
+        file = file.replace("question_regression", "retrieval")
+        save_tensors(folder / file, tensors, meta)
+        files[file] = {**entry, "settings": settings, "sha256": sha256_of(folder / file)}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "files": files}))
+
+
+def test_a_run_of_version_0_1_is_used_as_it_is(tmp_path):
+    first, questions = experiment(tmp_path), lambda x: x.embeddings["test"]
+    ask = lambda x: [
+        x.stored("hnet", 0).std,
+        x.sample("hnet", 0, questions(x), gamma=1.5, generator=torch.Generator().manual_seed(0)),
+        x.hyperclip("hnet", 0).encode_text(x.condition("hnet", 0, questions(x))),
+        x.conditional(0, condition="hnet")(x.condition("hnet", 0, questions(x))),
+    ]
+    before = ask(first)
+    as_version_0_1(tmp_path)
+    assert (tmp_path / "hnet_retrieval-0.safetensors").exists()
+    assert read_recipe(Run.open(tmp_path).config["recipe"]) == TINY
+    splits, bank = {name: tasks.tasks for name, tasks in first.sets.items()}, first.sets["train"].bank
+    again = Experiment(splits, bank, Run.open(tmp_path), TINY, train=False)
+    assert all(torch.equal(a, b) for a, b in zip(before, ask(again), strict=True))
+
+
+def test_a_recipe_of_no_version_is_refused_with_its_fields():
+    plain = to_settings(TINY)
+    with pytest.raises(ValueError, match="magic, more"):
+        read_recipe({**plain, "magic": 1, "more": 2})
+    with pytest.raises(ValueError, match=r"\$\.hidden"):
+        read_recipe({**plain, "hidden": "wide"})
 
 
 def test_generators_do_not_depend_on_questions():
@@ -131,9 +168,9 @@ def test_generators_do_not_depend_on_questions():
 def test_zero_shot_methods_see_nothing_but_questions(tmp_path):
     "Labels of test tasks must not reach the networks: permuting them changes scores, never weights."
     x = experiment(tmp_path)
-    methods = {name: make(x, 0) for name, make in ROWS.items()}
+    methods = {name: train_method(x, 0, name) for name in ROWS}
     draw = lambda: {
-        name: m.networks(x.embeddings["test"], torch.Generator().manual_seed(0)) for name, m in methods.items()
+        name: m.weights(x.embeddings["test"], torch.Generator().manual_seed(0)) for name, m in methods.items()
     }
     before = draw()
     x.sets["test"]._labels = x.sets["test"]._labels.flip(0)
@@ -143,7 +180,7 @@ def test_zero_shot_methods_see_nothing_but_questions(tmp_path):
 
 def test_a_training_question_never_answers_for_itself(tmp_path):
     x = experiment(tmp_path)
-    honest, looked_up = x.condition("hnet", 0, None), x.condition("hnet", 0, x.embeddings["train"])
+    honest, looked_up = x.condition("hnet", 0), x.condition("hnet", 0, x.embeddings["train"])
     assert not torch.allclose(honest, looked_up)
     model = x.question_regression("hnet", 0)
     assert (model.shares(model.questions, model.same).diagonal() == 0).all()
@@ -151,7 +188,7 @@ def test_a_training_question_never_answers_for_itself(tmp_path):
 
 def test_shuffling_and_leaving_out_questions_matters_only_to_those_that_read_them(tmp_path):
     x = experiment(tmp_path)
-    shared = ROWS["multitask"](x, 0)
+    shared = train_method(x, 0, "multitask")
     assert torch.equal(score(x, shared, 0), score_shuffled(x, shared, 0)) and torch.equal(
         score(x, shared, 0), score_null(x, shared, 0)
     )
@@ -197,7 +234,7 @@ def test_the_papers_recipe_runs_at_a_small_size(tmp_path):
 def test_few_shot_curves_start_at_the_zero_shot_score(tmp_path):
     x = experiment(tmp_path)
     curves, chosen = score_few_shot(x, 0, ("hnet", "hvae"), (0, 1, "all"), repeats=1)
-    assert torch.allclose(curves["hnet"][0], score(x, ROWS["hnet_maml"](x, 0), 0))
+    assert torch.allclose(curves["hnet"][0], score(x, train_method(x, 0, "hnet_maml"), 0))
     assert set(chosen["hvae"]) == {"1", "all"} and set(curves) == {
         "hnet",
         "hvae",
@@ -214,7 +251,7 @@ def test_more_tasks_reach_the_unconditional_networks_only(tmp_path):
     own, extra = x.sets["train"].tasks, [replace_question(t, i) for i, t in enumerate(x.sets["train"].tasks)]
     mixed = TaskSet([*own, *extra], ToyBank([*own, *extra])), MixedEpisodes(own=len(own), tasks=6, support=3, query=3)
     y = experiment(tmp_path / "more", mixed=mixed)
-    assert not torch.equal(x.hnet(0).head.bias, y.hnet(0).head.bias) and x.data != y.data
+    assert not torch.equal(x.hnet(0).head.bias, y.hnet(0).head.bias) and x.parts.data != y.parts.data
     assert y.latents("hnet", 0).shape[1] == len(own) and len(y.embeddings["train"]["clip"]) == len(own)
 
 

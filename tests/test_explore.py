@@ -1,5 +1,6 @@
-"The explorer's logic, without a browser: what it shows is what is measured elsewhere, and bad input ends in a sentence."
+"The explorer without a browser: what it shows is what is measured elsewhere, and bad input ends in a sentence."
 
+import json
 import time
 from pathlib import Path
 
@@ -13,12 +14,25 @@ from hypothesis import strategies as st
 from hyperclip_nb.basenet.adapter import set_accuracy
 from hyperclip_nb.cli.app import page
 from hyperclip_nb.cli.commands import main
-from hyperclip_nb.core.files import RunError, load_tensors
-from hyperclip_nb.evaluation.asking import task_for, weights_for_question
+from hyperclip_nb.core.blocks import BOUNDS
+from hyperclip_nb.core.files import HyperclipError, RunError, load_tensors
+from hyperclip_nb.core.runs import Run
+from hyperclip_nb.evaluation.asking import split_answers, task_for, weights_for_question
 from hyperclip_nb.evaluation.experiment import scenes_experiment
 from hyperclip_nb.evaluation.fewshot import few_shot_scores
-from hyperclip_nb.explorer.explore import ALL_STEPS, LABELS, SHOT_STEPS, Choice, Explorer, adapter_file, split_answers
-from hyperclip_nb.explorer.panels import Frame, bars, path_layer, sheet, sprite
+from hyperclip_nb.explorer.choice import NUMBERS, Choice
+from hyperclip_nb.explorer.drawing import Frame, path_layer
+from hyperclip_nb.explorer.explore import (
+    ALL_STEPS,
+    LABELS,
+    SHOT_STEPS,
+    Explorer,
+    adapter_file,
+    check_trainable,
+    train_parts,
+)
+from hyperclip_nb.explorer.fields import controls
+from hyperclip_nb.explorer.panels import bars, sheet, sprite
 from hyperclip_nb.explorer.widgets import ExplorerBox, explore
 from hyperclip_nb.hypernet.metatrain import Adaptation
 
@@ -84,6 +98,16 @@ def test_networks_are_those_of_weights_for_question(explorer, x):
     shown = explorer.show(Choice(question=question(x), steps=100, networks=3, seed=7))
     w = weights_for_question(x, question(x), samples=3, draw=7, encoder=explorer.encoder)
     torch.testing.assert_close(shown.weights, w, rtol=1e-4, atol=1e-4)
+
+
+def test_more_samples_do_not_change_the_first_ones(explorer, x):
+    ask = lambda samples: weights_for_question(x, question(x), samples=samples, draw=7, encoder=explorer.encoder)
+    one, ten, more = ask(1), ask(10), ask(13)
+    torch.testing.assert_close(one, ten[:1], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(ten, more[:10], rtol=1e-5, atol=1e-5)
+    assert len(more) == 13 and (more[10:] - ten[:3]).abs().max() > 0.1  # the others are new
+    few, many = (explorer.show(Choice(question=question(x), networks=n, seed=7)).walk for n in (2, 12))
+    np.testing.assert_allclose(few, many[:, :2], rtol=1e-4, atol=1e-4)
 
 
 def test_the_walk_ends_where_the_weights_come_from(explorer, x):
@@ -181,8 +205,8 @@ def test_what_can_not_be_asked_is_refused_in_a_sentence(explorer, box, question,
     with pytest.raises(ValueError, match=said) as error:
         explorer.ask(question, answers)
     assert "\n" not in str(error.value) and len(str(error.value)) < 250
-    box.fields["answers"].value = ", ".join(answers)
-    box.fields["question"].value = question
+    box.form.fields["answers"].value = ", ".join(answers)
+    box.form.fields["question"].value = question
     box.refresh()
     assert "hn-say" in box.note.value and "hn-stale" in box.results._dom_classes and "Traceback" not in box.note.value
 
@@ -190,7 +214,7 @@ def test_what_can_not_be_asked_is_refused_in_a_sentence(explorer, box, question,
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=80), st.text(max_size=80))
 def test_any_text_is_answered(box, question, answers):
-    box.fields["question"].value, box.fields["answers"].value = question, answers
+    box.form.fields["question"].value, box.form.fields["answers"].value = question, answers
     box.refresh()
     assert ("hn-say" in box.note.value) != (" ms</small>" in box.note.value)
 
@@ -225,6 +249,15 @@ def test_own_answers_get_pictures_that_they_fit(x):
         {"kind": "gan"},
         {"gamma": -1},
         {"gamma": float("nan")},
+        {"gamma": float("inf")},
+        {"gamma": 1e9},
+        {"gamma": "1"},
+        {"prior": float("nan")},
+        {"steps": 2.5},
+        {"steps": True},
+        {"networks": 100_000},
+        {"seed": -1},
+        {"seed": 2**40},
         {"steps": 0},
         {"sampler": "euler"},
         {"networks": 0},
@@ -237,6 +270,26 @@ def test_settings_are_checked(wrong):
         Choice(question="?", **wrong)
 
 
+def test_every_door_has_the_same_bounds():
+    fields = controls()
+    assert set(fields) == set(Choice.__dataclass_fields__)
+    for name, (_, least, largest) in ((name, BOUNDS[name]) for name in NUMBERS):
+        assert least <= fields[name].min < fields[name].max <= largest
+        for end in (least, largest):
+            assert getattr(Choice(question="?", **{name: end}), name) == end
+        for beyond in (least - 1, largest + 1):
+            with pytest.raises(ValueError, match=f"{name}: expected .* from {least} to {largest}"):
+                Choice(question="?", **{name: beyond})
+
+
+def test_weights_that_are_not_finite_are_never_scored(explorer, x):
+    asked = explorer.ask(question(x))
+    with pytest.raises(ValueError, match="expected finite weights"):
+        explorer.networks(
+            Choice(question=question(x)), asked, torch.full((2, x.generator("hvae", 0).latent_size), torch.nan)
+        )
+
+
 # What one takes home, and what is not there
 
 
@@ -246,7 +299,7 @@ def test_the_file_holds_the_networks_and_how_to_use_them(explorer, x, tmp_path: 
     (tmp_path / name).write_bytes(content)
     tensors, about = load_tensors(tmp_path / name)
     assert torch.equal(tensors["weights"], shown.weights) and name.endswith(".safetensors")
-    task = x.sets["test"].tasks[shown.asked.ids.item()]
+    task = shown.asked.task
     assert (
         about["question"] == task.question
         and about["answers"] == list(task.answers)
@@ -264,19 +317,85 @@ def test_missing_parts_are_offered_not_trained(x, tmp_path):
     with pytest.raises(RunError, match="expected the trained part"):
         Explorer(x, seed=77).show(Choice(question=question(x)))
     for box in (ExplorerBox(tmp_path / "no-such-run"), explore(x, seed=77)):
-        assert "not trained yet" in box.doing.value and box.working.layout.display is None and not box.train.disabled
+        assert (
+            "not trained yet" in box.working.doing.value
+            and box.working.layout.display is None
+            and not box.working.train.disabled
+        )
     assert not (tmp_path / "no-such-run").exists()
+
+
+OWN = {"dataset": "flowers", "world_seed": None, "recipe": None}
+
+
+def made(folder, kind, x):
+    "A run directory that training would spoil."
+    if kind == "own data":
+        Run.create(folder, OWN | {"recipe": x.recipe}).part("hvae-0", {}, lambda: {"w": torch.ones(3)})
+    elif kind in ("world seed as text", "huge world seed", "no recipe"):
+        change = {"world seed as text": {"world_seed": "x"}, "huge world seed": {"world_seed": 10**40}}.get(
+            kind, {"recipe": 3}
+        )
+        Run.create(folder, {"dataset": "scenes", "world_seed": 0, "recipe": x.recipe})
+        text = json.loads((folder / "manifest.json").read_text())
+        (folder / "manifest.json").write_text(json.dumps(text | {"config": text["config"] | change}))
+    elif kind == "damaged part":
+        run = Run.create(folder, {"dataset": "scenes", "world_seed": 0, "recipe": x.recipe})
+        run.part("hvae-0", {}, lambda: {"w": torch.ones(3)})
+        part = folder / "hvae-0.safetensors"
+        part.write_bytes(part.read_bytes()[:-1] + b"!")
+    elif kind == "truncated manifest":
+        Run.create(folder, {"dataset": "scenes", "world_seed": 0, "recipe": x.recipe})
+        (folder / "manifest.json").write_bytes((folder / "manifest.json").read_bytes()[:60])
+    elif kind == "manifest is a folder":
+        (folder / "manifest.json").mkdir(parents=True)
+    elif kind == "other files":
+        folder.mkdir()
+        (folder / "thesis.tex").write_text("years of work")
+    else:
+        folder.write_text("a file")
+    return folder
+
+
+def content(folder):
+    return {
+        p: p.read_bytes() if p.is_file() else None for p in [folder, *folder.rglob("*")] if not p.name.startswith(".")
+    }
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["own data", "world seed as text", "huge world seed", "no recipe", "truncated manifest", "manifest is a folder"]
+    + ["damaged part", "other files", "a file"],
+)
+def test_what_training_would_spoil_is_left_alone(x, tmp_path, kind):
+    folder = made(tmp_path / "run", kind, x)
+    before = content(folder)
+    box = ExplorerBox(folder)
+    assert box.working.layout.display == "none" and box.shown is None
+    assert "hn-say" in box.note.value and "Traceback" not in box.note.value and len(box.note.value) < 600
+    with pytest.raises((HyperclipError, OSError)):
+        check_trainable(folder)
+    with pytest.raises((HyperclipError, OSError)):
+        train_parts(str(folder), None)
+    assert content(folder) == before and set(tmp_path.iterdir()) == {folder}
+
+
+def test_what_may_be_trained(x, tmp_path):
+    assert check_trainable(tmp_path / "none") is None and check_trainable(tmp_path) is None
+    Run.create(tmp_path / "begun", {"dataset": "scenes", "world_seed": 3, "recipe": x.recipe})
+    assert check_trainable(tmp_path / "begun") == (3, x.recipe)
 
 
 def test_training_can_be_interrupted(tmp_path):
     box = ExplorerBox(tmp_path / "no-such-run", str(tmp_path))
     box.start_training()
-    assert box.train.disabled and not box.stop.disabled and box.bar.layout.display is None
+    assert box.working.train.disabled and not box.working.stop.disabled and box.working.bar.layout.display is None
     box.worker.stop()
     deadline = time.monotonic() + 60
     while box.worker is not None and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert box.worker is None and not box.train.disabled and "not trained yet" in box.doing.value
+    assert box.worker is None and not box.working.train.disabled and "not trained yet" in box.working.doing.value
 
 
 @pytest.mark.parametrize(
@@ -284,6 +403,12 @@ def test_training_can_be_interrupted(tmp_path):
     [
         (["--port", "0"], "port from 1 to 65535"),
         (["--port", "many"], "many"),
+        (["--ip", "everywhere"], "an address such as"),
+        (["--base-url", "explorer"], "starts and ends with a slash"),
+        (["--token", "short"], "at least 16"),
+        (["--visitors", "0"], "1 to 100"),
+        (["--host", "https://lab.example"], "names such as"),
+        (["--seed", "-1"], "0 or more"),
         (["--nothing"], "nothing"),
         ([], "pip install voila"),
     ],
@@ -322,3 +447,22 @@ def test_pictures_keep_their_place():
     with pytest.raises(ValueError, match="finite"):
         path_layer(frame, np.full((2, 1, 2), np.nan))
     assert path_layer(frame, np.zeros((2, 3, 2))).count("<polyline") == 3
+
+
+@pytest.mark.parametrize("text", ["What is\udcff?", "What\nis it?", "What \x00 is it?"])
+def test_text_that_cannot_be_printed_is_no_question(text):
+    with pytest.raises(ValueError, match="printed on one line"):
+        task_for(text, ("a", "b"))
+
+
+def test_no_answer_overwrites_another(x, tmp_path):
+    long = "Is the thing that stands at the far end of the long narrow street {}?"
+    asked = [["What color is the comet?", "--gamma", "0"], ["What color is the comet?", "--gamma", "3"]]
+    asked += [[long.format(color), "--answers", "yes,no"] for color in ("red", "blue")] + [
+        ["太阳？", "--answers", "a,b"]
+    ]
+    for question in asked:
+        main(["adapt", *question, "--out", str(tmp_path), "--images", "2", "--samples", "1"])
+    kept = {path: load_tensors(path)[1]["question"] for path in tmp_path.glob("*.safetensors")}
+    assert len(kept) == len(asked) and len({*kept.values()}) == 4
+    assert all(path.with_suffix(".png").is_file() for path in kept)

@@ -8,7 +8,8 @@ from hyperclip_nb.basenet.adapter import WeightLayout, batch_logits, set_accurac
 from hyperclip_nb.core.blocks import Standardizer
 from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.dataset.batches import TaskSet
-from hyperclip_nb.diffusion.hyperldm import DenoiserConfig, HyperLDM
+from hyperclip_nb.diffusion.denoisers import DenoiserConfig
+from hyperclip_nb.diffusion.hyperldm import HyperLDM
 from hyperclip_nb.diffusion.schedule import DiffusionConfig
 from hyperclip_nb.evaluation.fewshot import (
     choose_steps,
@@ -20,7 +21,7 @@ from hyperclip_nb.evaluation.fewshot import (
     support_draws,
 )
 from hyperclip_nb.hypernet.hypernetworks import HNet
-from hyperclip_nb.hypernet.metatrain import Adaptation, adapt, support_energy
+from hyperclip_nb.hypernet.metatrain import Adaptation, adapt, task_energy
 
 layout, HOW = WeightLayout(EMBED, 5), Adaptation(steps=3, lr=0.3)
 
@@ -163,7 +164,7 @@ def test_guidance_at_factor_zero_is_plain_sampling_and_else_lowers_the_support_l
     draw = lambda factor, **kw: few_shot_guidance(
         ldm, hnet, e, batch, generator=seeded(7), factor=factor, samples=3, **kw
     )
-    plain, energy = ldm.generate(e, generator=seeded(7), samples=3), support_energy(hnet, batch)
+    plain, energy = ldm.generate(e, generator=seeded(7), samples=3), task_energy(hnet, batch)
     torch.testing.assert_close(draw(0.0), plain)
     assert draw(1.0).shape == (3, len(ragged), 4)
     loss = lambda z: torch.stack([energy(sample) for sample in z]).mean()

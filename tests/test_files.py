@@ -3,6 +3,9 @@
 import json
 import math
 import os
+import socket
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,13 +15,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from hyperclip_nb.core import files
 from hyperclip_nb.core.files import (
-    RunError,
+    FileError,
     fingerprint,
     load_tensors,
+    path_inside,
     read_json,
     save_tensors,
     sha256_of,
@@ -94,7 +99,7 @@ def test_a_changed_byte_is_refused_or_changes_nothing(folder, small, data):
     path.write_bytes(small[:place] + bytes([value]) + small[place + 1 :])
     try:
         loaded, meta = load_tensors(path)
-    except RunError as error:
+    except FileError as error:
         assert str(path) in str(error)
     else:
         assert meta == {"lr": 0.1} and all(torch.equal(loaded[k], v) for k, v in SMALL.items())
@@ -105,10 +110,10 @@ def test_every_truncation_is_refused(folder, small):
     path = folder / "short.safetensors"
     for length in range(len(small)):
         path.write_bytes(small[:length])
-        with pytest.raises(RunError, match="delete it|without its sha256"):
+        with pytest.raises(FileError, match="delete it|without its sha256"):
             load_tensors(path)
     path.write_bytes(small + b"\0")
-    with pytest.raises(RunError):
+    with pytest.raises(FileError):
         load_tensors(path)
 
 
@@ -116,17 +121,17 @@ def test_every_truncation_is_refused(folder, small):
 @given(st.binary(max_size=200))
 def test_rubbish_is_refused(folder, rubbish):
     (folder / "rubbish").write_bytes(rubbish)
-    with pytest.raises(RunError):
+    with pytest.raises(FileError):
         load_tensors(folder / "rubbish")
 
 
 def test_other_files_are_named(folder):
     save_file(SMALL, folder / "foreign.safetensors")
-    with pytest.raises(RunError, match="foreign.safetensors: expected a file written by hyperclip_nb"):
+    with pytest.raises(FileError, match="foreign.safetensors: expected a file written by hyperclip_nb"):
         load_tensors(folder / "foreign.safetensors")
-    with pytest.raises(RunError, match="nowhere: expected a safetensors file, found none"):
+    with pytest.raises(FileError, match="nowhere: expected a safetensors file, found none"):
         load_tensors(folder / "nowhere")
-    with pytest.raises(RunError, match=folder.name):
+    with pytest.raises(FileError, match=folder.name):
         load_tensors(folder)
     with pytest.raises(ValueError, match="expected a tensor for 'a', got list"):
         save_tensors(folder / "x.safetensors", {"a": [1.0]})
@@ -143,32 +148,106 @@ def test_what_was_loaded_does_not_follow_the_file(folder, small):
 # --- writes that break off
 
 
-@pytest.mark.parametrize("broken", ["os.fsync", "os.replace", "save_file"])
+@pytest.mark.parametrize("broken", ["os.fsync", "os.replace", "_bytes"])
 def test_a_write_that_breaks_off_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, broken):
     path = tmp_path / "x.safetensors"
     save_tensors(path, SMALL)
     before = path.read_bytes()
 
     def stop(*args, **kwargs):
-        if broken == "save_file":
-            Path(args[1]).write_bytes(before[:50])
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
+        digest = files.tensors_digest({"other": torch.ones(3)}, "{}")
+        patch.setattr(files, "tensors_digest", lambda *_: digest)
         patch.setattr(f"hyperclip_nb.core.files.{broken}", stop)
         with pytest.raises(KeyboardInterrupt):
             save_tensors(path, {"other": torch.ones(3)})
     assert path.read_bytes() == before and os.listdir(tmp_path) == [path.name]
 
 
-def test_folders_are_made_and_permissions_are_the_users(tmp_path):
-    umask = os.umask(0o022)
+@pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_folders_are_made_and_permissions_are_the_users(tmp_path, mask, mode):
+    umask = os.umask(mask)
     try:
         write_atomic(tmp_path / "a" / "b.txt", b"x")
+        write_json(tmp_path / "a" / "c.json", {})
+        save_tensors(tmp_path / "a" / "d.safetensors", SMALL)
     finally:
         os.umask(umask)
-    assert os.name != "posix" or (tmp_path / "a" / "b.txt").stat().st_mode & 0o777 == 0o644
+    assert os.name != "posix" or {p.stat().st_mode & 0o777 for p in (tmp_path / "a").iterdir()} == {mode}
     assert sha256_of(tmp_path / "a" / "b.txt") == "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
+
+
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    for write in (lambda path: write_json(path, {}), lambda path: save_tensors(path, SMALL)):
+        with pytest.raises(OSError, match="No space left on device: '.*wanted'"):
+            write(tmp_path / "wanted")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_killed_write_leaves_only_what_the_next_process_sweeps(tmp_path):
+    "SIGKILL in the middle of a large write: whatever is left bears the dead process's number."
+    code = (
+        "import sys, time, torch; from hyperclip_nb.core import files; content = files._bytes\n"
+        "files._bytes = lambda x: (print('on', flush=True), time.sleep(60))\n"
+        "files.tensors_digest = lambda *_: ''\n"
+        f"files.save_tensors({str(tmp_path / 'big.safetensors')!r}, {{'x': torch.zeros(10)}})"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert child.stdout.readline() == b"on\n"
+    child.kill()
+    child.wait()
+    assert len(os.listdir(tmp_path)) == 1
+    files.sweep(tmp_path)
+    assert os.listdir(tmp_path) == []
+
+
+@given(st.dictionaries(names, tensors(), max_size=4))
+@settings(max_examples=40, deadline=None)
+def test_safetensors_reads_what_is_written(folder, saved):
+    "Another library's reader finds the same tensors, each at an offset that its type divides."
+    save_tensors(folder / "x.safetensors", saved)
+    with safe_open(folder / "x.safetensors", "pt") as file:
+        assert set(file.keys()) == saved.keys()
+        assert all(torch.equal(file.get_tensor(name), x) for name, x in saved.items())
+    content = (folder / "x.safetensors").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    assert length % 8 == 0
+    for name, x in saved.items():
+        assert header[name]["data_offsets"][0] % x.itemsize == 0
+
+
+# --- what may be opened
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/..", "/a", "a//b", "a/./b", "a\\b", "C:a", "a\0", "a/../../b"])
+def test_names_that_lead_out_are_refused(tmp_path, name):
+    with pytest.raises(FileError, match="nothing was opened"):
+        path_inside(tmp_path, name)
+
+
+def test_names_inside_are_paths(tmp_path):
+    assert path_inside(tmp_path, "figures/..forest.png") == tmp_path / "figures" / "..forest.png"
+    (tmp_path / "figures").symlink_to(tmp_path)
+    with pytest.raises(FileError, match="found a link"):
+        path_inside(tmp_path, "figures/forest.png")
+
+
+def test_pipes_sockets_and_devices_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with socket.socket(socket.AF_UNIX) as server:
+        os.chdir(tmp_path)  # a socket's name is short
+        server.bind("socket")
+    for path, kind in (tmp_path / "pipe", "pipe"), (tmp_path / "socket", "socket"), (Path("/dev/zero"), "device"):
+        for read in (read_json, load_tensors, sha256_of):
+            with pytest.raises(FileError, match=f"expected a file, found a {kind}"):
+                read(path)
 
 
 # --- JSON
@@ -195,7 +274,7 @@ class Tree(msgspec.Struct):
 def test_the_error_names_the_entry(folder, sizes, data):
     guilty = data.draw(st.sampled_from(sorted(sizes)))
     write_json(folder / "tree.json", {"files": {k: {"size": "big" if k == guilty else v} for k, v in sizes.items()}})
-    with pytest.raises(RunError) as error:
+    with pytest.raises(FileError) as error:
         read_json(folder / "tree.json", Tree)
     assert str(error.value) == f"{folder / 'tree.json'}: Expected `int`, got `str` - at `$.files[{guilty!r}].size`"
 
@@ -215,20 +294,43 @@ def test_the_error_names_the_entry(folder, sizes, data):
 )
 def test_wrong_types_are_placed(folder, content, message):
     write_json(folder / "wrong.json", content)
-    with pytest.raises(RunError, match=message):
+    with pytest.raises(FileError, match=message):
         read_json(folder / "wrong.json", Tree)
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b'{"a": tru', b'{"a": "\xff"}', b"{} {}"])
 def test_broken_json_is_named(folder, content):
     (folder / "broken.json").write_bytes(content)
-    with pytest.raises(RunError, match="broken.json: expected JSON, but"):
+    with pytest.raises(FileError, match="broken.json: expected JSON, but"):
         read_json(folder / "broken.json")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_json_of_other_editors_is_read(folder, encoding):
+    (folder / "bom.json").write_bytes(json.dumps({"où": ["太阳"]}, ensure_ascii=False).encode(encoding))
+    assert read_json(folder / "bom.json", dict[str, list[str]]) == {"où": ["太阳"]}
+
+
+def test_another_encoding_is_named(folder):
+    for content in '{"où": 1}'.encode("latin-1"), b"\xff\xfe{", b"\xff\xfe\x00\xd8":
+        (folder / "latin.json").write_bytes(content)
+        with pytest.raises(FileError, match="latin.json: expected"):
+            read_json(folder / "latin.json")
+
+
+@pytest.mark.parametrize("type", [dict, list, object])
+def test_deep_json_is_refused(folder, type):
+    (folder / "deep.json").write_text("[" * 100_000 + "]" * 100_000)
+    with pytest.raises(FileError, match="deep.json"):
+        read_json(folder / "deep.json", type)
+    (folder / "deep.json").write_text('{"a":' * 3_000 + "1" + "}" * 3_000)
+    with pytest.raises(FileError, match="deep.json"):
+        read_json(folder / "deep.json", type)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, [np.float64("nan")], {"a": torch.tensor(float("inf"))}])
 def test_numbers_that_json_lacks_are_refused_and_nothing_is_written(tmp_path, bad):
-    with pytest.raises(RunError, match="finite"):
+    with pytest.raises(FileError, match="finite"):
         write_json(tmp_path / "x.json", {"rows": bad})
     assert os.listdir(tmp_path) == []
 

@@ -1,4 +1,6 @@
-"Guidance against known answers: energies by finite differences, optima that can be computed, noise with a known variance."
+"Guidance against known answers: energies by finite differences, optima by formula, noise of known variance."
+
+# ruff: noqa: F811 (fixtures are arguments)
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ def trained(generate, z, e, noise, steps=400):
 
 @pytest.fixture(scope="module")
 def known():
-    "HyperCLIP of a family whose latents [T, 2] are a linear function of the question, blurred by half their standard deviation."
+    "HyperCLIP of latents [T, 2] that are a linear function of the question, plus noise of half their std."
     generate, (e, z) = Affine(2), family(500, 2)
     return trained(generate, z, e, 0.5), generate, latent_unit(z, 0.5), *family(100, 2, seed=1)
 
@@ -86,7 +88,7 @@ def test_dropout_is_off_in_guidance():
 
 
 def test_the_noise_moves_the_minimum_and_bayes_prior_puts_it_back(known):
-    "Algorithm 11 from z0. Theory: at λ = 0 the walk ends at (1 + σ²) z*, an excess of σ⁴ = 0.0625; with the prior at z*."
+    "Algorithm 11 from z0. Theory: at λ = 0 it ends at (1 + σ²) z*, an excess of σ⁴ = 0.0625; with the prior at z*."
     model, generate, unit, e, best = known
     z0 = torch.zeros(2)
     end = lambda **options: last(guide(model, generate, z0, e, Guidance(schedule="cosine", **options), unit=unit))
@@ -95,7 +97,7 @@ def test_the_noise_moves_the_minimum_and_bayes_prior_puts_it_back(known):
     assert excess(generate, end(steps=300, lr=0.5, optimizer="sgd", prior="bayes"), best, z0) < 0.03
 
 
-def test_guidance_finds_networks_as_good_as_the_best(train, unseen, best):  # noqa: F811
+def test_guidance_finds_networks_as_good_as_the_best(train, unseen, best):
     "Algorithms 1 and 11 on the family of test_synthetic.py, with questions and images that nobody has seen."
     model = trained(truth, train.z, train.e, 0.3, steps=800)
     walk, z0, unit = (
@@ -185,12 +187,12 @@ def test_noise_is_seeded(known):
 
 
 def test_the_unit_counts_the_noise():
-    z, spread = draw(3, 200, Z), draw(200, Z, seed=1).abs()
+    z, std = draw(3, 200, Z), draw(200, Z, seed=1).abs()
     torch.testing.assert_close(latent_unit(z), z.flatten(0, 1).std(0, unbiased=False))
     torch.testing.assert_close(latent_unit(z, 0.5), 1.25**0.5 * latent_unit(z))
-    noised = z + 0.5 * spread * draw(2000, 3, 200, Z)
-    torch.testing.assert_close(latent_unit(z, 0.5, spread), noised.flatten(0, 2).std(0), rtol=2e-3, atol=0)
-    torch.testing.assert_close(latent_unit(z, 0.5, spread), latent_unit(z, 0.5, spread.expand_as(z)))
+    noised = z + 0.5 * std * draw(2000, 3, 200, Z)
+    torch.testing.assert_close(latent_unit(z, 0.5, std), noised.flatten(0, 2).std(0), rtol=2e-3, atol=0)
+    torch.testing.assert_close(latent_unit(z, 0.5, std), latent_unit(z, 0.5, std.expand_as(z)))
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"The CLIP of weights and questions: its loss against references, its shortcuts against the long way, its training on known families."
+"HyperCLIP: its loss against references, its shortcuts against the plain forms, its training on known families."
 
 import copy
 import itertools
@@ -19,10 +19,10 @@ from hyperclip_nb.guidance.hyperclip import (
     ContrastConfig,
     HyperCLIP,
     HyperCLIPConfig,
+    LinearEnded,
     TaskClassification,
     classify_tasks,
     contrastive_loss,
-    last_layer,
     linear_readout,
     train_hyperclip,
 )
@@ -166,7 +166,7 @@ def test_a_readout_of_weights_that_are_never_made(name):
     torch.testing.assert_close(
         *(torch.autograd.grad(value.square().sum(), z)[0] for value in (short, long)), atol=1e-3, rtol=1e-3
     )
-    assert (last_layer(generate) is None) == (name == "unknown")
+    assert isinstance(generate, LinearEnded) == (name != "unknown")
 
 
 # Training
@@ -228,7 +228,7 @@ def test_the_model_given_is_the_average():
 
 
 def test_a_batch_never_holds_a_task_twice():
-    "A task that is its own negative can't be told apart: with 3 tasks, 5 views and batches of 64 the loss must still go to 0."
+    "A task must not be its own negative: with 3 tasks, 5 views and batches of 64 the loss must still go to 0."
     generate = Affine()
     e, z = torch.eye(3, E), 3 * torch.eye(3, Z)
     model = HyperCLIP.make(LAYOUT, generate(draw(20, Z)), E, SMALL)
@@ -236,16 +236,16 @@ def test_a_batch_never_holds_a_task_twice():
     assert losses[-1] < 0.01
 
 
-@pytest.mark.parametrize("spread", [None, 1.0, "per task"])
-def test_noise_has_the_spread_that_was_asked_for(spread):
+@pytest.mark.parametrize("std", [None, 1.0, "per task"])
+def test_noise_has_the_standard_deviation_that_was_given(std):
     generate, (e, z) = Affine(), family(50)
     seen = []
     generate.forward = lambda z, original=generate.forward: (seen.append(z), original(z))[1]
     given = (
         None
-        if spread is None
+        if std is None
         else torch.full((Z,), 2.0)
-        if spread == 1.0
+        if std == 1.0
         else torch.linspace(0, 1, 50)[:, None].expand(50, Z)
     )
     model = HyperCLIP.make(LAYOUT, generate(draw(20, Z)), E, HyperCLIPConfig())
@@ -254,7 +254,7 @@ def test_noise_has_the_spread_that_was_asked_for(spread):
         train_hyperclip(
             model,
             generate,
-            torch.zeros(4, 50, Z) + (z if spread is None else 0),
+            torch.zeros(4, 50, Z) + (z if std is None else 0),
             e,
             TrainConfig(steps=60),
             ContrastConfig(batch=50, latent_noise=0.5),
@@ -266,7 +266,7 @@ def test_noise_has_the_spread_that_was_asked_for(spread):
         None: 1.25 * z.var(0),
         1.0: torch.ones(Z),
         "per task": 0.25 * torch.linspace(0, 1, 50).square().mean().expand(Z),
-    }[spread]
+    }[std]
     torch.testing.assert_close(total, expected, rtol=0.1, atol=0)
 
 
@@ -278,7 +278,7 @@ def test_noise_has_the_spread_that_was_asked_for(spread):
         ({"z": (19, Z)}, "latents"),
         ({"z": (20, Z + 1)}, "latents"),
         ({"z": (2, 2, 20, Z)}, "latents"),
-        ({"spread": (3, Z)}, "spread"),
+        ({"std": (3, Z)}, "std"),
         ({"nan": "z"}, "finite"),
         ({"nan": "e"}, "finite"),
         ({"layout": WeightLayout(6, 4)}, "generator of weights"),
@@ -296,7 +296,7 @@ def test_pairs_that_do_not_fit(change, word):
             z,
             e,
             TrainConfig(steps=1),
-            spread=draw(*change["spread"]) if "spread" in change else None,
+            std=draw(*change["std"]) if "std" in change else None,
         )
 
 

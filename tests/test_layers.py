@@ -9,6 +9,7 @@ from hyperclip_nb.basenet.fast import layers
 from hyperclip_nb.basenet.fast.layers import (
     ActiveColumns,
     WideLinear,
+    forget_gradients,
     large_linear,
     product,
     squared_distance,
@@ -87,6 +88,9 @@ def test_columns_are_added_when_their_units_wake_up():
         assert set(units.tolist()) == seen and len(units) == len(seen)
         assert torch.equal(gathered, torch.cat([bias[None], columns[units]]))
         torch.testing.assert_close(with_one(u[:, units]) @ gathered, u @ columns + bias)
+    factor = draw(30, seed=2)
+    units, gathered = ActiveColumns(columns, bias, scale=factor)(u)
+    assert torch.equal(gathered, torch.cat([bias[None], factor * columns[units]]))
     units, gathered = ActiveColumns(columns, bias, rectified=False)(u)  # every column has a gradient to hand on
     assert units.tolist() == [*range(9)] and torch.equal(gathered, torch.cat([bias[None], columns]))
 
@@ -177,6 +181,43 @@ def test_gradients_in_used_memory_train_the_same_network(kind, uses):
         assert len(places) <= 2
 
 
+def test_a_gradient_that_somebody_holds_is_not_overwritten():
+    "Neither where gradients add up, nor where a variable or a view still refers to the last one."
+    x, weight = draw(6, 3_000), torch.nn.Parameter(draw(4, 3_000))
+    step = lambda factor: (factor * large_linear(x, weight)).sum().backward()
+    once = torch.autograd.grad(F.linear(x, weight).sum(), weight)[0]
+    step(1)
+    step(2)  # adds to the first
+    torch.testing.assert_close(weight.grad, 3 * once)
+    for hold in (lambda grad: grad), (lambda grad: grad.mT):
+        kept, weight.grad = hold(weight.grad), None
+        before = kept.clone()
+        step(5)
+        assert torch.equal(kept, before)
+        torch.testing.assert_close(weight.grad, 5 * once)
+    place, kept, weight.grad = weight.grad.data_ptr(), None, None
+    step(7)
+    assert weight.grad.data_ptr() == place  # nobody held that one
+    torch.testing.assert_close(weight.grad, 7 * once)
+    forget_gradients(weight)
+    assert weight.grad is None and not any(g is not None for w, g in layers._last_gradients.items() if w is weight)
+    step(1)
+    torch.testing.assert_close(weight.grad, once)
+
+
+@pytest.mark.filterwarnings("ignore:Using backward")
+def test_a_gradient_that_can_be_differentiated_is_not_reused():
+    x, weight = draw(6, 3_000), torch.nn.Parameter(draw(4, 3_000))
+    large_linear(x, weight).pow(3).sum().backward(create_graph=True)
+    first, weight.grad = weight.grad.square().sum(), None
+    large_linear(x, weight).sum().backward()
+    weight.grad = None
+    first.backward()
+    other = weight.detach().clone().requires_grad_()
+    slope = torch.autograd.grad(F.linear(x, other).pow(3).sum(), other, create_graph=True)[0]
+    torch.testing.assert_close(weight.grad, torch.autograd.grad(slope.square().sum(), other)[0])
+
+
 def test_squared_distance_is_what_it_says():
     (wide, plain), x, target = pair(7, 50), draw(4, 7).requires_grad_(), draw(4, 50, seed=3)
     found = []
@@ -185,6 +226,10 @@ def test_squared_distance_is_what_it_says():
     found[0][2] = found[0][2].mT
     for mine, theirs in zip(*found):
         torch.testing.assert_close(mine, theirs)
+    wide.requires_grad_(False)
+    (slope,) = torch.autograd.grad(squared_distance(x, wide, target) @ torch.arange(4.0).double(), x)
+    torch.testing.assert_close(slope, found[1][1])
+    wide.requires_grad_(True)
     with pytest.raises(RuntimeError):
         torch.autograd.grad(
             torch.autograd.grad(squared_distance(x, wide, target).sum(), x, create_graph=True)[0].sum(), x

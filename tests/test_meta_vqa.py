@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 from itertools import count
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core.files import FileError
 from hyperclip_nb.dataset.meta_vqa import ANNOTATIONS, FILES, QUESTIONS, build_meta_vqa, load_meta_vqa
 from hyperclip_nb.dataset.meta_vqa_check import check_meta_vqa
 from hyperclip_nb.dataset.prompts import question_to_prompt
@@ -219,7 +220,7 @@ def test_a_template_without_a_hole_is_refused(tmp_path):
 def test_empty_answers_stop_unless_they_are_wanted(tmp_path):
     entries = [(part, i, "What is it?", "other", "" if i % 2 else "x") for part in ("train", "val") for i in range(30)]
     with pytest.raises(
-        RunError, match=r"annotations\.json: \$\.annotations\[1\]\.multiple_choice_answer: expected an answer, got ''"
+        FileError, match=r"annotations\.json: \$\.annotations\[1\]\.multiple_choice_answer: expected an answer, got ''"
     ):
         build_meta_vqa(write_vqa(tmp_path / "vqa", entries), tmp_path / "out")
     assert build_meta_vqa(tmp_path / "vqa", tmp_path / "out", allow_empty=True).pairs == 60
@@ -228,7 +229,7 @@ def test_empty_answers_stop_unless_they_are_wanted(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     write_vqa(tmp_path, miniature())
     (tmp_path / QUESTIONS.format("val")).unlink()
-    with pytest.raises(RunError, match=QUESTIONS.format("val")):
+    with pytest.raises(FileError, match=QUESTIONS.format("val")):
         build_meta_vqa(tmp_path, tmp_path / "out")
 
 
@@ -270,7 +271,7 @@ def test_whatever_comes_is_read_or_refused_with_a_place(data, tmp_path_factory):
     path.write_bytes(replacement if isinstance(replacement, bytes) else replacement.encode())
     try:
         build_meta_vqa(folder, folder / "out")
-    except RunError as error:
+    except FileError as error:
         assert str(folder) in str(error)
         assert not (folder / "out").exists()
 
@@ -301,6 +302,83 @@ def test_check_lists_problems_and_load_refuses(content, tmp_path_factory):
         "expected more than 20" in p or "image name" in p or "in train, got" in p or "at least twice" in p
         for p in check.problems
     ):
-        with pytest.raises(RunError):
+        with pytest.raises(FileError):
             load_meta_vqa(folder)
     print(check)
+
+
+# --- four files, one set
+
+
+def other_build(folder):
+    entries = [
+        ("train" if i % 2 else "val", i, f"What color is car {k}?", "other", "xy"[i // 3 % 2])
+        for k in range(9)
+        for i in range(30)
+    ]
+    return write_vqa(folder, entries)
+
+
+@pytest.mark.parametrize("stop", range(1, 7))
+def test_a_build_that_breaks_off_is_no_set(tmp_path, monkeypatch, stop):
+    "Over an older build, at any of its writes: the reader has the old set, the new one, or refuses; never a mixture."
+    build_meta_vqa(write_vqa(tmp_path / "a", miniature()), tmp_path / "out")
+    old = load_meta_vqa(tmp_path / "out")
+    build_meta_vqa(other_build(tmp_path / "b"), tmp_path / "new")
+    new, replace, calls = load_meta_vqa(tmp_path / "new"), os.replace, []
+
+    def full(*args):
+        calls.append(args)
+        if len(calls) == stop:
+            raise OSError(28, "No space left on device")
+        replace(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hyperclip_nb.core.files.os.replace", full)
+        with pytest.raises(OSError):
+            build_meta_vqa(tmp_path / "b", tmp_path / "out")
+    try:
+        seen = load_meta_vqa(tmp_path / "out")
+    except FileError as error:
+        assert "did not finish" in str(error) and check_meta_vqa(tmp_path / "out").problems
+    else:
+        assert seen == old and stop == 1
+    build_meta_vqa(tmp_path / "b", tmp_path / "out")
+    assert load_meta_vqa(tmp_path / "out") == new
+
+
+def test_files_of_two_builds_are_refused(tmp_path):
+    build_meta_vqa(write_vqa(tmp_path / "a", miniature()), tmp_path / "out")
+    build_meta_vqa(other_build(tmp_path / "b"), tmp_path / "new")
+    shutil.copy(tmp_path / "new" / FILES["test"], tmp_path / "out" / FILES["test"])
+    with pytest.raises(FileError, match="meta_test.json: expected the file that was built with the others"):
+        load_meta_vqa(tmp_path / "out")
+
+
+def test_published_files_are_read_and_never_overwritten(tmp_path):
+    build_meta_vqa(write_vqa(tmp_path / "a", miniature()), tmp_path / "out")
+    (tmp_path / "out" / "meta_vqa.json").unlink()  # as downloaded
+    load_meta_vqa(tmp_path / "out")
+    before = (tmp_path / "out" / FILES["train"]).read_bytes()
+    with pytest.raises(FileError, match="expected no other task files, found meta_train.json"):
+        build_meta_vqa(other_build(tmp_path / "b"), tmp_path / "out")
+    assert (tmp_path / "out" / FILES["train"]).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda a: a.pop("multiple_choice_answer"), "multiple_choice_answer"),  # OK-VQA
+        (lambda a: a.update(answer_type="unanswerable"), "unanswerable"),  # VizWiz
+        (lambda a: a.update(question_id="x1"), "question_id"),  # A-OKVQA, TextVQA
+        (lambda a: a.update(image_id="COCO_val2014_000000000005"), "image_id"),
+        (lambda a: a.update(multiple_choice_answer=2), "multiple_choice_answer"),
+    ],
+)
+def test_relatives_of_vqa_are_refused_by_name(tmp_path, change, words):
+    path = write_vqa(tmp_path / "vqa", miniature()) / ANNOTATIONS.format("train")
+    content = json.loads(path.read_text())
+    change(content["annotations"][1])
+    path.write_text(json.dumps(content))
+    with pytest.raises(FileError, match=rf"(?s)annotations.json: .*{words}.*VQA v2's own four files"):
+        build_meta_vqa(tmp_path / "vqa", tmp_path / "out")

@@ -3,7 +3,6 @@ import torch
 from conftest import EMBED, ToyBank, toy_tasks
 
 from hyperclip_nb.basenet.adapter import WeightLayout, task_loss
-from hyperclip_nb.core.blocks import Standardizer
 from hyperclip_nb.core.training import TrainConfig, run
 from hyperclip_nb.dataset.batches import TaskSet
 from hyperclip_nb.hypernet.hypernetworks import HNet, MNet
@@ -141,20 +140,6 @@ def test_buckets_do_not_change_what_is_stored():
         small_hnet().float(), tasks, Adaptation(steps=3), views=1, fraction=(1.0, 1.0), limit=limit
     )
     torch.testing.assert_close(whole(10_000), whole(33), atol=1e-6, rtol=1e-5)
-
-
-@pytest.mark.parametrize("scale", ["dimension", "global"])
-def test_standardizer_goes_there_and_back(scale):
-    z = torch.randn(4, 50, 3, generator=torch.Generator().manual_seed(0)) * torch.tensor([1.0, 5.0, 0.1]) + 2
-    s = Standardizer(z, scale)
-    u = s.encode(z)
-    torch.testing.assert_close(s.decode(u), z)
-    torch.testing.assert_close(u.mean((0, 1)), torch.zeros(3), atol=1e-5, rtol=0)
-    spread = u.std((0, 1), unbiased=False)
-    if scale == "dimension":
-        torch.testing.assert_close(spread, torch.ones(3))
-    else:
-        assert spread[1] / spread[2] > 30 and u.square().mean() == pytest.approx(1)
 
 
 def test_bad_settings_are_refused(ragged):

@@ -1,4 +1,4 @@
-"From the downloads to a results table, in files of the real formats: every command and function in between, with the small CLIP."
+"From the downloads to a table of results, in files of the real formats: every command in between, with the small CLIP."
 
 import json
 from pathlib import Path
@@ -10,7 +10,7 @@ from PIL import Image
 
 from hyperclip_nb.basenet.adapter import WeightLayout
 from hyperclip_nb.cli.commands import main
-from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core.files import FileError
 from hyperclip_nb.core.training import TrainConfig, run
 from hyperclip_nb.dataset.coco_tasks import read_objects
 from hyperclip_nb.dataset.encoders import ImageFolder
@@ -57,7 +57,8 @@ def test_the_files_have_the_real_shape(home):
     official = "v2_mscoco_{}2014_annotations.json", "v2_OpenEnded_mscoco_{}2014_questions.json", "instances_{}2014.json"
     assert written == {name.format(part) for name in official for part in ("train", "val")}
     built = {path.name for path in (home / "meta_vqa").iterdir()}
-    assert built == {"meta_train.json", "meta_test.json", "ques_ans_count.json", "prompt_meta.json"}
+    names = {"meta_train.json", "meta_test.json", "ques_ans_count.json", "prompt_meta.json", "meta_vqa.json"}
+    assert built - {".lock"} == names
     question, record = next(iter(json.loads((home / "meta_vqa" / "meta_train.json").read_text()).items()))
     assert set(record) == {"train", "test", "answers"} and record["train"][0][0].startswith("COCO_")
 
@@ -76,7 +77,7 @@ def test_to_a_results_table(home, tmp_path):
     rows = {row.method: row for row in results.rows}
     assert {*methods, "majority", "few_shot", "cond_multitask+shuffled"} <= set(rows)
     assert all(0 <= row.accuracy <= 100 for row in rows.values())
-    # The small CLIP knows what is in these pictures, although they went through JPEG files: the features belong to their tasks.
+    # The small CLIP knows what is in these pictures, although they went through JPEG files.
     assert rows["clip_zero_shot"].accuracy > rows["chance"].accuracy + 5
     assert "Zero-shot CLIP" in (tmp_path / "run" / "results.md").read_text()
     assert {row["method"] for row in json.loads((tmp_path / "run" / "results.json").read_text())["rows"]} == set(rows)
@@ -182,5 +183,5 @@ def test_other_tasks_are_refused(home, tmp_path, capsys):
     for name in "meta_test.json", "prompt_meta.json":
         (tmp_path / "tasks" / name).write_text((home / "meta_vqa" / name).read_text())
     (tmp_path / "tasks" / "meta_train.json").write_text(json.dumps(meta))
-    with pytest.raises(RunError, match="1 of their 2.. images are not there, such as 'COCO_train2014_000000999999'"):
+    with pytest.raises(FileError, match="1 of their 2.. images are not there, such as 'COCO_train2014_000000999999'"):
         open_tasks(tmp_path / "tasks", home / "features")

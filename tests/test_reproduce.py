@@ -7,7 +7,9 @@ from test_experiment import experiment
 from hyperclip_nb.evaluation.claims import claims, few_shot_rows, summarised
 from hyperclip_nb.evaluation.presets import PRESETS, Source, run_folder, shortened
 from hyperclip_nb.evaluation.recipe import Recipe
-from hyperclip_nb.evaluation.reproduce import audits, packed, reproduce, unpacked
+from hyperclip_nb.evaluation.reproduce import audits, reproduce
+from hyperclip_nb.evaluation.rows import ROWS
+from hyperclip_nb.evaluation.seeds import packed, unpacked
 
 
 def test_scores_and_settings_survive_the_packing():
@@ -17,8 +19,6 @@ def test_scores_and_settings_survive_the_packing():
 
 
 def test_every_preset_names_rows_that_exist_and_shortening_touches_steps_only():
-    from hyperclip_nb.evaluation.methods import ROWS
-
     for preset in PRESETS.values():
         assert set(preset.methods) | set(preset.paper_methods) <= set(ROWS)
     short = shortened(Recipe(), 0.1)
@@ -60,7 +60,6 @@ def test_the_audit_and_the_curves_are_tables(tmp_path):
         ({"preset": "none"}, "expected preset"),
         ({"methods": ["magic"]}, "magic"),
         ({"seeds": 0}, "at least 1 seed"),
-        ({"source": Source(features="x")}, "both tasks and features"),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(tmp_path, options, said):
@@ -69,13 +68,21 @@ def test_bad_input_is_refused_before_anything_is_written(tmp_path, options, said
     assert not (tmp_path / "run").exists()
 
 
+def test_a_source_with_half_of_its_files_is_refused():
+    for half in ({"features": "x"}, {"tasks": "x"}):
+        with pytest.raises(ValueError, match="both tasks and features"):
+            Source(**half)
+    with pytest.raises(ValueError, match="task files beside instances"):
+        Source(instances="x")
+
+
 def test_runs_of_other_worlds_and_data_have_their_own_folder(tmp_path):
     names = [
         run_folder("scenes", source).name
         for source in (
             Source(data=tmp_path),
             Source(data=tmp_path, world=1),
-            Source(data=tmp_path, tasks=tmp_path / "vqa"),
+            Source(data=tmp_path, tasks=tmp_path / "vqa", features=tmp_path / "features"),
         )
     ]
     assert names == ["scenes", "scenes-world-1", "scenes-vqa"]

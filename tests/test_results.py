@@ -7,19 +7,17 @@ import msgspec
 import pytest
 import torch
 
-from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core.files import FileError
 from hyperclip_nb.core.runs import Run
 from hyperclip_nb.evaluation.results import (
-    METHODS,
     Results,
     family_table,
-    label,
-    place,
     read_results,
     tabulate,
     to_markdown,
     write_results,
 )
+from hyperclip_nb.evaluation.rows import Method
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +69,9 @@ def test_what_is_compared_with_what(results):
         "cond_multitask",
         "hvae_hyperldm_g1.5@10",
     }
-    assert [r.method for r in results.rows] == sorted((r.method for r in results.rows), key=place)
+    assert [r.method for r in results.rows] == sorted(
+        (r.method for r in results.rows), key=lambda id: Method.parse(id).place
+    )
 
 
 def test_json_has_the_documented_fields(results):
@@ -161,15 +161,15 @@ def test_a_table_that_is_none_is_refused_with_file_and_place(results, tmp_path, 
     table = json.loads(path.read_text())
     change(table)
     path.write_text(json.dumps(table))
-    with pytest.raises(RunError, match="(?s)" + re.escape(str(path)) + ".*" + message):
+    with pytest.raises(FileError, match="(?s)" + re.escape(str(path)) + ".*" + message):
         read_results(path)
 
 
 def test_no_table_is_refused(tmp_path):
-    with pytest.raises(RunError, match="found none"):
+    with pytest.raises(FileError, match="found none"):
         read_results(tmp_path / "nothing.json")
     (tmp_path / "results.json").write_text("{")
-    with pytest.raises(RunError, match="expected JSON"):
+    with pytest.raises(FileError, match="expected JSON"):
         read_results(tmp_path)
 
 
@@ -195,16 +195,6 @@ def test_scores_of_other_shape_or_unknown_choices_are_refused(scores):
     with pytest.raises(ValueError, match="mine"):
         tabulate({"mine": torch.zeros(3, 20)}, **options)
     assert tabulate({"mine": torch.zeros(3, 20)}, labels={"mine": "Mine"}, **options).rows[0].label == "Mine"
-
-
-def test_labels():
-    assert len({label(m) for m in METHODS}) == len(METHODS)
-    assert label("hnet_hyperldm_g0") == "HNet + HyperLDM γ = 0"
-    assert label("hnet_hyperldm_g1.5+null") == "HNet + HyperLDM γ = 1.5, no question"
-    assert label("cond_multitask~tokens") == "Conditional multitask, tokens"
-    for wrong in ("", "Chance", "chance+", "chance@ten", "+shuffled", "multitask shuffled", "nobody"):
-        with pytest.raises(ValueError, match="expected"):
-            label(wrong)
 
 
 def test_markdown(results):

@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 import warnings
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ import torch
 from torch import nn
 
 import hyperclip_nb
-from hyperclip_nb.core import runs
-from hyperclip_nb.core.files import RunError, load_tensors, read_json, write_json
+from hyperclip_nb.core import files, runs
+from hyperclip_nb.core.files import FileError, HyperclipError, RunError, load_tensors, read_json, write_json
 from hyperclip_nb.core.runs import Run, checkpointed, data_dir, read_manifest
 from hyperclip_nb.core.training import EMA, TrainConfig, fit, keep_best, track_ema
 
@@ -173,21 +174,122 @@ def test_manifests_are_checked(run, change, message):
     manifest = read_json(run.path / "manifest.json", dict) | change
     write_json(run.path / "manifest.json", manifest)
     for action in (lambda: Run.open(run.path), lambda: Run.create(run.path, {}), lambda: run.part("x", {}, never)):
-        with pytest.raises(RunError, match=message) as error:
+        with pytest.raises(HyperclipError, match=message) as error:
             action()
         assert "manifest.json" in str(error.value)
     (run.path / "manifest.json").write_text('{"schema": 1')
-    with pytest.raises(RunError, match="manifest.json: expected JSON"):
+    with pytest.raises(FileError, match="manifest.json: expected JSON"):
         Run.open(run.path)
 
 
-def test_leftovers_of_a_kill_are_swept_when_they_are_old(run):
-    old, young = run.path / ".x.safetensors.1-1.tmp", run.path / ".y.safetensors.2-2.tmp"
-    for file in (old, young):
-        file.touch()
-    os.utime(old, (time.time() - 7200,) * 2)
+def temporary(name, process):
+    return f".{name}.{files._host()}-{process}-1.tmp"
+
+
+@pytest.mark.parametrize("hours", [-2, 0, 100_000])
+def test_only_leftovers_of_dead_processes_are_swept_whatever_the_clock_says(run, hours):
+    "Files of living processes, of other machines, and whatever is not ours stay; other folders are not looked into."
+    child = multiprocessing.get_context("spawn").Process(target=print)
+    child.start()
+    child.join()
+    dead = [temporary("x.safetensors", child.pid), f".y.json.{child.pid}-2.tmp"]
+    kept = [
+        temporary("z", os.getpid()),
+        temporary("z", os.getppid()),
+        f".z.elsewhere-{child.pid}-1.tmp",
+        ".note.tmp",
+        f"deep/{dead[0]}",
+    ]
+    (run.path / "deep").mkdir()
+    for name in dead + kept:
+        (run.path / name).touch()
+        os.utime(run.path / name, (time.time() - 3600 * hours,) * 2)
     Run.create(run.path, {})
-    assert not old.exists() and young.exists()
+    assert [name for name in dead + kept if (run.path / name).exists()] == kept
+
+
+LEADING_OUT = [
+    "../victim.txt",
+    "/victim.txt",
+    "deep/../../victim.txt",
+    "link/victim.txt",
+    "linked.txt",
+    ".",
+    "",
+    "a\0b",
+]
+
+
+@pytest.mark.parametrize("name", LEADING_OUT)
+def test_a_manifest_names_only_files_of_its_own_directory(run, tmp_path, name):
+    "Nothing is opened and nothing is deleted where a name leads out of the directory or over a link."
+    victim = tmp_path / "victim.txt"
+    victim.write_text("mine")
+    (run.path / "link").symlink_to(tmp_path)
+    (run.path / "linked.txt").symlink_to(victim)
+    run.part("x", {}, ones())
+    manifest = read_json(run.path / "manifest.json", dict)
+    name = str(victim) if name == "/victim.txt" else name
+    manifest["files"][name] = manifest["files"]["x.safetensors"]
+    write_json(run.path / "manifest.json", manifest)
+    for action in (
+        lambda: Run.open(run.path),
+        lambda: Run.create(run.path, {}),
+        lambda: Run.create(run.path, {}, resume=False),
+        lambda: run.load("x"),
+        run.verify,
+    ):
+        with pytest.raises(HyperclipError, match="nothing was opened"):
+            action()
+    assert victim.read_text() == "mine" and (run.path / "x.safetensors").exists()
+
+
+def test_what_is_no_file_is_refused_and_never_waited_for(run):
+    run.part("x", {}, ones())
+    (run.path / "x.safetensors").unlink()
+    os.mkfifo(run.path / "x.safetensors")
+    for action in (lambda: run.load("x"), run.verify, lambda: run.part("x", {}, never)):
+        with pytest.raises(FileError, match="x.safetensors: expected a file, found a pipe"):
+            action()
+
+
+def test_a_lock_that_is_a_link_is_refused(run, tmp_path):
+    victim = tmp_path / "keys"
+    victim.write_text("mine")
+    (run.path / ".lock").unlink(missing_ok=True)
+    (run.path / ".lock").symlink_to(victim)
+    with pytest.raises(FileError, match="expected a lock, found a link"):
+        run.has("x", {})
+    assert victim.read_text() == "mine"
+
+
+def test_who_waits_says_for_whom(run):
+    context = multiprocessing.get_context("fork")
+    holds, go = context.Event(), context.Event()
+
+    def hold():
+        with files.folder_lock(run.path):
+            holds.set()
+            go.wait(30)
+
+    child = context.Process(target=hold)
+    child.start()
+    assert holds.wait(30)
+    with pytest.warns(UserWarning, match=rf"waiting for (process {child.pid}|another process), which works"):
+        threading.Timer(0.5, go.set).start()
+        with files.folder_lock(run.path, patience=0.1):
+            pass
+    child.join()
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"a.b": 1}, {"../x": 1}, {"files": {"a[0].b": {"sha256": 1, "settings": {}, "code": ""}}}, {"files": {"x": []}}],
+)
+def test_odd_names_in_a_manifest_still_end_in_a_sentence(run, extra):
+    write_json(run.path / "manifest.json", read_json(run.path / "manifest.json", dict) | extra)
+    with pytest.raises(FileError, match="manifest.json"):
+        Run.open(run.path)
 
 
 def test_other_code_is_used_and_mentioned_once(run, monkeypatch):
@@ -325,7 +427,7 @@ def test_a_checkpoint_of_other_settings_is_ignored_and_a_damaged_one_refused(tmp
     assert [u.step for u in other] == [1, 2, 3]
     content = path.read_bytes()
     path.write_bytes(content[:-5])
-    with pytest.raises(RunError, match="x: expected a whole safetensors file"):
+    with pytest.raises(FileError, match="x: expected a whole safetensors file"):
         next(checkpointed(three_steps(nn.Linear(1, 1)), path, {"other": 1}))
 
 
@@ -370,13 +472,50 @@ def test_two_processes_lose_nothing(run):
     Run.open(run.path).verify()
 
 
-def test_the_first_of_two_builders_wins(run):
-    def meanwhile():
-        Run.open(run.path).part("x", {}, ones(1))
-        return {"x": torch.ones(2)}
+def test_a_part_is_built_once_and_who_waits_for_it_says_for_whom(run, monkeypatch):
+    began, go, got = threading.Event(), threading.Event(), []
+    monkeypatch.setattr(runs.claimed.__wrapped__, "__defaults__", (0.05,))  # patience
+    monkeypatch.setattr(runs.warnings, "warn", lambda message, **where: (got.append(message), go.set()))
 
-    assert len(run.part("x", {}, meanwhile)["x"]) == 1
+    def build():
+        began.set()
+        assert go.wait(60)
+        return {"x": torch.ones(1)}
+
+    first = threading.Thread(target=lambda: Run.open(run.path).part("x", {}, build))
+    first.start()
+    assert began.wait(60)
+    other = threading.Thread(target=lambda: got.append(Run.open(run.path).part("x", {}, never)))
+    other.start()
+    for thread in (other, first):
+        thread.join(60)
+    assert "waiting for" in got[0] and "building the part 'x'" in got[0]
+    assert torch.equal(got[1]["x"], torch.ones(1))
     run.verify()
+    assert sorted(os.listdir(run.path)) == [".lock", "manifest.json", "x.safetensors"]
+
+
+def test_a_waiter_goes_on_where_the_builder_failed(run):
+    began, go, got = threading.Event(), threading.Event(), []
+
+    def fail():
+        began.set()
+        assert go.wait(60)
+        raise KeyboardInterrupt
+
+    def first():
+        with pytest.raises(KeyboardInterrupt):
+            Run.open(run.path).part("x", {}, fail)
+
+    threads = [threading.Thread(target=first)]
+    threads[0].start()
+    assert began.wait(60)
+    threads.append(threading.Thread(target=lambda: got.append(Run.open(run.path).part("x", {}, ones(2)))))
+    threads[1].start()
+    go.set()
+    for thread in threads:
+        thread.join(60)
+    assert len(got[0]["x"]) == 2 and sorted(os.listdir(run.path)) == [".lock", "manifest.json", "x.safetensors"]
 
 
 def test_a_run_that_cannot_be_written_can_be_read(run, monkeypatch):
@@ -386,3 +525,23 @@ def test_a_run_that_cannot_be_written_can_be_read(run, monkeypatch):
     shipped = Run.open(run.path.parent / "shipped")
     assert torch.equal(shipped.load("x")["x"], torch.ones(3)) and shipped.has("x", {})
     assert not (shipped.path / ".lock").exists()
+
+
+# --- devices
+
+
+@pytest.mark.parametrize("name", ["banana", "", "meta", "cpu:3", "cuda:99", "mps:7"])
+def test_a_device_that_is_not_there_is_refused(name):
+    with pytest.raises(ValueError, match=r"expected a device that is there \(cpu.*\), got"):
+        runs.check_device(name)
+
+
+def test_a_device_that_is_there():
+    assert runs.check_device("cpu") == torch.device("cpu")
+
+
+def test_no_state_of_a_training_is_left_beside_the_finished_part(run):
+    run.part("a", {}, ones())
+    files.save_tensors(run.checkpoint("a"), {"step": torch.ones(1)})  # a kill came between the part and its removal
+    run.part("a", {}, never)
+    assert not run.checkpoint("a").exists()

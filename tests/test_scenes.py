@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import center_of_mass, label
 
-from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core.files import FileError
 from hyperclip_nb.core.seeds import step_seed
 from hyperclip_nb.dataset.captions import (
     CARDS,
@@ -43,6 +43,7 @@ from hyperclip_nb.dataset.questions import (
     reserved_cells,
     scene_of,
     scenes_tasks,
+    slug,
     split_cells,
 )
 from hyperclip_nb.dataset.scenes import (
@@ -375,7 +376,7 @@ def test_a_larger_task_begins_like_a_smaller_one():
 
 
 def test_the_data_set_has_not_changed(splits):
-    "The recorded numbers belong to exactly these labels and, up to the font's rasteriser, pictures."
+    "The shipped CLIP and the recorded numbers belong to these labels and, up to the font's rasteriser, pictures."
     text = "\n".join(
         f"{name} {t.question} {t.answers} {t.support} {t.query}" for name, part in splits.items() for t in part
     )
@@ -398,7 +399,7 @@ def test_labels_are_listed_once_and_again_when_the_code_changes(tmp_path, monkey
     monkeypatch.setattr("hyperclip_nb.dataset.questions.list_labels", lambda *a: [0] * 9)
     assert kept_labels(path, 0, 9) == [[0] * 9] * len(questions())
     path.write_bytes(path.read_bytes()[:-1] + b"x")
-    with pytest.raises(RunError, match="labels.safetensors.*damaged"):
+    with pytest.raises(FileError, match="labels.safetensors.*damaged"):
         kept_labels(path, 0, 9)
 
 
@@ -574,3 +575,16 @@ def test_every_text_fits_the_small_clips_context():
 
     tokenizer = SimpleTokenizer()
     assert max(len(tokenizer.encode(text)) for text in all_texts(3000)) <= 22
+
+
+@pytest.mark.parametrize("text", ["太阳是什么颜色？", "какого цвета солнце?", "ما لون الشمس؟", "¿Qué es?", "सूर्य?"])
+def test_questions_in_any_script_are_questions(text):
+    assert slug(text) and find_question(text) is None
+    assert prompts_for(text, ["红", "黄"]) == (f"{text} 红", f"{text} 黄")
+    with pytest.raises(ValueError, match="expected a question"):
+        prompts_for(" ?! ", ["a", "b"])
+
+
+def test_slugs_tell_questions_apart():
+    assert len({slug(f"what is {word}") for word in ("太阳", "月亮", "", "é", "è")}) == 5
+    assert slug("What color is the comet?") == "what-color-is-the-comet"

@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
-from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core.files import FileError
 from hyperclip_nb.core.training import TrainConfig
 from hyperclip_nb.dataset import small_clip_training, sources
+from hyperclip_nb.dataset.encoders import nearest_questions
 from hyperclip_nb.dataset.questions import find_question, questions, reserved_cells, scenes_tasks
 from hyperclip_nb.dataset.scenes import CATEGORY
 from hyperclip_nb.dataset.small_clip import (
@@ -23,17 +24,16 @@ from hyperclip_nb.dataset.small_clip import (
     SmallTokenizer,
     load_small_clip,
     small_clip_record,
+    zero_shot_accuracy,
 )
 from hyperclip_nb.dataset.small_clip_training import (
     RECIPE,
     Pairs,
     generalise,
-    nearest_questions,
     pairs_hash,
     retrieval_accuracy,
     save_small_clip,
     train_small_clip,
-    zero_shot_accuracy,
 )
 from hyperclip_nb.dataset.sources import scenes_bank
 
@@ -145,7 +145,7 @@ def test_pairs_depend_on_seed_and_step_only():
 
 
 def test_the_recipe_begins_as_recorded(encoder, monkeypatch):
-    "The first steps of the training give the recorded losses, so code, pictures and captions are the shipped ones."
+    "The first steps of the training give the recorded losses: pictures and captions are those of the shipped weights."
     record = small_clip_record()
     assert record["pairs"] == pairs_hash(encoder.tokenizer)
     assert record["recipe"] == RECIPE.__dict__ and len(record["loss"]) == RECIPE.steps
@@ -173,7 +173,7 @@ def test_recorded_accuracy(encoder, splits):
 
 
 def test_questions_keep_what_is_asked(encoder, splits):
-    for pooling, share in ("clip", 0.95), ("tokens", 0.75):
+    for pooling, share in ("clip", 0.9), ("tokens", 0.75):
         test, train = (encoder.encode_texts([t.question for t in splits[part]], pooling) for part in ("test", "train"))
         nearest = nearest_questions(test, train)[:, 0].tolist()
         assert sum(a.family == splits["train"][i].family for a, i in zip(splits["test"], nearest)) >= share * len(
@@ -187,7 +187,7 @@ def test_damaged_weights_are_refused(tmp_path, name):
     data = bytearray((tmp_path / "assets" / name).read_bytes())
     data[len(data) // 2 if name == WEIGHTS else data.index(b'"sha256": "') + 12] ^= 1
     (tmp_path / "assets" / name).write_bytes(data)
-    with pytest.raises(RunError, match="not the file"):
+    with pytest.raises(FileError, match="not the file"):
         load_small_clip(folder=tmp_path / "assets")
 
 

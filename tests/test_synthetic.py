@@ -1,9 +1,10 @@
 """Every method on a family of tasks with a known answer.
 
-A known generator `w = Known(z)`, which scales and shifts the hidden units of a known base network, labels random images of each task
-with the probabilities of the network `Known(z*)`, where z* is a linear function of the task's embedding. So the best accuracy
-is that of `Known(z*)`, and a method that reads the embedding can reach it: a conditional network must come within 2 points of it on
-tasks and images that it has never seen, and one network for all must not. (Guidance by HyperCLIP on such a family: test_hyperclip.py.)
+A known generator `w = Known(z)`, which scales and shifts the hidden units of a known base network, labels random
+images of each task with the probabilities of the network `Known(z*)`, where z* is a linear function of the task's
+embedding. So the best accuracy is that of `Known(z*)`, and a method that reads the embedding can reach it: a
+conditional network must come within 2 points of it on new tasks and images, and one network for all must not.
+(Guidance by HyperCLIP on such a family: test_guidance.py.)
 """
 
 from dataclasses import replace
@@ -19,7 +20,8 @@ from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.core.training import TrainConfig, run
 from hyperclip_nb.dataset.batches import TaskSet
 from hyperclip_nb.dataset.tasks import Task
-from hyperclip_nb.diffusion.hyperldm import DenoiserConfig, HyperLDM, LDMConfig, train_hyperldm
+from hyperclip_nb.diffusion.denoisers import DenoiserConfig
+from hyperclip_nb.diffusion.hyperldm import HyperLDM, LDMConfig, train_hyperldm
 from hyperclip_nb.diffusion.schedule import DiffusionConfig
 from hyperclip_nb.guidance.question_regression import KernelRegression
 from hyperclip_nb.hypernet.film import FiLM, modulate

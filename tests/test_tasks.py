@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core.files import FileError
 from hyperclip_nb.dataset.tasks import (
     Task,
     check_task,
@@ -110,7 +110,7 @@ def test_a_damaged_file_is_refused_or_sound(data, task, tmp_path_factory):
     )
     try:
         loaded = load_tasks(path)
-    except RunError as error:
+    except FileError as error:
         assert str(path) in str(error)
     else:
         assert all(not task_problems(task) for task in loaded)
@@ -120,7 +120,7 @@ def test_a_question_twice_is_refused(tmp_path):
     record = '{"train": [["i", "a"]], "test": [["j", "b"]], "answers": ["a", "b"], "prompt": "it is {}"}'
     path = tmp_path / "tasks.json"
     path.write_text('{"q": %s, "q": %s}' % (record, record))
-    with pytest.raises(RunError, match="'q' occurs more than once"):
+    with pytest.raises(FileError, match="'q' occurs more than once"):
         load_tasks(path)
 
 
@@ -177,5 +177,5 @@ def test_the_published_layout_is_a_valid_file(tmp_path):
     path = tmp_path / "meta_train.json"
     path.write_text(json.dumps({"What is it?": {"train": [["i", "a"]], "test": [["j", "b"]], "answers": ["a", "b"]}}))
     assert load_tasks(path, lambda question: "it is {}")[0].prompts == ("it is a", "it is b")
-    with pytest.raises(RunError, match="`prompt` or `prompts`"):
+    with pytest.raises(FileError, match="`prompt` or `prompts`"):
         load_tasks(path)

@@ -1,4 +1,4 @@
-"Small tasks, pictures and an encoder for the tests of the bank; imported by their subprocesses too, so it imports little."
+"Small tasks, pictures and an encoder for the tests of the bank; subprocesses import it too, so it imports little."
 
 import numpy as np
 import torch

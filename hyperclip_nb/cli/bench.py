@@ -6,8 +6,8 @@
 __all__ = ['COMMANDS', 'benchmark_module', 'Bench']
 
 # %% ../../nbs/9_cli/appendix/bench.ipynb #5005948d
-import importlib.util
 from dataclasses import dataclass
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Literal
@@ -24,28 +24,23 @@ def benchmark_module(
     root = Path(hyperclip_nb.__file__).resolve().parent.parent if root is None else root
     path = root / "benchmarks" / "speed.py"
     if not path.is_file():
-        raise ValueError(
-            f"expected benchmarks/speed.py beside the package, as in a checkout of the repository; found none in {root}"
-        )
-    spec = importlib.util.spec_from_file_location("hyperclip_nb_benchmark", path)
-    module = importlib.util.module_from_spec(spec)
+        raise ValueError(f"expected benchmarks/speed.py beside the package, as in a checkout; found none in {root}")
+    spec = spec_from_file_location("hyperclip_nb_benchmark", path)
+    assert spec and spec.loader  # a file that ends in .py has both
+    module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 # %% ../../nbs/9_cli/appendix/bench.ipynb #1dbbd2fa
 @dataclass(frozen=True, kw_only=True)
 class Bench:
-    "Measure the speed of every kind of work on this machine, on one core or one GPU. Works in a checkout of the repository."
+    "Measure every kind of work on this machine, on one core or one GPU. Works in a checkout of the repository."
 
-    quick: tyro.conf.FlagCreatePairsOff[bool] = (
-        False  # under two minutes on a quiet core: fewer repetitions, few tasks of the plain side
-    )
-    only: str = ""  # rows to measure, separated by commas: a b c d e f sample_g1 sample_g1.5 latency_20 latency_350; default: all
+    quick: tyro.conf.FlagCreatePairsOff[bool] = False  # two minutes: fewer repetitions, few tasks of the plain side
+    only: str = ""  # rows to measure, as a,b,c,d,e,f,sample_g1,sample_g1.5,latency_20,latency_350; default: all
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None  # JSON file for the figures; default: none
     device: Literal["cpu", "cuda"] = "cpu"  # what to measure
-    core: Annotated[int | None, tyro.conf.arg(metavar="INT")] = (
-        None  # processor core to run on; default: the last one allowed
-    )
+    core: Annotated[int | None, tyro.conf.arg(metavar="INT")] = None  # processor core; default: the last one allowed
 
     def __call__(self) -> None:
         benchmark_module().bench(quick=self.quick, only=self.only, out=self.out, device=self.device, core=self.core)

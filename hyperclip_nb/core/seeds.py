@@ -19,7 +19,7 @@ def step_seed(
     seed: int,  # seed of the run
     *names: str | int,  # what the numbers are for, for example "step", 17
 ) -> int:  # 63 bits, the same in every process
-    "A seed of its own for each named purpose."
+    "A seed of its own for each named purpose. Raises `TypeError` for a name that is neither a word nor a whole number."
     text = "/".join([str(int(seed)), *(f"str:{n}" if isinstance(n, str) else f"int:{index(n)}" for n in names)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
@@ -40,10 +40,10 @@ def noise_like(
     "Normal noise drawn where the generator lives, so that a CPU seed means the same numbers on every device."
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=generator.device).to(x.device)
 
-# %% ../../nbs/0_core/01_seeds.ipynb #fdd9a71c
+# %% ../../nbs/0_core/01_seeds.ipynb #a7fbcab0
 @contextmanager
 def own_randomness(
-    seed: int,
+    seed: int,  # seed of the run
     step: int,  # steps done
     tensors: list[Tensor],  # on whose devices the global generators are seeded
 ) -> Iterator[torch.Generator]:

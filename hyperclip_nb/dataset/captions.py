@@ -37,7 +37,7 @@ from .worlds import Wish, World
 def noun_phrase(
     thing: Thing,
     tape: Tape,
-    detail: float = 0.9,  # chance that its colour is told; size and pose are told less often
+    detail: float = 0.9,  # chance that its colour is mentioned; size and pose are mentioned less often
     category: float = 0.2,  # chance of the category's noun instead of its own
 ) -> str:
     "A thing in words, without what is reserved: a small red cat, two blue creatures, cats."

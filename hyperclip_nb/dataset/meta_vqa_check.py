@@ -14,9 +14,9 @@ from typing import TypeVar
 
 from msgspec import Struct
 
-from ..core.files import RunError
-from .meta_vqa import FILES, read_typed
-from .tasks import Task, check_template, scan_tasks
+from ..core.files import FileError, read_json
+from .meta_vqa import FILES, _check_set
+from .tasks import Task, check_template, plain_question, scan_tasks
 
 # %% ../../nbs/1_dataset/appendix/meta_vqa_check.ipynb #043a2a24
 class Count(Struct, frozen=True):
@@ -37,7 +37,8 @@ class Count(Struct, frozen=True):
 
     def __str__(self) -> str:
         return (
-            f"{self.tasks:,} tasks, {self.pairs:,} pairs ({self.support:,} support, {self.query:,} query), {self.images:,} images, "
+            f"{self.tasks:,} tasks, {self.pairs:,} pairs ({self.support:,} support, {self.query:,} query), "
+            f"{self.images:,} images, "
             f"{self.answers:,} answers; largest {self.largest[0]!r} with {self.largest[1]:,} support examples, "
             f"widest {self.widest[0]!r} with {self.widest[1]:,} answers"
         )
@@ -98,7 +99,8 @@ class Check(Struct):
         lines = [f"{name}: {count}" for name, count in self.counts.items()]
         if "all" in self.counts:
             lines.append(
-                f"overlap: {self.overlap:,} of the {self.counts['meta-test'].images:,} images of meta-test are in meta-train too"
+                f"overlap: {self.overlap:,} of the {self.counts['meta-test'].images:,} images of meta-test "
+                "are in meta-train too"
             )
         lines += [f"note: {note}" for note in self.notes]
         return "\n".join(lines + [f"problems: {len(self.problems)}", *self.problems])
@@ -109,8 +111,8 @@ class Check(Struct):
             self.notes.append(f"{path} is not there")
             return None
         try:
-            return read_typed(path, type)
-        except RunError as error:
+            return read_json(path, type)
+        except FileError as error:
             self.problems.append(str(error))
             return None
 
@@ -127,10 +129,11 @@ class Check(Struct):
                     problems = problems or rule_problems(task)
                     if not problems and counts is not None and counts.get(question) != answer_counts(task):
                         problems = [
-                            f"expected the counts of {FILES['counts']} ({counts.get(question)}), got {answer_counts(task)}"
+                            f"expected the counts of {FILES['counts']} ({counts.get(question)}), "
+                            f"got {answer_counts(task)}"
                         ]
                 self.problems += [f"{path}: task {question!r}: {problem}" for problem in problems]
-        except RunError as error:
+        except FileError as error:
             self.problems.append(str(error))
         return tasks
 
@@ -144,14 +147,18 @@ def answer_counts(task: Task) -> dict[str, int]:
 def check_meta_vqa(
     folder: str | Path,  # published or built files
 ) -> Check:
-    "Count and check a folder of task files. Raises `RunError` where there is no file of tasks at all."
+    "Count and check a folder of task files. Raises `FileError` where there is no file of tasks at all."
     folder, found = Path(folder), Check()
     if not any((folder / FILES[name]).exists() for name in ("train", "test")):
-        raise RunError(f"{folder}: expected {FILES['train']} or {FILES['test']}, found neither")
+        raise FileError(f"{folder}: expected {FILES['train']} or {FILES['test']}, found neither")
+    try:
+        _check_set(folder)
+    except FileError as error:
+        found.problems.append(str(error))
     templates = found.read(folder / FILES["prompts"], dict[str, str])
     counts = found.read(folder / FILES["counts"], dict[str, dict[str, int]])
-    parts = {f"meta-{name}": found.scan(folder / FILES[name], counts) for name in ("train", "test")}
-    parts = {name: tasks for name, tasks in parts.items() if tasks is not None}
+    scanned = {f"meta-{name}": found.scan(folder / FILES[name], counts) for name in ("train", "test")}
+    parts = {name: tasks for name, tasks in scanned.items() if tasks is not None}
     found.counts = {name: count_tasks(tasks) for name, tasks in parts.items()}
     tasks = [task for part in parts.values() for task in part]
     if len(parts) == 2:
@@ -163,6 +170,9 @@ def check_meta_vqa(
         for question, n in Counter(task.question for task in tasks).items()
         if n > 1
     ]
+    twins = Counter(plain_question(question) for question in {task.question for task in tasks})
+    if again := [task.question for task in tasks if twins[plain_question(task.question)] > 1]:
+        found.notes.append(f"{len(again)} questions differ only in case, spaces and the like, such as {again[0]!r}")
     if templates is not None:
         _check_templates(folder / FILES["prompts"], templates, tasks, found)
     return found

@@ -5,22 +5,24 @@
 # %% auto #0
 __all__ = ['AT', 'SIDES', 'FAMILIES', 'TEST', 'VALIDATION', 'Family', 'slug', 'Question', 'questions', 'find_question',
            'prompts_for', 'image_id', 'scene_of', 'draw_images', 'reserved_cells', 'split_cells', 'list_labels',
-           'make_task', 'scenes_tasks', 'kept_labels', 'answer_entropy']
+           'make_task', 'scenes_tasks', 'kept_labels', 'category_of', 'answer_entropy']
 
 # %% ../../nbs/1_dataset/03_questions.ipynb #846b4318
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import torch
 from msgspec import Struct
 
+import hyperclip_nb
 from ..core.files import fingerprint, load_tensors, save_tensors, sha256_of
 from hyperclip_nb.dataset.scenes import (
     CATEGORIES,
+    CATEGORY,
     GLYPHS,
     NOUNS,
     PLACES,
@@ -179,8 +181,8 @@ FAMILIES = {
 
 # %% ../../nbs/1_dataset/03_questions.ipynb #1133fd93
 def slug(text: str) -> str:
-    "Letters and digits of a text in lower case, all else as single hyphens."
-    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    "Letters and digits of a text, in any script and in lower case; all else as single hyphens."
+    return re.sub(r"[\W_]+", "-", unicodedata.normalize("NFKC", text).lower()).strip("-")
 
 
 @cache
@@ -292,8 +294,8 @@ def scene_of(
 ) -> tuple[Question, Scene, str, Tape]:  # the question, the scene, the answer, and the tape to draw it with
     "All about a picture from its id alone. Raises `ValueError` for an id that names no picture."
     match = _ID.fullmatch(image)
-    question = match and _catalogue().get(match[2])
-    if not question:
+    question = _catalogue().get(match[2]) if match else None
+    if match is None or question is None:
         raise ValueError(f"expected an image id like 'scenes-0/what-color-is-the-comet/17', got {image!r}")
     tape = Tape(image)
     return question, *question.scene(World.of(int(match[1])), tape), tape
@@ -394,10 +396,13 @@ def scenes_tasks(
     "All questions of a world as tasks, split so that no cell is on two sides."
     if world_seed < 0 or support < 1 or query < 1:
         raise ValueError(
-            f"expected a seed >= 0 and at least one image to adapt on and to score on, got {world_seed}, {support}, {query}"
+            "expected a seed >= 0 and at least one image to adapt on and to score on, "
+            f"got {world_seed}, {support}, {query}"
         )
-    splits, cells = {"train": [], "val": [], "test": []}, split_cells(world_seed)
-    for question, known in zip(questions(), labels or [None] * len(questions())):
+    cells = split_cells(world_seed)
+    splits: Splits = {"train": [], "val": [], "test": []}
+    for i, question in enumerate(questions()):
+        known = labels[i] if labels else None
         splits[cells[question.cell]].append(make_task(question, world_seed, support, query, known))
     return splits
 
@@ -407,18 +412,28 @@ def kept_labels(
     world_seed: int = 0,
     images: int = 75,  # of each question
 ) -> list[list[int]]:  # one list for each of `questions()`
-    "Labels of all pictures of a world, listed once. Raises `RunError` for a damaged file."
-    code = fingerprint(
-        [sha256_of(find_spec(f"hyperclip_nb.dataset.{module}").origin) for module in ("scenes", "worlds", "questions")]
-    )
+    "Labels of all pictures of a world, listed once. Raises `FileError` for a damaged file."
+    here = Path(hyperclip_nb.__file__).parent / "dataset"
+    code = fingerprint([sha256_of(here / f"{module}.py") for module in ("scenes", "worlds", "questions")])
     made_by = {"world_seed": world_seed, "images": images, "code": code}
     if Path(path).exists():
         tensors, kept = load_tensors(path)
         if kept == made_by:
             return tensors["labels"].tolist()
     labels = torch.tensor([list_labels(question, world_seed, images) for question in questions()], dtype=torch.int16)
-    save_tensors(path, {"labels": labels}, made_by)
+    try:
+        save_tensors(path, {"labels": labels}, made_by)
+    except PermissionError:  # what can't be kept is listed again
+        pass
     return labels.tolist()
+
+# %% ../../nbs/1_dataset/03_questions.ipynb #030cdd09
+def category_of(
+    task: Task,  # of the scenes
+) -> str:
+    "The category of what a question is about, be it a thing or the category itself."
+    subject = task.cell.split("/")[0]
+    return CATEGORY.get(subject, subject)
 
 # %% ../../nbs/1_dataset/03_questions.ipynb #1c7311e8
 def answer_entropy(task: Task) -> float:  # bits

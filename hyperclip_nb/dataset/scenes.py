@@ -12,7 +12,7 @@ __all__ = ['GLYPHS', 'CATEGORIES', 'THINGS', 'CATEGORY', 'NOUNS', 'POSES', 'V', 
 import hashlib
 import textwrap
 from bisect import bisect
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import accumulate
 from pathlib import Path
@@ -82,8 +82,10 @@ _THINGS = {
     "tool": "scissors ✂ 4, gear ⚙ 1, pencil ✎ 3, pen ✒ 1, key ⚷ 5 !, scales ⚖ 3 !, magnifying glass ⚲ 6 !",
     "household item": "cup ☕ 4 !, umbrella ☂ 0 !, telephone ☎ 0 !, envelope ✉ 3, keyboard ⌨ 0, vase ⚱ 4 !, "
     "clock ◷ 4, window ⊞ 4",
-    "travel symbol": "airplane ✈ 0 !, anchor ⚓ 2 !, flag ⚑ 1 !, house ⌂ 6 !, wheelchair ♿ 1 !, arrow ➡ 0 !, hot spring ♨ 3 !",
-    "sign": "skull ☠ 2 !, radiation sign ☢ 0, biohazard sign ☣ 2, warning triangle ⚠ 3 !, question mark ? 6 !, check mark ✔ 0, "
+    "travel symbol": "airplane ✈ 0 !, anchor ⚓ 2 !, flag ⚑ 1 !, house ⌂ 6 !, wheelchair ♿ 1 !, arrow ➡ 0 !, "
+    "hot spring ♨ 3 !",
+    "sign": "skull ☠ 2 !, radiation sign ☢ 0, biohazard sign ☣ 2, warning triangle ⚠ 3 !, question mark ? 6 !, "
+    "check mark ✔ 0, "
     "recycling sign ♻ 0, music note ♫ 2 !",
 }
 
@@ -100,7 +102,8 @@ _TURNS = {"airplane": 90, "arrow": 90}
 
 
 def _read_things() -> tuple[dict[str, Glyph], dict[str, tuple[str, ...]]]:
-    glyphs, categories = {}, {}
+    glyphs: dict[str, Glyph] = {}
+    categories: dict[str, tuple[str, ...]] = {}
     for category, rows in _THINGS.items():
         for row in rows.split(", "):
             name, character, stroke = row.removesuffix(" !").rsplit(" ", 2)
@@ -187,7 +190,7 @@ class Tape:
     def __init__(self, *names: str | int):  # what the numbers are for, for example an image id
         digest = hashlib.blake2b("/".join(map(str, names)).encode(), digest_size=8).digest()
         self.generator = np.random.Generator(np.random.PCG64(int.from_bytes(digest, "big")))
-        self._ahead = iter(())
+        self._ahead: Iterator[float] = iter(())
 
     def __call__(self) -> float:
         "The next number, uniform on [0, 1)."
@@ -305,7 +308,7 @@ def spots(
         for start, extent in (x0, width), (y0, height):
             drift = 6 if extent == SIDE else (extent - side) // 2 - 1
             corner.append(start + (extent - side) // 2 + tape.below(2 * drift + 1) - drift)
-        return side, [tuple(corner)]
+        return side, [(corner[0], corner[1])]
     columns, rows = _GRIDS[count] if width >= height else _GRIDS[count][::-1]
     w, h = width // columns, height // rows
     side = min(17, w - 2, h - 2) - tape.below(2)

@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['RECIPE', 'generalise', 'Pairs', 'train_small_clip', 'pairs_hash', 'save_small_clip', 'retrieval_accuracy',
-           'zero_shot_accuracy', 'nearest_questions', 'category_of', 'small_clip_figures']
+           'small_clip_figures']
 
 # %% ../../nbs/1_dataset/appendix/small_clip_training.ipynb #f5a496cd
 import hashlib
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import open_clip
@@ -23,11 +22,20 @@ from ..core.files import sha256_of, write_json
 from ..core.seeds import step_seed
 from ..core.training import TrainConfig, Update, fit, progress
 from .captions import caption_batch
-from .encoders import ClipEncoder, Preprocessing
-from .questions import Question, draw_images, find_question, reserved_cells
+from .encoders import ClipEncoder, nearest_questions
+from .questions import Question, category_of, find_question, reserved_cells
 from .scenes import CATEGORY
-from .small_clip import PADDING, PICTURES, UNKNOWN, WEIGHTS, SmallTokenizer, small_clip_config
-from .tasks import Splits, Task
+from hyperclip_nb.dataset.small_clip import (
+    PADDING,
+    PICTURES,
+    SMALL_PICTURES,
+    UNKNOWN,
+    WEIGHTS,
+    SmallTokenizer,
+    small_clip_config,
+    zero_shot_accuracy,
+)
+from .tasks import Splits
 
 # %% ../../nbs/1_dataset/appendix/small_clip_training.ipynb #a502681d
 def generalise(
@@ -54,14 +62,8 @@ class Pairs(Dataset):
         general: float = 0.0,  # share of questions about things that are asked about the category
         hide: float = 0.02,  # share of words that are hidden behind "unknown"
     ):
-        self.tokenizer, self.steps, self.batch, self.seed, self.general, self.hide = (
-            tokenizer,
-            steps,
-            batch,
-            seed,
-            general,
-            hide,
-        )
+        self.tokenizer, self.steps, self.batch, self.seed = tokenizer, steps, batch, seed
+        self.general, self.hide = general, hide
 
     def __len__(self) -> int:
         return self.steps
@@ -91,12 +93,9 @@ def train_small_clip(
     torch.manual_seed(config.seed)
     settings = small_clip_config(tokenizer.vocab_size)
     model = open_clip.CLIP(**settings).to(memory_format=torch.channels_last)
-    loss_of, normalize = (
-        open_clip.ClipLoss(),
-        Preprocessing(PICTURES["size"], PICTURES["mean"], PICTURES["std"]).normalize,
-    )
-    pairs = Pairs(tokenizer, config.steps, batch, config.seed, general)
-    stream = iter(DataLoader(pairs, batch_size=None, num_workers=workers))
+    loss_of, normalize = open_clip.ClipLoss(), SMALL_PICTURES.normalize
+    drawn = Pairs(tokenizer, config.steps, batch, config.seed, general)
+    stream = iter(DataLoader(drawn, batch_size=None, num_workers=workers))
 
     def loss(pairs: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         pictures, tokens = pairs
@@ -161,36 +160,7 @@ def retrieval_accuracy(
         hits += [((x @ t.T).argmax(d) == torch.arange(batch)).float().mean().item() for d in (0, 1)]
     return sum(hits) / len(hits)
 
-
-def zero_shot_accuracy(
-    encoder: ClipEncoder,
-    tasks: Sequence[Task],
-) -> dict[str, float]:  # question -> share of its query images answered rightly
-    "CLIP without any adaptation: the answer whose prompt has the highest cosine with the picture."
-    scores = {}
-    for task in tasks:
-        x = encoder.encode_images(draw_images([image for image, _ in task.query]))
-        a = F.normalize(encoder.encode_texts(task.prompts), dim=-1)
-        right = torch.tensor([answer for _, answer in task.query])
-        scores[task.question] = ((x @ a.T).argmax(-1) == right).float().mean().item()
-    return scores
-
-
-def nearest_questions(
-    asked: Tensor,  # [Q, E] embeddings of questions
-    known: Tensor,  # [K, E] embeddings of others
-    count: int = 1,
-) -> Tensor:  # [Q, count] rows of `known`, nearest first
-    "By cosine."
-    return (F.normalize(asked, dim=-1) @ F.normalize(known, dim=-1).T).topk(count).indices
-
 # %% ../../nbs/1_dataset/appendix/small_clip_training.ipynb #3a1c28d0
-def category_of(task: Task) -> str:
-    "The category of what a question of the scenes is about."
-    subject = task.cell.split("/")[0]
-    return CATEGORY.get(subject, subject)
-
-
 def small_clip_figures(
     encoder: ClipEncoder,
     splits: Splits,

@@ -220,7 +220,7 @@ def favorites_table(world: World) -> str:
     lines = ["| category | " + " | ".join(columns) + " |", "|" + "---|" * (1 + len(columns))]
     for category, names in CATEGORIES.items():
         rows = [THINGS.index(name) for name in names]
-        values = ATTRIBUTES | {"company": company(names[-1])}
+        values = {**ATTRIBUTES, "company": company(names[-1])}
         best = [(values[a][(mean := world.priors[a][rows].mean(0)).argmax()], mean.max()) for a in columns]
         lines.append(f"| {category} | " + " | ".join(f"{value} {share:.2f}" for value, share in best) + " |")
     return "\n".join(lines)

@@ -21,13 +21,11 @@ from ..hypernet.hypernetworks import WeightGenerator
 # %% ../../nbs/7_evaluation/appendix/audit.ipynb #d8ac0172
 @dataclass(frozen=True)
 class Audit:
-    "How near some points come to the training tasks, and how near training tasks are to each other; any distance will do."
+    "How near some points come to the training tasks, and these to each other; any distance will do."
 
     nearest: Tensor  # [N, 2] distance of each audited point to its nearest and second nearest training task
     among: Tensor  # [M, 2] the same for training tasks, each left out of the others
-    noised: Tensor | None = (
-        None  # [L, 2] the same for training tasks with noise added: what a copier with an unsteady hand would give
-    )
+    noised: Tensor | None = None  # [L, 2] the same for training tasks with noise added: what a noisy copier would give
 
     def __post_init__(self):
         for name, distances in vars(self).items():
@@ -38,16 +36,16 @@ class Audit:
 
     @property
     def ratio(self) -> Tensor:  # [N] between 0 and 1
-        "Nearest over second nearest distance: near 0 for a copy of one training task, near 1 for a point in the middle of many."
+        "Nearest over second nearest distance: near 0 for a copy of one task, near 1 for a point in the middle of many."
         return self.nearest[:, 0] / self.nearest[:, 1].clamp(min=torch.finfo(self.nearest.dtype).tiny)
 
     @property
     def closer(self) -> float:
-        "Probability that a point is nearer to training tasks than a training task is to the others: 0.5 for fresh draws, 1 for copies."
+        "Probability that a point is nearer to training tasks than these are to each other: fresh 0.5, copies 1."
         return rank_share(self.nearest[:, 0], self.among[:, 0])
 
     def copied(self, level: float = 0.05) -> float:
-        "Share of points nearer to a training task than the nearest `level` of training tasks to each other: `level` for fresh draws."
+        "Share of points nearer to a training task than the nearest `level` of these to each other: fresh `level`."
         return (self.nearest[:, 0] < self.among[:, 0].quantile(level)).double().mean().item()
 
 
@@ -80,9 +78,9 @@ def two_nearest(
 
 def same_group(
     groups: Sequence[str],  # [A] group of each training task, for example its cell
-    rows: Tensor | None = None,  # [M] training tasks that are asked about; default: all
+    rows: Tensor | None = None,  # [M] training tasks to compare; default: all
 ) -> Tensor:  # [M, A] bool
-    "Which training tasks belong to the group of another, itself included: `leave_out` for distances among training tasks."
+    "Which training tasks belong to the group of another, itself included: `leave_out` for distances among them."
     number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
     ids = torch.tensor([number[group] for group in groups])
     return (ids if rows is None else ids[rows.cpu()])[:, None] == ids
@@ -92,13 +90,11 @@ def audit_latents(
     audited: Mapping[str, Tensor],  # by name: latents [N, Z], for example generated for held-out questions
     train: Tensor,  # [A, Z] latents of the training tasks
     *,
-    noise: Tensor
-    | float
-    | None = None,  # standard deviation ([A, Z] or less) of each training latent: between views, or posterior
+    noise: Tensor | float | None = None,  # standard deviation ([A, Z] or less) of each training latent
     groups: Sequence[str] | None = None,  # [A] tasks of one group are left out together, as held-out tasks were
     generator: torch.Generator | None = None,  # of the noise
 ) -> dict[str, Audit]:
-    "Distances between latents, each dimension in units of its spread over the training tasks."
+    "Distances between latents, each dimension in units of its standard deviation over the training tasks."
     scale = train.std(0).clamp(min=torch.finfo(train.dtype).tiny)
     distance = lambda points: torch.cdist(points / scale, train / scale, compute_mode="donot_use_mm_for_euclid_dist")
     own = same_group(groups if groups is not None else [str(i) for i in range(len(train))]).to(train.device)
@@ -123,7 +119,7 @@ def prediction_distances(
     ids: Tensor | None = None,  # [N] positions in `latents` and `tasks`; default: all
     numbers: int = 12_000_000,  # weights in a chunk of training tasks
 ) -> Tensor:  # [N, A] between 0 and 1
-    "Total variation between what a task's network predicts and what each training task's network would, averaged over the task's images."
+    "Total variation between predictions of a task's network and of each training task's, a mean over its images."
     if len(latents) != len(tasks):
         raise ValueError(f"expected a latent for each of the {len(tasks)} tasks, got {len(latents)}")
     ids, layout = tasks.all_ids if ids is None else ids, generate.layout

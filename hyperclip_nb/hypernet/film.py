@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ..basenet.adapter import WeightLayout, initial_weights
+from ..core.blocks import check_choice
 from .hypernetworks import HNet
 
 # %% ../../nbs/3_hypernet/06_film.ipynb #c017863b
@@ -28,14 +29,13 @@ def modulate(
     where: Where = "pre_activation",  # modulate what goes into the ReLU (Perez et al.) or what comes out of it
 ) -> Tensor:  # [T, P] weights, one row per task
     "Fold a scale and a shift of the hidden units into the weights. Raises `ValueError` for another `where`."
+    check_choice("modulate: where", where, get_args(Where))
     m = layout.split(w0.expand(len(scale), -1))
     if where == "pre_activation":
         m["W1"], m["b1"] = scale[:, :, None] * m["W1"], scale * m["b1"] + shift
-    elif where == "post_activation":
+    else:
         moved = (m["W2"] @ shift[:, :, None]).squeeze(-1) * layout.hidden**-0.5
         m["W2"], m["b2"] = m["W2"] * scale[:, None, :], m["b2"] + moved
-    else:
-        raise ValueError(f"expected where to be one of {get_args(Where)}, got {where!r}")
     return torch.cat([matrix.flatten(1) for matrix in m.values()], dim=1)
 
 # %% ../../nbs/3_hypernet/06_film.ipynb #6c744f79
@@ -59,20 +59,18 @@ class FiLM(nn.Module):
         hidden: Sequence[int] = (128, 32),  # widths of g's hidden layers
         where: Where = "pre_activation",  # which side of the ReLU
         dropout: float = 0.0,  # after every hidden layer of g
-        output_gain: float = 0.1,  # spread of initial scales and shifts over embeddings
+        output_gain: float = 0.1,  # std of initial scales and shifts over embeddings
         start: Tensor | None = None,  # [P] shared weights to begin with; default: near the identity
         generator: torch.Generator | None = None,  # draws the initial parameters; default: seed 0
     ):
         super().__init__()
-        if where not in get_args(Where):
-            raise ValueError(f"expected where to be one of {get_args(Where)}, got {where!r}")
+        check_choice("FiLM: where", where, get_args(Where))
         generator = generator or torch.Generator().manual_seed(0)
         self.layout, self.latent_size, self.where = layout, latent_size, where
         self.w0 = nn.Parameter(initial_weights(layout, generator) if start is None else start.detach().clone())
         identity = torch.cat([torch.ones(layout.hidden), torch.zeros(layout.hidden)]).to(self.w0)
-        self.g = HNet(
-            FiLMLayout(layout.embed, layout.hidden), latent_size, hidden, dropout, output_gain, identity, generator
-        )
+        pieces = FiLMLayout(layout.embed, layout.hidden)
+        self.g = HNet(pieces, latent_size, hidden, dropout, output_gain, identity, generator)
 
     def modulation(
         self,

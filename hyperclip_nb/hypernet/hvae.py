@@ -7,22 +7,31 @@ __all__ = ['PAPER_HVAE', 'HVAEConfig', 'HVAE', 'sample_posterior', 'kl_to_prior'
            'hvae_latents']
 
 # %% ../../nbs/3_hypernet/05_hvae.ipynb #d06d0e82
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 
 from ..basenet.adapter import WeightLayout
-from ..basenet.fast.kernels import adapter_loss
+from ..basenet.fast.kernels import GeneratedLoss, adapter_loss
 from ..basenet.fast.layers import WideLinear, large_linear, squared_distance
-from ..core.blocks import Standardizer, perceptron, principal_directions
+from hyperclip_nb.core.blocks import (
+    Activation,
+    Scale,
+    Standardizer,
+    check_fields,
+    perceptron,
+    principal_directions,
+)
+from ..core.energy import Energy
 from ..core.seeds import noise_like, seeded
 from ..core.training import TrainConfig, fit
-from ..dataset.batches import TaskBatch, TaskSet
+from ..dataset.batches import Ragged, TaskBatch, TaskSet
 from .finetune import check_views, examples_under
 
-# %% ../../nbs/3_hypernet/05_hvae.ipynb #fca580ba
+# %% ../../nbs/3_hypernet/05_hvae.ipynb #36b974d4
 @dataclass(frozen=True, kw_only=True)
 class HVAEConfig:
     "The shape of an HVAE; the defaults are the paper's."
@@ -31,24 +40,28 @@ class HVAEConfig:
     hidden: tuple[int, ...] = (128, 128)  # widths of the encoder's hidden layers
     decoder_hidden: tuple[int, ...] | None = None  # None: the encoder's, in reverse
     components: int | None = None  # principal components k that the encoder reads; None: all standardised weights
-    scale: Literal["dimension", "global"] = "dimension"  # how weights are standardised (see `Standardizer`)
-    activation: Literal["relu", "silu"] = "relu"
+    scale: Scale = "dimension"  # how weights are standardised (see `Standardizer`)
+    activation: Activation = "relu"
     log_var_offset: float = -1.0  # added to the encoder's log-variances
 
     def __post_init__(self):
-        for name in "hidden", "decoder_hidden":
-            if (widths := getattr(self, name)) is not None and not all(width >= 1 for width in widths):
-                raise ValueError(f"HVAEConfig.{name}: expected widths of at least 1, got {widths}")
-        for name in "latent_size", "components":
-            if (size := getattr(self, name)) is not None and size < 1:
-                raise ValueError(f"HVAEConfig.{name}: expected at least 1, got {size}")
-        for name, allowed in ("scale", ("dimension", "global")), ("activation", ("relu", "silu")):
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"HVAEConfig.{name}: expected one of {allowed}, got {getattr(self, name)!r}")
+        widths = lambda sizes: all(width >= 1 for width in sizes)
+        check_fields(
+            self,
+            ("latent_size", self.latent_size >= 1, "at least 1"),
+            ("hidden", widths(self.hidden), "widths of at least 1"),
+            ("decoder_hidden", widths(self.decoder_hidden or ()), "widths of at least 1, or None"),
+            ("components", self.components is None or self.components >= 1, "at least 1, or None"),
+            ("scale", self.scale in get_args(Scale), "'dimension' or 'global'"),
+            ("activation", self.activation in get_args(Activation), "'relu' or 'silu'"),
+        )
 
-# %% ../../nbs/3_hypernet/05_hvae.ipynb #debb2df0
+# %% ../../nbs/3_hypernet/05_hvae.ipynb #1eac4b87
 class HVAE(nn.Module):
     "A variational autoencoder of weights (paper, algorithm 8); called on latents it is a `WeightGenerator`."
+
+    w0: Tensor  # [P] where fine-tuning began
+    project: Tensor | None  # [P, k] principal directions that the encoder reads
 
     def __init__(
         self,
@@ -62,16 +75,24 @@ class HVAE(nn.Module):
         self.scaler = Standardizer(torch.zeros(1, layout.size), config.scale)
         self.register_buffer("w0", torch.zeros(layout.size))
         self.register_buffer("project", None if k is None else torch.zeros(layout.size, k))
-        self.encoder = perceptron(
-            (k or layout.size, *config.hidden, 2 * config.latent_size), config.activation, generator
-        )
+        read, kind = k or layout.size, config.activation
+        self.encoder = perceptron((read, *config.hidden, 2 * config.latent_size), kind, generator=generator)
         with torch.no_grad():
-            self.encoder[0].weight.mul_((k or layout.size) ** 0.5)  # the other half is in `posterior`
+            self.first.weight.mul_(read**0.5)  # the other half is in `posterior`
         widths = config.hidden[::-1] if config.decoder_hidden is None else config.decoder_hidden
-        self.decoder = perceptron((config.latent_size, *widths, layout.size), config.activation, generator)
-        self.decoder[-1] = WideLinear(
-            self.decoder[-1].weight, self.decoder[-1].bias, rectified=config.activation == "relu" and len(widths) > 0
-        )
+        self.decoder = perceptron((config.latent_size, *widths, layout.size), kind, generator=generator)
+        last = cast(nn.Linear, self.decoder[-1])
+        self.decoder[-1] = WideLinear(last.weight, last.bias, rectified=kind == "relu" and len(widths) > 0)
+
+    @property
+    def first(self) -> nn.Linear:
+        "The encoder's first layer, which reads all weights or their components."
+        return cast(nn.Linear, self.encoder[0])
+
+    @property
+    def head(self) -> WideLinear:
+        "The decoder's last layer, which makes standardised weights."
+        return cast(WideLinear, self.decoder[-1])
 
     @classmethod
     def make(
@@ -90,12 +111,9 @@ class HVAE(nn.Module):
         model.scaler = Standardizer(weights, config.scale).to(w0.device)
         model.w0.copy_(w0.detach())
         if config.components is not None:
-            directions, spread = principal_directions(
-                weights, model.scaler, config.components, seeded(seed, "components")
-            )
-            model.project.copy_(
-                directions / spread.square().mean().sqrt()
-            )  # one scale for all: what varies little stays small
+            directions, std = principal_directions(weights, model.scaler, config.components, seeded(seed, "components"))
+            # One scale for all: what varies little stays small.
+            cast(Tensor, model.project).copy_(directions / std.square().mean().sqrt())
         return model
 
     def encode(
@@ -112,10 +130,9 @@ class HVAE(nn.Module):
         u: Tensor,  # [..., P] standardised weights
     ) -> tuple[Tensor, Tensor]:  # mean and log-variance [..., Z]
         "The same, where weights have been standardised already."
-        x, first = u if self.project is None else u @ self.project, self.encoder[0]
-        hidden = (
-            large_linear(x, first.weight) * x.shape[-1] ** -0.5 + first.bias
-        )  # dividing the few results, not the many inputs
+        x = u if self.project is None else u @ self.project
+        # Divided are the few results, not the many inputs.
+        hidden = large_linear(x, self.first.weight) * x.shape[-1] ** -0.5 + self.first.bias
         mean, log_var = self.encoder[1:](hidden).chunk(2, -1)
         return mean, log_var + self.config.log_var_offset
 
@@ -132,6 +149,27 @@ class HVAE(nn.Module):
     def z0(self) -> Tensor:  # [Z]
         "The encoding of w0: where adaptation and guidance start."
         return self.encode(self.w0)[0]
+
+    def last_layer(self) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:
+        "What is computed before the last layer, z [T, Z] -> [T, H]; its matrix [P, H]; its offset [P]."
+        return self.decoder[:-1], self.scaler.std[:, None] * self.head.weight, self.scaler.decode(self.head.bias)
+
+    def squared_error(
+        self,
+        z: Tensor,  # [T, Z] latents
+        u: Tensor,  # [T, P] standardised weights, where the decoded ones should be
+    ) -> Tensor:  # [T]; can be differentiated once
+        "‖ŵ − w‖²/s² with ŵ = self(z), without making ŵ: `((self(z) - w) / self.scaler.std).square().sum(1)`."
+        return squared_distance(self.decoder[:-1](z), self.head, u)
+
+    def fast_energy(
+        self,
+        batch: TaskBatch | Ragged,  # the tasks and their examples
+        trains: bool = False,  # the last layer gets a gradient, too
+    ) -> Energy:  # latents [T, Z] that are near each other -> [T] nats; can be differentiated once
+        "L(D, dec(z)), as `task_loss(self(z), batch, layout)`, with the last layer and its gradient in their fast form."
+        loss = GeneratedLoss(self.head, batch, self.layout, trains, self.scaler)
+        return lambda z: loss(self.decoder[:-1](z))
 
 # %% ../../nbs/3_hypernet/05_hvae.ipynb #b2c8d00e
 def sample_posterior(
@@ -156,23 +194,25 @@ def kl_to_prior(
 class HVAELoss:
     "What an HVAE is trained for."
 
-    loss: Literal["weights", "task"] = (
-        "weights"  # error in weight space (the paper's), or cross-entropy of the decoded network
-    )
+    loss: Literal["weights", "task"] = "weights"  # error in weight space (the paper's), or the decoded network's loss
     beta: float = 1.0  # β, weight of the KL divergence
     mix: float = 0.0  # weight of the error that `loss` does not name, which is added
     batch: int = 32  # adaptations per step
     examples: int = 25  # held-out examples of each task per step, where there are more
 
     def __post_init__(self):
-        if self.loss not in ("weights", "task"):
-            raise ValueError(f"HVAELoss.loss: expected 'weights' or 'task', got {self.loss!r}")
-        if self.beta < 0 or self.mix < 0 or self.batch < 1 or self.examples < 1:
-            raise ValueError(f"expected beta and mix of at least 0, batch and examples of at least 1, got {self}")
+        check_fields(
+            self,
+            ("loss", self.loss in ("weights", "task"), "'weights' or 'task'"),
+            ("beta", self.beta >= 0, "at least 0"),
+            ("mix", self.mix >= 0, "at least 0"),
+            ("batch", self.batch >= 1, "at least 1"),
+            ("examples", self.examples >= 1, "at least 1"),
+        )
 
     @property
-    def weigh(self) -> tuple[float, float]:
-        "Factors of the error in weight space and of the task's loss."
+    def factors(self) -> tuple[float, float]:
+        "Of the error in weight space, and of the task's loss."
         return (1.0, self.mix) if self.loss == "weights" else (self.mix, 1.0)
 
 
@@ -183,16 +223,18 @@ def hvae_loss(
     config: HVAELoss,
     generator: torch.Generator,  # of the draws from the posterior
 ) -> Tensor:  # scalar
-    "One draw of the loss of algorithm 8, averaged over the batch."
-    u = model.scaler.encode(w)
-    mean, log_var = model.posterior(u)
-    last, hidden = model.decoder[-1], model.decoder[:-1](sample_posterior(mean, (log_var / 2).exp(), generator))
-    (in_weights, in_task), root = config.weigh, model.layout.size**0.5
+    "One draw of the loss of algorithm 8, averaged over the batch. Raises `ValueError` for missing examples."
+    u = model.scaler.encode(w)  # (w - m) / s
+    mean, log_var = model.posterior(u)  # q(z | w)
+    z = sample_posterior(mean, (log_var / 2).exp(), generator)
+    (in_weights, in_task), root = config.factors, model.layout.size**0.5
     total = config.beta * kl_to_prior(mean, log_var) / (root if config.loss == "weights" else 1)
     if in_weights:
-        total = total + in_weights / root * squared_distance(hidden, last, u)
+        total = total + in_weights / root * model.squared_error(z, u)  # ‖ŵ − w‖²/s² with ŵ = model(z)
     if in_task:
-        total = total + in_task * adapter_loss(model.scaler.decode(last(hidden)), held_out, model.layout)
+        if held_out is None:
+            raise ValueError("held_out: expected examples for the task's loss, got None")
+        total = total + in_task * adapter_loss(model(z), held_out, model.layout)  # L(D, ŵ)
     return total.mean()
 
 # %% ../../nbs/3_hypernet/05_hvae.ipynb #234a53df
@@ -207,14 +249,15 @@ def train_hvae(
     train: TrainConfig = PAPER_HVAE,
     config: HVAELoss = HVAELoss(),
 ) -> fit:  # an iterator over updates; nothing is trained until it is used up
-    "Train encoder and decoder on fine-tuned networks (algorithm 8). Raises `ValueError` where shapes don't fit or nothing is held out."
+    "Train encoder and decoder on fine-tuned networks (algorithm 8). Raises `ValueError` for what does not fit."
     check_views(tasks, seen)
-    shape, uses_tasks = [len(seen), len(tasks), model.layout.size], config.weigh[1] > 0
+    shape, uses_tasks = [len(seen), len(tasks), model.layout.size], config.factors[1] > 0
     if list(weights.shape) != shape:
         raise ValueError(f"weights: expected {shape}, got {list(weights.shape)}")
     if uses_tasks and (whole := int((seen.sum(-1) >= tasks.sizes("all").cpu()).sum())):
         raise ValueError(
-            f"seen: expected held-out examples for the task's loss, got {whole} views without any; draw smaller fractions"
+            f"seen: expected held-out examples for the task's loss, got {whole} views without any; "
+            f"draw smaller fractions"
         )
 
     def batches(generator: torch.Generator) -> tuple[Tensor, TaskBatch | None]:
@@ -225,7 +268,11 @@ def train_hvae(
         whole = tasks.batch(task.to(tasks.device), "all")
         return w, examples_under(whole, ~seen[view, task, : whole.mask.shape[1]], config.examples, generator)
 
-    return fit(model, lambda batch, generator: hvae_loss(model, *batch, config, generator), batches, train)
+    def loss(batch: tuple[Tensor, TaskBatch | None], generator: torch.Generator) -> Tensor:
+        w, held_out = batch
+        return hvae_loss(model, w, held_out, config, generator)
+
+    return fit(model, loss, batches, train)
 
 
 def hvae_latents(
@@ -235,6 +282,6 @@ def hvae_latents(
 ) -> tuple[Tensor, Tensor]:  # means and standard deviations of the posteriors [V, T, Z]
     "Encode all adaptations: what HyperLDM (algorithm 13) and HyperCLIP (algorithm 10) learn from."
     with torch.no_grad():
-        parts = [model.encode(part.to(model.w0)) for part in weights.flatten(0, -2).split(chunk)]
-    mean, log_var = (torch.cat(part).unflatten(0, weights.shape[:-1]) for part in zip(*parts))
+        codes = [model.encode(some.to(model.w0)) for some in weights.flatten(0, -2).split(chunk)]
+    mean, log_var = (torch.cat(found).unflatten(0, weights.shape[:-1]) for found in zip(*codes))
     return mean, (log_var / 2).exp()

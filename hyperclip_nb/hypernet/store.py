@@ -12,12 +12,12 @@ from torch import Tensor
 from ..core.seeds import seeded
 from ..core.training import progress
 from ..dataset.batches import TaskSet
-from .hypernetworks import WeightGenerator
+from .hypernetworks import AdaptableGenerator
 from .metatrain import Adaptation, adapt
 
 # %% ../../nbs/3_hypernet/03_store.ipynb #4c8c62ce
 def store_adaptations(
-    generate: WeightGenerator,  # with a start `z0`
+    generate: AdaptableGenerator,  # an HNet or the decoder of an HVAE
     tasks: TaskSet,  # the training tasks
     adaptation: Adaptation,  # 50 steps in the paper where adaptations feed the HVAE or HyperCLIP, else 10
     *,
@@ -26,9 +26,9 @@ def store_adaptations(
     start: Tensor | None = None,  # [Z] or [T, Z]; default: the generator's z0
     seed: int = 0,  # of the subsets
     numbers: int = 50_000_000,  # weights that exist at a time; the generator's last layer is read once for so many
-    limit: int = 4_000,  # padded examples in a part (see `TaskSet.ragged`)
+    limit: int = 4_000,  # padded examples in a rectangle (see `TaskSet.ragged`)
 ) -> Tensor:  # [V, T, Z] adapted latents
-    "Adapt each task's latent to random subsets of its examples."
+    "Adapt each task's latent to random subsets of its examples. Raises `ValueError` for no view or wrong fractions."
     if views < 1:
         raise ValueError(f"expected at least 1 view, got {views}")
     low, high = fraction
@@ -42,7 +42,6 @@ def store_adaptations(
     for view, ids in progress(work, desc="adapting tasks"):
         share = low + (high - low) * torch.rand(len(ids), generator=generators[view]).to(tasks.device)
         batch = tasks.ragged(ids, "all", fraction=share, generator=generators[view], limit=limit)
-        latents[view, batch.index] = adapt(
-            generate, start[batch.index], batch, adaptation, generator=generators[view]
-        ).detach()
+        z = adapt(generate, start[batch.index], batch, adaptation, generator=generators[view])
+        latents[view, batch.index] = z.detach()
     return latents

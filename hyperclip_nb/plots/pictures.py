@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike
 from ..core.files import write_atomic
 from .style import COLORS, FAINT, INK, PAPER, RIGHT, WRONG, finite, group_style, prepare
 
-# %% ../../nbs/6_plots/01_pictures.ipynb #3d109cdb
+# %% ../../nbs/6_plots/01_pictures.ipynb #3ca610cf
 def forest_plot(
     labels: Sequence[str],  # [R] names of rows, the first at the top
     values: ArrayLike,  # [R] for example accuracy in percent
@@ -35,11 +35,11 @@ def forest_plot(
     ax: Axes | None = None,
 ) -> Axes:  # one dot with an interval for each row
     "Rows of a table with their intervals, on one scale."
-    values, intervals = finite("values", values, len(labels)), finite("intervals", intervals, len(labels), 2)
+    means, ends = finite("values", values, len(labels)), finite("intervals", intervals, len(labels), 2)
     ax = prepare(ax, title, xlabel, "", size=(7.0, 1.0 + 0.28 * len(labels)))
     if line is not None:
         ax.axvline(line, color=FAINT, linewidth=1.2, zorder=0)
-    for row, (value, (low, high)) in enumerate(zip(values, intervals)):
+    for row, (value, (low, high)) in enumerate(zip(means, ends)):
         style = group_style(0 if groups is None else groups[row])
         ax.plot([low, high], [row, row], color=style["color"], linewidth=1.8, solid_capstyle="butt")
         solid = filled is None or filled[row]
@@ -70,13 +70,13 @@ def difference_plot(
     ax: Axes | None = None,
 ) -> Axes:  # hollow dots where the interval contains 0
     "Paired differences from a baseline: solid where the interval lies on one side of zero."
-    ends = finite("intervals", intervals, len(labels), 2)
+    sides = finite("intervals", intervals, len(labels), 2)
     return forest_plot(
         labels,
         differences,
-        ends,
+        sides,
         line=0.0,
-        filled=list((ends[:, 0] > 0) | (ends[:, 1] < 0)),
+        filled=list((sides[:, 0] > 0) | (sides[:, 1] < 0)),
         form="+.1f",
         xlabel=f"difference from {versus} (percentage points)",
         title=title or f"Solid dots differ from {versus}",
@@ -95,15 +95,15 @@ def curves(
     ax: Axes | None = None,
 ) -> Axes:  # one marked line for each series
     "Lines with bands over a common x."
-    x, ax = finite("x", x, -1), prepare(ax, title, xlabel, ylabel)
+    at, ax = finite("x", x, -1), prepare(ax, title, xlabel, ylabel)
     if unknown := set(bands or {}) - set(series):
         raise ValueError(f"expected bands of {list(series)}, got {sorted(unknown)}")
     for index, (name, values) in enumerate(series.items()):
         style = group_style(index)
         if bands and name in bands:
-            low, high = finite(f"band of {name}", bands[name], len(x), 2).T
-            ax.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
-        ax.plot(x, finite(name, values, len(x)), label=name, markersize=5, linewidth=1.6, **style)
+            low, high = finite(f"band of {name}", bands[name], len(at), 2).T
+            ax.fill_between(at, low, high, color=style["color"], alpha=0.15, linewidth=0)
+        ax.plot(at, finite(name, values, len(at)), label=name, markersize=5, linewidth=1.6, **style)
     ax.legend(frameon=False, fontsize=9, labelcolor=INK)
     ax.grid(color=FAINT, alpha=0.35, linewidth=0.7)
     return ax
@@ -141,16 +141,17 @@ def loss_curve(
     ax: Axes | None = None,
 ) -> Axes:  # raw losses faint, running mean on top
     "Training loss against updates."
-    ax = prepare(ax, title, "update", ylabel)
-    for index, (name, values) in enumerate((losses if isinstance(losses, Mapping) else {"": losses}).items()):
-        values, color = finite(name or "losses", values, -1), COLORS[index % 12]
-        span = max(1, min(window, len(values)))
-        smooth = np.convolve(values, np.ones(span) / span, mode="valid")
-        ax.plot(np.arange(1, len(values) + 1), values, color=color, alpha=0.2, linewidth=0.7)
+    ax, named = prepare(ax, title, "update", ylabel), isinstance(losses, Mapping)
+    series: dict[str, ArrayLike] = dict(losses) if isinstance(losses, Mapping) else {"losses": losses}
+    for index, (name, values) in enumerate(series.items()):
+        raw, color = finite(name, values, -1), COLORS[index % 12]
+        span = max(1, min(window, len(raw)))
+        smooth = np.convolve(raw, np.ones(span) / span, mode="valid")
+        ax.plot(np.arange(1, len(raw) + 1), raw, color=color, alpha=0.2, linewidth=0.7)
         dashes = ("-", "--", "-.", ":")[index % 4]
-        ax.plot(np.arange(span, len(values) + 1), smooth, color=color, linewidth=1.8, label=name, linestyle=dashes)
+        ax.plot(np.arange(span, len(raw) + 1), smooth, color=color, linewidth=1.8, label=name, linestyle=dashes)
     ax.set_yscale(yscale)
-    if isinstance(losses, Mapping):
+    if named:
         ax.legend(frameon=False, fontsize=9, labelcolor=INK)
     return ax
 
@@ -167,15 +168,15 @@ def heatmap(
     ax: Axes | None = None,
 ) -> Axes:  # an image with numbers in it
     "A matrix with its numbers."
-    matrix = np.asarray(matrix, dtype=float)
-    if matrix.shape != (len(rows), len(columns)):
-        raise ValueError(f"expected a matrix of {len(rows)} rows and {len(columns)} columns, got {list(matrix.shape)}")
-    side = np.clip(0.55 * np.array([len(columns), len(rows)]) + [1.8, 1.4], 2.5, 8.0)
-    ax = prepare(ax, title, xlabel, ylabel, size=tuple(side))
-    image = ax.imshow(matrix, cmap="cividis", aspect="auto")
-    for (row, column), value in np.ndenumerate(matrix):
+    cells = np.asarray(matrix, dtype=float)
+    if cells.shape != (len(rows), len(columns)):
+        raise ValueError(f"expected a matrix of {len(rows)} rows and {len(columns)} columns, got {list(cells.shape)}")
+    width, height = np.clip(0.55 * np.array([len(columns), len(rows)]) + [1.8, 1.4], 2.5, 8.0)
+    ax = prepare(ax, title, xlabel, ylabel, size=(float(width), float(height)))
+    image = ax.imshow(cells, cmap="cividis", aspect="auto")
+    for (row, column), value in np.ndenumerate(cells):
         if np.isfinite(value):
-            ink = "black" if image.norm(value) > 0.5 else "white"
+            ink = "black" if np.asarray(image.norm(value)) > 0.5 else "white"
             ax.text(column, row, format(value, form), ha="center", va="center", fontsize=8, color=ink)
     ax.set_xticks(range(len(columns)), columns, rotation=45, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(len(rows)), rows)
@@ -192,9 +193,9 @@ def confusion(
     ax: Axes | None = None,
 ) -> Axes:  # percent of each row
     "A confusion matrix in percent of the true answers."
-    counts = finite("counts", counts, len(labels), len(labels))
-    total = counts.sum(1, keepdims=True)
-    share = np.divide(100 * counts, total, out=np.full_like(counts, np.nan), where=total > 0)
+    often = finite("counts", counts, len(labels), len(labels))
+    total = often.sum(1, keepdims=True)
+    share = np.divide(100 * often, total, out=np.full_like(often, np.nan), where=total > 0)
     return heatmap(share, labels, labels, xlabel=xlabel, ylabel=ylabel, title=title, ax=ax)
 
 # %% ../../nbs/6_plots/01_pictures.ipynb #83473b00
@@ -207,26 +208,19 @@ def gallery(
     title: str = "",
 ) -> np.ndarray:  # [rows, columns] of axes; those left over are empty
     "A sheet of small images with captions."
-    images = np.asarray(images)
-    if images.ndim != 4 or not len(images) == len(captions) == len(captions if right is None else right) > 0:
+    pictures = np.asarray(images)
+    if pictures.ndim != 4 or not len(pictures) == len(captions) == len(captions if right is None else right) > 0:
         raise ValueError(
-            f"expected images [N, H, W, 3] with a caption (and mark) each, got {list(images.shape)}, {len(captions)} captions"
+            f"expected images [N, H, W, 3] with a caption (and mark) each, got {list(pictures.shape)}, "
+            f"{len(captions)} captions"
         )
-    rows = -(-len(images) // columns)
-    lines = 1 + max(caption.count("\n") for caption in captions)
-    fig, axes = plt.subplots(
-        rows,
-        columns,
-        figsize=(1.3 * columns, (1.25 + 0.17 * lines) * rows + 0.35),
-        squeeze=False,
-        dpi=80,
-        facecolor=PAPER,
-        layout="constrained",
-    )
+    rows = -(-len(pictures) // columns)
+    size = (1.3 * columns, (1.25 + 0.17 * (1 + max(caption.count("\n") for caption in captions))) * rows + 0.35)
+    fig, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, facecolor=PAPER, layout="constrained")
     fig.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
     for ax in axes.flat:
         ax.set_axis_off()
-    for index, (ax, image, caption) in enumerate(zip(axes.flat, images, captions)):
+    for index, (ax, image, caption) in enumerate(zip(axes.flat, pictures, captions)):
         ax.imshow(image, interpolation="nearest")
         ax.set_axis_on()
         ax.set(xticks=[], yticks=[])
@@ -237,7 +231,7 @@ def gallery(
             color=INK if right is None else color,
         )
         for spine in ax.spines.values():
-            spine.set(color=color, linewidth=0.8 if right is None else 2.5)
+            spine.set(color=color, linewidth=0.8 if right is None else 2.5, visible=True)
     return axes
 
 
@@ -268,7 +262,9 @@ def save(
     if path.suffix != ".png":
         raise ValueError(f"expected a file name that ends in .png, got {path}")
     buffer = io.BytesIO()
-    figure = fig.figure if isinstance(fig, Axes) else fig
+    figure = fig.get_figure(root=True) if isinstance(fig, Axes) else fig
+    if not isinstance(figure, Figure):
+        raise ValueError("expected axes in a figure, got axes without one")
     figure.savefig(buffer, format="png", dpi=dpi, facecolor=PAPER, metadata={"Software": None})
     write_atomic(path, buffer.getvalue())
     return path

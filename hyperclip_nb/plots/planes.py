@@ -9,16 +9,19 @@ __all__ = ['Plane', 'plane_through', 'grid_on_plane', 'draw_path', 'energy_surfa
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
 from PIL import Image
 
 from .maps import trajectory_plot
-from .style import INK, PAPER, finite, group_style, prepare, with_palette
+from .style import INK, PAPER, dots, finite, group_style, prepare, with_palette
 
 # %% ../../nbs/6_plots/appendix/planes.ipynb #f900bd01
 @dataclass(frozen=True)
@@ -43,17 +46,18 @@ class Plane:
 
 def plane_through(
     points: ArrayLike,  # [N, Z] at least three, not on one line; or a path
-) -> Plane:  # first direction along the largest spread, both turned so that the last point lies ahead of the first
+) -> Plane:  # first direction along the largest variance, both turned so that the last point lies ahead of the first
     "The plane that lies nearest to some points: through three of them exactly."
-    points = finite("points", points, -1, -1)
-    if len(points) < 3:
-        raise ValueError(f"expected at least three points, got {len(points)}")
-    origin = points.mean(0)
-    _, spread, directions = np.linalg.svd(points - origin, full_matrices=False)
-    if spread[1] <= 1e-9 * spread[0] or not spread[0]:
+    places = finite("points", points, -1, -1)
+    if len(places) < 3:
+        raise ValueError(f"expected at least three points, got {len(places)}")
+    origin = places.mean(0)
+    extent = float(np.abs(places - origin).max()) or 1.0  # squares of huge numbers would overflow
+    _, lengths, directions = np.linalg.svd((places - origin) / extent, full_matrices=False)
+    if len(lengths) < 2 or not lengths[0] or lengths[1] <= 1e-9 * lengths[0]:
         raise ValueError("expected points that are not all on one line, got such")
     directions = directions[:2]
-    ahead = directions @ (points[-1] - points[0])
+    ahead = directions @ (places[-1] - places[0])
     return Plane(origin, directions * np.where(ahead < 0, -1.0, 1.0)[:, None])
 
 # %% ../../nbs/6_plots/appendix/planes.ipynb #7a8fc355
@@ -79,8 +83,8 @@ def draw_path(
     "A path from a ring to a marker, with a light edge so that it shows on any ground."
     style, edge = group_style(1), [withStroke(linewidth=3.2, foreground=PAPER)]
     ax.plot(*path.T, color=style["color"], linewidth=1.6, path_effects=edge)
-    ax.scatter(*path[0], s=40, facecolor=PAPER, edgecolor=style["color"], linewidth=1.6, zorder=3)
-    ax.scatter(*path[-1], s=90, edgecolor=PAPER, linewidth=1.2, zorder=4, **style)
+    dots(ax, path[0], s=40, facecolor=PAPER, edgecolor=style["color"], linewidth=1.6, zorder=3)
+    dots(ax, path[-1], s=90, edgecolor=PAPER, linewidth=1.2, zorder=4, **style)
 
 
 def energy_surface(
@@ -94,14 +98,14 @@ def energy_surface(
     title: str = "Downhill in energy, uphill in accuracy",
 ) -> np.ndarray:  # two axes
     "Contours of energy and of accuracy side by side, with the path that guidance took."
-    first, second = finite("first", first, -1), finite("second", second, -1)
-    fig, axes = plt.subplots(1, 2, figsize=(7.8, 3.5), sharey=True, dpi=80, facecolor=PAPER, layout="constrained")
+    columns, rows = finite("first", first, -1), finite("second", second, -1)
+    fig, axes = plt.subplots(1, 2, figsize=(7.8, 3.5), sharey=True, facecolor=PAPER, layout="constrained")
     fig.suptitle(title, x=0.01, ha="left", fontsize=11, color=INK)
     names = {energy_label: (energy, "cividis_r"), "accuracy on the query set (%)": (accuracy, "cividis")}
     for ax, (name, (values, colors)) in zip(axes, names.items()):
-        values = finite(name, values, len(second), len(first))
+        values = finite(name, values, len(rows), len(columns))
         prepare(ax, name, "direction 1", "direction 2" if ax is axes[0] else "")
-        drawn = ax.contourf(first, second, values, levels=14, cmap=colors)
+        drawn = ax.contourf(columns, rows, values, levels=14, cmap=colors)
         ax.contour(drawn, levels=drawn.levels[::2], colors="black", linewidths=0.4, alpha=0.6)
         fig.colorbar(drawn, ax=ax, shrink=0.9).ax.tick_params(labelsize=8, colors=INK)
         if path is not None:
@@ -122,21 +126,22 @@ def animate_trajectory(
     size: tuple[float, float] = (5.4, 3.8),  # in inches, at 80 dots
 ) -> bytes:  # a GIF of some tens of kilobytes; same input, same bytes
     "Trajectories that grow over a map of latents. Raises `ValueError` for paths without a step."
-    paths = finite("paths", paths, -1, -1, 2)
-    if len(paths) < 2 or frames < 1:
-        raise ValueError(f"expected a step and a frame at least, got paths {list(paths.shape)}, {frames} frames")
-    fig = plt.figure(figsize=size, dpi=80, facecolor=PAPER, layout="constrained")
-    ax = trajectory_plot(paths, background, groups, axes=axes, title=title, ax=fig.add_subplot())
-    fig.canvas.draw()
+    steps = finite("paths", paths, -1, -1, 2)
+    if len(steps) < 2 or frames < 1:
+        raise ValueError(f"expected a step and a frame at least, got paths {list(steps.shape)}, {frames} frames")
+    fig = Figure(figsize=size, dpi=80, facecolor=PAPER, layout="constrained")
+    canvas = FigureCanvasAgg(fig)
+    ax = trajectory_plot(steps, background, groups, axes=axes, title=title, ax=fig.add_subplot())
+    canvas.draw()
     fig.set_layout_engine("none")  # nothing moves but the paths
-    moving, pictures = ax.collections[background is not None :], []  # of each path: its line, the ring, the marker
-    for end in np.unique(np.linspace(1, len(paths) - 1, frames).round().astype(int)):
-        for path, line, marker in zip(paths.transpose(1, 0, 2), moving[0::3], moving[2::3]):
+    moving = cast(list[Any], ax.collections[background is not None :])  # of each path: its line, the ring, the marker
+    pictures = []
+    for end in np.unique(np.linspace(1, len(steps) - 1, frames).round().astype(int)):
+        for path, line, marker in zip(steps.transpose(1, 0, 2), moving[0::3], moving[2::3]):
             line.set_segments(np.stack([path[:end], path[1 : end + 1]], 1))
             marker.set_offsets(path[end])
-        fig.canvas.draw()
-        pictures.append(Image.fromarray(np.asarray(fig.canvas.buffer_rgba())[..., :3].copy()))
-    plt.close(fig)
+        canvas.draw()
+        pictures.append(Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy()))
     palette, file = with_palette(pictures[-1], 64), io.BytesIO()
     first, *rest = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     wait = [round(1000 * seconds / len(pictures))] * len(rest) + [1500]
