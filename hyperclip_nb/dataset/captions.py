@@ -228,7 +228,7 @@ _SHARES: dict[Callable[[Scene, Tape], str], float] = {
 }
 
 
-LONGEST = 17  # words: with at most five words that take more than one token, 22 tokens
+LONGEST = 17  # words; a few take two tokens, and the small CLIP reads 22
 
 
 def caption(scene: Scene, tape: Tape) -> str:
