@@ -27,7 +27,7 @@ from .features import BankIndex, FeatureBank, build_bank
 from .meta_vqa import FILES, load_meta_vqa
 from .prompts import question_to_prompt
 from .questions import draw_images, kept_labels, scenes_tasks
-from .small_clip import load_small_clip
+from .small_clip import ASSETS, load_small_clip
 from hyperclip_nb.dataset.tasks import (
     Splits,
     Task,
@@ -43,9 +43,10 @@ from hyperclip_nb.dataset.tasks import (
 def scenes_bank(
     data: str | Path | None = None,  # where features are cached; None: see `runs.data_dir`
     world_seed: int = 0,
+    clip: Path | None = None,  # folder of another small CLIP, as `save_small_clip` writes it
 ) -> tuple[Splits, FeatureBank]:
     "Tasks and features of the embedded data set; the first call draws and encodes 79,050 pictures, in about a minute."
-    encoder, features = load_small_clip(), data_dir(data) / "features"
+    encoder, features = load_small_clip(folder=clip or ASSETS), data_dir(data) / "features"
     splits = scenes_tasks(
         world_seed, labels=kept_labels(features / f"scenes-{world_seed}-labels.safetensors", world_seed)
     )
