@@ -12,7 +12,7 @@ from typing import Any
 
 from ..core.runs import Run, run_dir
 from ..core.training import TrainConfig
-from ..dataset.sources import Split, open_tasks, scenes_bank, with_coco_tasks
+from ..dataset.sources import Split, fewer_cells, open_tasks, scenes_bank, with_coco_tasks
 from .experiment import Experiment
 from .fewshot import SHOTS, Shots
 from .recipe import PAPER, Generator, Recipe
@@ -137,6 +137,7 @@ class Source:
 
     data: Path | None = None  # where the scenes' features are cached
     world: int = 0  # seed of the scenes' world
+    cells: float = 1.0  # share of the scenes' training cells that is kept (see `fewer_cells`)
     tasks: Path | None = None  # folder of task files, in place of the scenes
     features: Path | None = None  # their features
     split: Split = "standard"
@@ -157,7 +158,8 @@ class Source:
     def open(self, run: Run, recipe: Recipe, device: str, train: bool = True) -> Experiment:
         "The experiment on this data."
         if self.tasks is None or self.features is None:
-            return Experiment(*scenes_bank(self.data, self.world), run, recipe, device, train)
+            splits, bank = scenes_bank(self.data, self.world)
+            return Experiment(fewer_cells(splits, self.cells), bank, run, recipe, device, train)
         splits, bank = open_tasks(self.tasks, self.features, self.split)
         mixed = with_coco_tasks(splits, bank, self.instances, device=device) if self.instances else None
         return Experiment(splits, bank, run, recipe, device, train, mixed)
