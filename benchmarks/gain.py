@@ -1,7 +1,8 @@
-"""What carries the gain: unconditional, conditional, regressed and diffused networks with a quarter, half and all of the
-training cells of the scenes' world 0, each a run of its own with the same recipe, so that it can be interrupted.
+"""What carries the gain: unconditional, conditional, regressed and diffused networks with a quarter, half and all of
+the training cells of the scenes' world 0. Each share is a run of its own with the same recipe; a call that was
+interrupted goes on.
 
-python benchmarks/gain.py --workers 2      # 3 seeds; rewrites results/gain.json, which the notebook "What carries the gain" shows
+python benchmarks/gain.py --workers 2      # 3 seeds; rewrites results/gain.json
 """
 
 import argparse
