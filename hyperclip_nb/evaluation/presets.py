@@ -138,6 +138,7 @@ class Source:
     data: Path | None = None  # where the scenes' features are cached
     world: int = 0  # seed of the scenes' world
     cells: float = 1.0  # share of the scenes' training cells that is kept (see `fewer_cells`)
+    clip: Path | None = None  # folder of another small CLIP that reads the scenes
     tasks: Path | None = None  # folder of task files, in place of the scenes
     features: Path | None = None  # their features
     split: Split = "standard"
@@ -158,7 +159,7 @@ class Source:
     def open(self, run: Run, recipe: Recipe, device: str, train: bool = True) -> Experiment:
         "The experiment on this data."
         if self.tasks is None or self.features is None:
-            splits, bank = scenes_bank(self.data, self.world)
+            splits, bank = scenes_bank(self.data, self.world, self.clip)
             return Experiment(fewer_cells(splits, self.cells), bank, run, recipe, device, train)
         splits, bank = open_tasks(self.tasks, self.features, self.split)
         mixed = with_coco_tasks(splits, bank, self.instances, device=device) if self.instances else None
