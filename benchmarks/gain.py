@@ -26,10 +26,9 @@ METHODS = (
     "multitask",
     "cond_multitask",
     "cond_multitask~question_regression",
-    "hvae_hyperldm_g1~embedding",
-    "hvae_hyperldm_g1~embedding@10",
-    "hvae_hyperldm_g1",
-    "hvae_hyperldm_g1@10",
+    "hvae_hyperldm_g1.5~embedding@10",
+    "hvae_hyperldm_g1.5",
+    "hvae_hyperldm_g1.5@10",
     "latent_regression",
     "question_regression",
 )
