@@ -20,7 +20,7 @@ from ..core.blocks import Standardizer
 from ..core.seeds import seeded, step_seed
 from ..core.training import Steps, TrainConfig, keep_best
 from ..dataset.batches import TaskSet
-from ..diffusion.denoisers import Denoiser, PublishedDenoiser
+from ..diffusion.denoisers import DENOISERS
 from ..diffusion.hyperldm import HyperLDM, train_hyperldm
 from .parts import Training
 from .recipe import Recipe
@@ -198,10 +198,11 @@ def hyperldm(
     seed: int,
 ) -> tuple[HyperLDM, Training]:  # untrained, and the training of its denoiser
     "Latent diffusion (paper, algorithms 12 and 13); what is kept is the average over training."
-    kind = PublishedDenoiser if r.denoiser_kind == "published" else Denoiser
     scaler = Standardizer(latents, r.scale).to(latents.device)
     sizes = conditions.shape[1], latents.shape[-1]
-    ldm = HyperLDM.make(*sizes, scaler, r.diffusion, r.denoiser, kind, step_seed(seed, "hyperldm"))
+    ldm = HyperLDM.make(
+        *sizes, scaler, r.diffusion, r.denoiser, DENOISERS[r.denoiser_kind], step_seed(seed, "hyperldm")
+    )
     ldm.denoiser.to(latents.device)
     # This puts the average, which is what the loop fills, into ldm.denoiser.
     steps = train_hyperldm(ldm, latents, conditions, replace(r.hyperldm, seed=seed), r.ldm)
