@@ -112,12 +112,11 @@ class HVAE(nn.Module):
         last = self.decoder[-1]
         if isinstance(last, WideLinear):
             return last
-        weight, bias = cast(nn.Linear, last).parameters()
-        parts = weight, bias, *cast(tuple[Tensor, Tensor], (self.project, self.unit))
-        state = [(part.dtype, part.device, part._version) for part in parts]
+        (weight, bias), project, unit = last.parameters(), cast(Tensor, self.project), cast(Tensor, self.unit)
+        state = [(part.dtype, part.device, part._version) for part in (weight, bias, project, unit)]
         if self._product is None or self._product[0] != state:
             with torch.no_grad():
-                columns = product(self.unit**2 * weight.mT, self.project.mT)  # [H, P]
+                columns = product(unit**2 * weight.mT, project.mT)  # [H, P]
                 layer = WideLinear(columns.mT, self.from_components(bias[None])[0], self.rectified)
             self._product = state, layer.requires_grad_(False)
         return self._product[1]
@@ -309,9 +308,7 @@ def _loss(model: HVAE, x: Tensor, held_out: TaskBatch | None, config: HVAELoss, 
 # %% ../../nbs/3_hypernet/05_hvae.ipynb #234a53df
 PAPER_HVAE = TrainConfig(lr=1e-4, steps=56_000)  # 2000 epochs over 870 tasks in batches of 32
 # The paper's size and loss in a form that learns at P = 394,240; `HVAEConfig()` is the published form, whose units die.
-PAPER_HVAE_SIZE = HVAEConfig(
-    components=512, decodes="components", scale="global", activation="silu", decoder_gain=0.1
-)
+PAPER_HVAE_SIZE = HVAEConfig(components=512, decodes="components", scale="global", activation="silu", decoder_gain=0.1)
 
 
 def train_hvae(
