@@ -211,8 +211,8 @@ def hyperldm(
     conditions: Tensor,  # [T, D]
     r: Recipe,
     seed: int,
+    curvature: Tensor | None = None,  # [V, T, Z, Z] weight of the error at each latent
     std: Tensor | None = None,  # [V, T, Z] of the posterior, from which latents are drawn anew at each step
-    curvature: Tensor | None = None,  # [V, T, Z, Z] that the error is weighted with
 ) -> tuple[HyperLDM, Training]:  # untrained, and the training of its denoiser
     "Latent diffusion (paper, algorithms 12 and 13); what is kept is the average over training."
     kind = PublishedDenoiser if r.denoiser_kind == "published" else Denoiser
@@ -223,7 +223,7 @@ def hyperldm(
     ldm.denoiser.to(latents.device)
     # This puts the average, which is what the loop fills, into ldm.denoiser.
     train = replace(r.hyperldm, seed=seed)
-    steps = train_hyperldm(ldm, latents, conditions, train, r.ldm, curvature=curvature, std=std)
+    steps = train_hyperldm(ldm, latents, conditions, train, r.ldm, curvature)
     return ldm, Training(ldm.denoiser, lambda: steps)
 
 
