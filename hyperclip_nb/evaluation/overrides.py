@@ -144,8 +144,9 @@ def converted(
             return msgspec.convert(one, kind, strict=False)
         except msgspec.ValidationError:
             pass
-    got = written(tuple(value) if isinstance(value, list) else value)
-    raise ValueError(f"{path}: expected {spelt(kind)}, got {got!r}")
+    raise ValueError(
+        f"{path}: expected {spelt(kind)}, got {written(tuple(value)) if isinstance(value, list) else repr(value)}"
+    )
 
 
 def override(
