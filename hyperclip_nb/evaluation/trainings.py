@@ -29,6 +29,7 @@ from ..guidance.question_regression import QuestionRegression, train_question_re
 from ..hypernet.film import FiLM
 from ..hypernet.finetune import draw_views, finetune
 from ..hypernet.hvae import HVAE, hvae_latents, sample_posterior, train_hvae
+from ..hypernet.hvae_health import hvae_report
 from ..hypernet.hypernetworks import HNet, MNet, WeightGenerator
 from ..hypernet.metatrain import Adaptation, Episodes, fit_meta
 from ..hypernet.store import store_adaptations
@@ -127,7 +128,7 @@ def hvae(
         model.load_state_dict(HVAE.make(layout, weights, start, config, seed).state_dict())
         return train_hvae(model, weights, tasks, seen, train, r.hvae_loss)
 
-    return Training(model, steps)
+    return Training(model, steps, lambda: hvae_report(model, finetuned().weights, loss=r.hvae_loss))
 
 # %% ../../nbs/7_evaluation/appendix/trainings.ipynb #1a3571c8
 class Stored(NamedTuple):
