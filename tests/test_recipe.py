@@ -11,7 +11,7 @@ import torch
 from conftest import ToyBank
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_experiment import TINY, experiment, short
+from test_experiment import TINY, experiment
 
 from hyperclip_nb.cli.commands import main
 from hyperclip_nb.core.files import RunError
@@ -20,9 +20,10 @@ from hyperclip_nb.core.training import TrainConfig, fit
 from hyperclip_nb.dataset.batches import TaskSet
 from hyperclip_nb.dataset.sources import MixedEpisodes
 from hyperclip_nb.evaluation.overrides import differences, find, listing, override, read_settings, settings_of
-from hyperclip_nb.evaluation.presets import PRESETS, Preset, Source, shortened
+from hyperclip_nb.evaluation.presets import PRESETS, shortened
 from hyperclip_nb.evaluation.recipe import ADDED, NEEDS, PAPER, Recipe, fields_of, read_recipe, to_kept
 from hyperclip_nb.evaluation.reproduce import check_same
+from hyperclip_nb.evaluation.seeds import score_seed
 from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes
 
 RECIPES = {"scenes": Recipe(), "paper": PAPER, "tiny": TINY}
@@ -64,10 +65,14 @@ def test_parts_that_depend_on_a_new_setting_are_made_anew_and_others_are_found(t
 # --- every setting can be reached
 
 
+def as_texts(recipe):
+    "The settings of a listing, as `--set` takes them."
+    return [line[2:].split("  ")[0].rstrip() for line in listing(recipe).splitlines()]
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_listing_can_be_read_back(name):
-    lines = listing(RECIPES[name]).splitlines()
-    texts = [line[2:].split("  ")[0].rstrip() for line in lines]
+    texts = as_texts(RECIPES[name])
     assert override(Recipe(), read_settings(texts)) == RECIPES[name]
     assert override(RECIPES[name], read_settings(texts)) == RECIPES[name]
 
@@ -138,10 +143,10 @@ def test_any_path_is_found_or_refused(path):
         assert "the nearest are" in str(error)
 
 
-@pytest.mark.parametrize("text, said", [("views", "such as"), ("=3", "such as"), ("", "such as")])
-def test_a_text_that_is_no_setting_is_refused(text, said):
-    with pytest.raises(ValueError, match=said):
-        read_settings([text])
+def test_a_text_that_is_no_setting_is_refused():
+    for text in ("views", "=3", ""):
+        with pytest.raises(ValueError, match="such as"):
+            read_settings([text])
     with pytest.raises(ValueError, match="twice"):
         read_settings(["views=1", "views=2"])
 
@@ -187,12 +192,10 @@ def test_epochs_are_steps_once_items_and_batch_are_known():
     assert TrainConfig().steps == 2_000 and TrainConfig(epochs=1).steps is None
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"epochs": 0}, {"epochs": -1.0}, {"epochs": float("inf")}, {"epochs": 1, "steps": 2}]
-)
-def test_wrong_epochs_are_refused(wrong):
-    with pytest.raises(ValueError, match="epochs"):
-        TrainConfig(**wrong)
+def test_wrong_epochs_are_refused():
+    for wrong in ({"epochs": 0}, {"epochs": -1.0}, {"epochs": float("inf")}, {"epochs": 1, "steps": 2}):
+        with pytest.raises(ValueError, match="epochs"):
+            TrainConfig(**wrong)
     with pytest.raises(ValueError, match="got 3 epochs"):
         fit(torch.nn.Linear(1, 1), None, None, TrainConfig(epochs=3))
     with pytest.raises(ValueError, match="at least 1 item"):
@@ -238,12 +241,8 @@ def test_nothing_is_left_out_where_nothing_is_adapted(ragged):
 
 
 def test_parts_need_what_they_read():
-    assert fields_of("hvae", replace(Recipe(), hvae_start="mnet_maml")) - fields_of("hvae") == {
-        "mnet",
-        "inner",
-        "anchor",
-        "order",
-    }
+    from_maml = fields_of("hvae", replace(Recipe(), hvae_start="mnet_maml"))
+    assert from_maml - fields_of("hvae") == {"mnet", "inner", "anchor", "order"}
     assert all("episodes" in fields_of(part) and "feature_scale" in fields_of(part) for part in NEEDS)
     for part in NEEDS:
         known = "conditional_fraction" in fields_of(part)
@@ -287,54 +286,40 @@ def test_the_hvae_has_views_of_its_own(tmp_path):
 
 
 def test_guidance_starts_where_it_is_told(tmp_path):
-    questions = experiment(tmp_path).embeddings["test"]
-    walk = lambda start: next(
-        experiment(tmp_path, replace(TINY, guidance_start=start)).walk("hnet", 0, questions, 1, 0.0)
-    )
+    def walk(start):
+        y = experiment(tmp_path, replace(TINY, guidance_start=start))
+        return next(y.walk("hnet", 0, y.embeddings["test"], 1, 0.0))
+
     x = experiment(tmp_path)
     torch.testing.assert_close(walk("z0")[0], x.hnet(0).z0)
     torch.testing.assert_close(walk("mean")[0], x.latents("hnet", 0).flatten(0, 1).mean(0))
 
 
 @pytest.mark.parametrize(
-    "changes",
+    "row, changes",
     [
-        {"guidance_optimizer": "sgd", "guidance_langevin": 0.1},
-        {"guidance_noise": 0.1},
-        {"guidance_schedule": "cosine"},
-        {"guidance_prior": ("bayes",)},
-        {"metric": "gauss_newton"},
-        {"metric": "hessian"},
-        {"denoiser.null": "learned"},
-        {"variance": "posterior"},
-        {"embedding_scale": "stored"},
-        {"embedding_scale": "unit"},
-        {"feature_scale": "stored"},
-        {"film_start": "identity"},
-        {"episodes.support": None, "episodes.query": None},
-        {"order": "first"},
-        {"hvae.posterior": 1.0} if False else {"posterior": 1.0, "question_regression": None},
+        ("hnet_hyperclip", {"guidance_optimizer": "sgd", "guidance_langevin": 0.1}),
+        ("hnet_hyperclip", {"guidance_noise": 0.1, "guidance_schedule": "cosine", "guidance_prior": ("bayes",)}),
+        ("hnet_hyperldm_g1.5", {"metric": "gauss_newton"}),
+        ("hnet_hyperldm_g1.5", {"metric": "hessian", "variance": "posterior"}),
+        ("hnet_hyperldm_g1.5", {"denoiser.null": "learned"}),
+        ("hvae_hyperldm_g1.5", {"posterior": 1.0, "embedding_scale": "stored", "question_regression": None}),
+        ("cond_multitask_film", {"film_start": "identity", "feature_scale": "stored", "embedding_scale": "unit"}),
+        ("cond_hnet_maml", {"order": "first", "episodes.support": None, "episodes.query": None}),
     ],
     ids=str,
 )
-def test_options_of_the_library_are_reached_from_the_recipe(tmp_path, changes):
-    from hyperclip_nb.evaluation.seeds import score_seed
-
-    rows = "hnet_hyperclip", "hvae_hyperldm_g1.5", "cond_multitask_film", "cond_hnet_maml"
-    usual, _ = score_seed(experiment(tmp_path / "a"), 0, ("hnet_hyperclip",), controls=False)
-    x = experiment(tmp_path / "b", override(TINY, changes))
-    scores, _ = score_seed(x, 0, rows, controls=False)
-    again, _ = score_seed(experiment(tmp_path / "b", override(TINY, changes), train=False), 0, rows, controls=False)
-    for row in rows:
-        assert torch.isfinite(scores[row]).all() and torch.equal(scores[row], again[row])
+def test_options_of_the_library_are_reached_from_the_recipe(tmp_path, row, changes):
+    recipe = override(TINY, changes)
+    scores, _ = score_seed(experiment(tmp_path, recipe), 0, (row,), controls=False)
+    again, _ = score_seed(experiment(tmp_path, recipe, train=False), 0, (row,), controls=False)
+    assert torch.isfinite(scores[row]).all() and torch.equal(scores[row], again[row])
 
 
 def test_scales_reach_networks(tmp_path):
     stored = experiment(tmp_path, replace(TINY, embedding_scale="stored", feature_scale="stored"))
     assert torch.equal(stored.embedding(), stored.embeddings["train"]["clip"])
-    bank = stored.sets["train"].bank
-    rows = bank.image_rows([task.images[0] for task in stored.sets["train"].tasks])
-    assert stored.sets["train"].images.norm(dim=1).std() > 0.1 and len(rows)
+    assert stored.sets["train"].images.norm(dim=1).std() > 0.1
     unit = experiment(tmp_path, replace(TINY, embedding_scale="unit"))
     torch.testing.assert_close(unit.embedding().norm(dim=1), torch.ones(8))
     torch.testing.assert_close(unit.sets["train"].images.square().mean(1), torch.ones(len(unit.sets["train"].images)))
@@ -361,11 +346,7 @@ def test_every_preset_holds_what_can_be_made(name):
     "A recipe checks itself when it is made; here it also goes through text and back."
     preset = PRESETS[name]
     for recipe in filter(None, (preset.recipe, preset.paper)):
-        assert (
-            override(recipe, read_settings([line[2:].split("  ")[0].rstrip() for line in listing(recipe).splitlines()]))
-            == recipe
-        )
-    assert isinstance(preset, Preset) and Source().name == "scenes"
+        assert override(Recipe(), read_settings(as_texts(recipe))) == recipe
 
 
 def test_the_preset_paper_is_as_long_as_the_paper():
@@ -382,4 +363,3 @@ def test_the_preset_paper_is_as_long_as_the_paper():
     assert (r.diffusion.timesteps, r.diffusion.beta_start, r.diffusion.beta_end) == (350, 1e-4, 0.06)
     assert (r.diffusion.schedule, r.diffusion.prediction) == ("linear", "epsilon")
     assert (r.stored.steps, r.stored_for_hyperclip.steps, r.finetuned.steps) == (10, 50, 50)
-    assert short.steps == 4

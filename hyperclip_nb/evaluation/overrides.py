@@ -14,6 +14,7 @@ import io
 import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import lru_cache
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -32,6 +33,7 @@ class Setting:
     about: str  # what it is, in a line
 
 
+@lru_cache(None)
 def comments(
     cls: type,  # a dataclass
 ) -> dict[str, str]:  # name of a field -> the comment behind it, or the one line above it
@@ -144,9 +146,8 @@ def converted(
             return msgspec.convert(one, kind, strict=False)
         except msgspec.ValidationError:
             pass
-    raise ValueError(
-        f"{path}: expected {spelt(kind)}, got {written(tuple(value)) if isinstance(value, list) else repr(value)}"
-    )
+    got = written(tuple(value)) if isinstance(value, (list, tuple)) else repr(value)
+    raise ValueError(f"{path}: expected {spelt(kind)}, got {got}")
 
 
 def override(

@@ -23,7 +23,7 @@ from ..diffusion.sampling import Variance
 from ..diffusion.schedule import DiffusionConfig
 from ..guidance.guide import Guidance
 from ..guidance.hyperclip import PAPER_CONTRAST, ContrastConfig, HyperCLIPConfig
-from ..hypernet.hvae import PAPER_HVAE, HVAEConfig, HVAELoss
+from ..hypernet.hvae import PAPER_HVAE, PAPER_HVAE_SIZE, HVAEConfig, HVAELoss
 from ..hypernet.metatrain import Adaptation, Episodes
 
 # %% ../../nbs/7_evaluation/03_recipe.ipynb #3dad46ab
@@ -177,7 +177,7 @@ PAPER = Recipe(
     hvae_views=8,
     finetuned=Adaptation(steps=50, lr=0.1),
     hvae_fraction=(2 / 3, 1.0),
-    hvae=HVAEConfig(),
+    hvae=PAPER_HVAE_SIZE,
     hvae_loss=HVAELoss(),
     hvae_training=PAPER_HVAE,
     posterior=1.0,
@@ -250,6 +250,7 @@ EARLIER = {
 # Fields that came after version 0.1, of the recipe and of the configurations in it. Their defaults must not change.
 ADDED: dict[type, tuple[str, ...]] = {
     TrainConfig: ("epochs",),
+    HVAEConfig: ("decodes", "decoder_gain"),
     Recipe: (
         "feature_scale",
         "embedding_scale",
