@@ -17,7 +17,7 @@ from ..core.blocks import check_fields
 from ..core.energy import Optimizer
 from ..core.training import TrainConfig
 from ..dataset.batches import Scale
-from ..diffusion.denoisers import PUBLISHED_SIZE, DenoiserConfig
+from ..diffusion.denoisers import SECOND_PUBLISHED_SIZE, DenoiserConfig, DenoiserKind
 from ..diffusion.hyperldm import PAPER_TRAINING, LDMConfig
 from ..diffusion.sampling import Variance
 from ..diffusion.schedule import DiffusionConfig
@@ -81,7 +81,7 @@ class Recipe:
     hyperldm: TrainConfig = TrainConfig(steps=1_500, lr=1e-3, weight_decay=1e-2, schedule="linear")
     diffusion: DiffusionConfig = DiffusionConfig(timesteps=100, schedule="cosine", prediction="v")
     denoiser: DenoiserConfig = DenoiserConfig(hidden=256, depth=3, tower=1, dropout=0.2)
-    denoiser_kind: Literal["residual", "published"] = "residual"  # which network; the paper's code has two
+    denoiser_kind: DenoiserKind = "residual"  # ours, or one of the two of the published code
     scale: Literal["dimension", "global"] = "dimension"  # how latents are standardised for diffusion
     ldm: LDMConfig = LDMConfig(batch=256, drop=0.1, embedding_noise=0.1)
     metric: Literal["identity", "hessian", "gauss_newton"] = "identity"  # in which the error of diffusion is measured
@@ -184,8 +184,8 @@ PAPER = Recipe(
     question_regression=None,
     hyperldm=PAPER_TRAINING,
     diffusion=DiffusionConfig(),
-    denoiser=PUBLISHED_SIZE,
-    denoiser_kind="published",
+    denoiser=SECOND_PUBLISHED_SIZE,
+    denoiser_kind="published_second",
     ldm=LDMConfig(),
     clamp=None,
     variance="posterior",

@@ -20,7 +20,7 @@ from ..core.blocks import Standardizer
 from ..core.seeds import seeded, step_seed
 from ..core.training import Steps, TrainConfig, keep_best
 from ..dataset.batches import TaskSet
-from ..diffusion.denoisers import Denoiser, PublishedDenoiser
+from ..diffusion.denoisers import DENOISERS
 from ..diffusion.hyperldm import HyperLDM, train_hyperldm
 from .parts import Training
 from .recipe import Recipe
@@ -216,15 +216,15 @@ def hyperldm(
     std: Tensor | None = None,  # [V, T, Z] of the posterior, from which latents are drawn anew at each step
 ) -> tuple[HyperLDM, Training]:  # untrained, and the training of its denoiser
     "Latent diffusion (paper, algorithms 12 and 13); what is kept is the average over training."
-    kind = PublishedDenoiser if r.denoiser_kind == "published" else Denoiser
     drawn = latents if std is None else sample_posterior(latents, std, seeded(seed, "posterior"))
     scaler = Standardizer(drawn, r.scale).to(latents.device)
     sizes = conditions.shape[1], latents.shape[-1]
-    ldm = HyperLDM.make(*sizes, scaler, r.diffusion, r.denoiser, kind, step_seed(seed, "hyperldm"))
+    kind, initial = DENOISERS[r.denoiser_kind], step_seed(seed, "hyperldm")
+    ldm = HyperLDM.make(*sizes, scaler, r.diffusion, r.denoiser, kind, initial)
     ldm.denoiser.to(latents.device)
     # This puts the average, which is what the loop fills, into ldm.denoiser.
     train = replace(r.hyperldm, seed=seed)
-    steps = train_hyperldm(ldm, latents, conditions, train, r.ldm, curvature)
+    steps = train_hyperldm(ldm, latents, conditions, train, r.ldm, curvature, std)
     return ldm, Training(ldm.denoiser, lambda: steps)
 
 
