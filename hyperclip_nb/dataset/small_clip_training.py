@@ -94,7 +94,7 @@ def train_small_clip(
     settings = small_clip_config(tokenizer.vocab_size)
     model = open_clip.CLIP(**settings).to(memory_format=torch.channels_last)
     loss_of, normalize = open_clip.ClipLoss(), SMALL_PICTURES.normalize
-    drawn = Pairs(tokenizer, config.steps, batch, config.seed, general)
+    drawn = Pairs(tokenizer, config.updates, batch, config.seed, general)
     stream = iter(DataLoader(drawn, batch_size=None, num_workers=workers))
 
     def loss(pairs: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:

@@ -6,6 +6,7 @@
 __all__ = ['DEMO', 'PRESETS', 'Preset', 'shortened', 'Source', 'run_folder']
 
 # %% ../../nbs/7_evaluation/appendix/presets.ipynb #f5a496cd
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ..core.training import TrainConfig
 from ..dataset.sources import Split, fewer_cells, open_tasks, scenes_bank, with_coco_tasks
 from .experiment import Experiment
 from .fewshot import SHOTS, Shots
+from .overrides import override
 from .recipe import PAPER, Generator, Recipe
 from .rows import ROWS
 from ..hypernet.metatrain import Adaptation
@@ -33,20 +35,24 @@ class Preset:
     seeds: int = 5
     audit: bool = True
 
+    def override(self, changes: Mapping[str, Any]) -> "Preset":
+        "With other settings; those of the ~paper rows begin with `paper.`. Raises `ValueError` for what is none."
+        theirs = {path: value for path, value in changes.items() if path.startswith("paper.")}
+        if theirs and self.paper is None:
+            raise ValueError(f"expected settings of the preset's only recipe, got {next(iter(theirs))!r}")
+        own = {path: value for path, value in changes.items() if path not in theirs}
+        paper = self.paper and override(self.paper, {k.removeprefix("paper."): v for k, v in theirs.items()})
+        return replace(self, recipe=override(self.recipe, own), paper=paper)
+
 
 def shortened(
     recipe: Recipe,
-    factor: float,  # of all numbers of training steps
+    factor: float,  # of the length of all trainings
 ) -> Recipe:
-    "The same recipe with fewer training steps everywhere."
-
-    def fewer(config: Any) -> Any:
-        if not isinstance(config, TrainConfig):
-            return config
-        steps = max(2, round(config.steps * factor))
-        return replace(config, steps=steps, warmup=min(config.warmup, steps - 1))
-
-    return replace(recipe, **{f.name: fewer(getattr(recipe, f.name)) for f in fields(recipe)})
+    "The same recipe with fewer training steps, or epochs, everywhere."
+    values = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
+    shorter: dict[str, Any] = {k: v.shortened(factor) for k, v in values.items() if isinstance(v, TrainConfig)}
+    return replace(recipe, **shorter)
 
 # %% ../../nbs/7_evaluation/appendix/presets.ipynb #70cb64dc
 _PAPER_ROWS = (
@@ -66,9 +72,9 @@ _PAPER_ON_SCENES = replace(
     stored=Adaptation(steps=10, lr=0.5),
     finetuned=Adaptation(steps=50, lr=0.5),
     hnet=replace(PAPER.hnet, steps=300, schedule="constant"),
-    hvae_training=replace(PAPER.hvae_training, steps=3_000),
-    hyperldm=replace(PAPER.hyperldm, steps=3_000),
-    hyperclip_training=replace(PAPER.hyperclip_training, steps=1_500),
+    hvae_training=TrainConfig(steps=3_000, lr=1e-4),
+    hyperldm=TrainConfig(steps=3_000, lr=2.5e-4),
+    hyperclip_training=TrainConfig(steps=1_500, lr=3e-4),
 )
 
 # %% ../../nbs/7_evaluation/appendix/presets.ipynb #b27dbe5d
@@ -162,7 +168,8 @@ class Source:
             splits, bank = scenes_bank(self.data, self.world, self.clip)
             return Experiment(fewer_cells(splits, self.cells), bank, run, recipe, device, train)
         splits, bank = open_tasks(self.tasks, self.features, self.split)
-        mixed = with_coco_tasks(splits, bank, self.instances, device=device) if self.instances else None
+        options: dict[str, Any] = {"extra": recipe.coco_share, "device": device, "scale": recipe.feature_scale}
+        mixed = with_coco_tasks(splits, bank, self.instances, **options) if self.instances else None
         return Experiment(splits, bank, run, recipe, device, train, mixed)
 
 

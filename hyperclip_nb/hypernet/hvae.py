@@ -44,7 +44,7 @@ class HVAEConfig:
     components: int | None = None  # principal components k that the encoder reads; None: all standardised weights
     decodes: Literal["weights", "components"] = "weights"  # what the decoder makes: all weights, or the k components
     scale: Scale = "dimension"  # how weights are standardised (see `Standardizer`)
-    activation: Activation = "relu"
+    activation: Activation = "relu"  # of hidden layers
     log_var_offset: float = -1.0  # added to the encoder's log-variances
     decoder_gain: float = 1.0  # factor of the initial weights of the decoder's last layer
 
@@ -306,7 +306,7 @@ def _loss(model: HVAE, x: Tensor, held_out: TaskBatch | None, config: HVAELoss, 
     return total.mean()
 
 # %% ../../nbs/3_hypernet/05_hvae.ipynb #234a53df
-PAPER_HVAE = TrainConfig(lr=1e-4, steps=56_000)  # 2000 epochs over 870 tasks in batches of 32
+PAPER_HVAE = TrainConfig(lr=1e-4, epochs=2_000)  # an epoch sees every task once, in some view
 # The paper's size and loss in a form that learns at P = 394,240; `HVAEConfig()` is the published form, whose units die.
 PAPER_HVAE_SIZE = HVAEConfig(components=512, decodes="components", scale="global", activation="silu", decoder_gain=0.1)
 
@@ -354,6 +354,7 @@ def train_hvae(
         return _loss(model, model.read(w) if model.unit is None else w, held_out, config, generator)
 
     # Small networks on large directions: a checkpoint holds what changes, `make` makes the rest again.
+    train = train.for_items(shape[1], config.batch)
     return fit(model if model.unit is None else [*model.parameters()], loss, batches, train)
 
 
