@@ -21,7 +21,7 @@ from ..core.runs import Run
 from ..core.seeds import seeded
 from ..core.training import progress
 from ..core.workers import side_by_side
-from .calibration import Probabilities
+from .calibration import Probabilities, Scored
 from .controls import chance, majority
 from .experiment import Experiment
 from .fewshot import SHOTS, Shots, choose_steps, few_shot_scores, few_shot_table
@@ -29,7 +29,7 @@ from .methods import train_method
 from .presets import Preset, Source
 from .recipe import Generator
 from .rows import ROWS, Method, check_rows
-from .scoring import Scored, measure, no_questions, on_validation, shuffled_questions
+from .scoring import measure, no_questions, on_validation, shuffled_questions
 
 # %% ../../nbs/7_evaluation/appendix/seeds.ipynb #d6cb01cc
 Chosen = dict[str, dict[str, Any]]  # method id -> settings that validation questions chose
