@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Chosen', 'MEASURES', 'measure_seed', 'score_seed', 'score_fixed', 'score_few_shot', 'flattened', 'unflattened',
-           'packed', 'unpacked', 'run_seed', 'run_seeds', 'gather']
+           'packed', 'unpacked', 'audited', 'run_seed', 'run_seeds', 'gather']
 
 # %% ../../nbs/7_evaluation/appendix/seeds.ipynb #76d3e2cb
 import json
@@ -21,6 +21,7 @@ from ..core.runs import Run
 from ..core.seeds import seeded
 from ..core.training import progress
 from ..core.workers import side_by_side
+from .audit import MEASURED, audit_seed
 from .calibration import Probabilities, Scored
 from .controls import chance, majority
 from .experiment import Experiment
@@ -28,7 +29,7 @@ from .fewshot import SHOTS, Shots, choose_steps, few_shot_scores, few_shot_table
 from .methods import train_method
 from .presets import Preset, Source
 from .recipe import Generator
-from .rows import ROWS, Method, check_rows
+from .rows import GENERATORS, ROWS, Method, check_rows
 from .scoring import measure, no_questions, on_validation, shuffled_questions
 
 # %% ../../nbs/7_evaluation/appendix/seeds.ipynb #d6cb01cc
@@ -154,6 +155,13 @@ def unpacked(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], Chosen]:
     return scores, json.loads(bytes(tensors["chosen"].tolist()))
 
 
+def audited(preset: Preset) -> bool:
+    "Does a preset measure the two models that are audited?"
+    methods = [Method.parse(id) for id in preset.methods]
+    measured = {m.generator for m in methods if (m.name, m.gamma, m.variant) == ("hyperldm", 1.5, "")}
+    return preset.audit and measured == {*GENERATORS}
+
+
 def run_seed(
     source: Source,
     out: Path,
@@ -162,7 +170,7 @@ def run_seed(
     device: str = "cpu",
     threads: int | None = None,  # of torch; None: as they are
 ) -> None:
-    "All rows and curves of one seed, into the run directory."
+    "All rows, curves and audits of one seed, into the run directory."
     if threads:
         torch.set_num_threads(threads)
     x = source.open(Run.open(out), preset.recipe, device)
@@ -179,6 +187,8 @@ def run_seed(
     measured = {"measures": MEASURES, "methods": preset.methods}
     x.run.part(f"scores-{seed}", {**settings, **measured}, lambda: rows(x, preset.methods))
     x.run.part(f"few_shot-{seed}", {**settings, "shots": preset.shots, "kinds": preset.kinds}, curves)
+    if audited(preset):
+        x.run.part(f"audit-{seed}", {**settings, "measures": MEASURED}, lambda: packed(audit_seed(x, seed), {}))
     if preset.paper is not None and preset.paper_methods:
         y = source.open(Run.open(out / "paper"), preset.paper, device)
         settings |= {**measured, "recipe": preset.paper, "methods": preset.paper_methods}
@@ -207,7 +217,7 @@ def run_seeds(
 def gather(
     run: Run,
     seeds: Sequence[int],
-    name: str,  # "scores" or "few_shot"
+    name: str,  # "scores", "few_shot" or "audit"
 ) -> tuple[dict[str, Tensor], Chosen]:  # name -> [S, ...]
     "What was found of all seeds, stacked, and what each seed chose."
     found = [unpacked(run.load(f"{name}-{seed}")) for seed in seeds]
