@@ -231,9 +231,7 @@ def audit_predictions(
         like = {"generator": generator, "dtype": train.dtype, "device": generator.device}
         known[NOISED] = from_latents(generate, train + noise * torch.randn(train.shape, **like).to(train.device))
     of_train = compare_answers(generate, known, train_tasks, train, ids=rows)
-    for_tasks = {
-        name: from_latents(generate, it) if isinstance(it, Tensor) else it for name, it in audited.items()
-    }
+    for_tasks = {name: from_latents(generate, it) if isinstance(it, Tensor) else it for name, it in audited.items()}
     found = compare_answers(generate, for_tasks, tasks, train)
     among = two_nearest(relative(of_train[AMONG].distances), own)
     noised = two_nearest(relative(of_train[NOISED].distances)) if noise is not None else None
@@ -270,13 +268,15 @@ def audit_generator(
     split: str = "test",
     gamma: float = 1.5,
     probes: int = 100,  # as for `audit_predictions`
-) -> dict[str, tuple[Audit | None, Audit]]:  # by weights and by answers; rows that are no single network have no weights
+) -> dict[
+    str, tuple[Audit | None, Audit]
+]:  # by weights and by answers; rows that are no single network have no weights
     "Audit HyperLDM over one generator, and simpler ways to make networks of training networks."
     tasks, cells = x.sets[split], cells_of(x.sets["train"].tasks)
     generate, stored, questions = x.generator(kind, seed), x.stored(kind, seed), x.embeddings[split]
     latents = stored.latents.mean(0)
     noise = stored.std if stored.std.ndim == 2 else stored.std.mean(0)
-    near = nearest_questions(x.embedding(questions), x.embedding(), 10)  # [T, A] training questions, the nearest first
+    near = nearest_questions(x.embedding(questions), x.embedding(), min(10, len(latents)))  # [T, 10] nearest first
     z = x.sample(kind, seed, questions, gamma=gamma, samples=10, generator=seeded(seed, "audit"))
     with torch.no_grad():
         known = generate(latents)  # [A, P]
@@ -296,9 +296,7 @@ def audit_generator(
     weights = audit_latents({NOISED: noised, **audited}, known, groups=cells)
     among = weights[NOISED].among
     weights[AMONG] = Audit(among, among)
-    networks: dict[str, Tensor | Networks] = {
-        name: lambda ids, w=w: w[None, ids] for name, w in audited.items()
-    }
+    networks: dict[str, Tensor | Networks] = {name: lambda ids, w=w: w[None, ids] for name, w in audited.items()}
     networks["ten networks"] = from_latents(generate, z)
     answers = audit_predictions(
         generate,
