@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..basenet.adapter import adapter_logits
-from ..core.seeds import seeded
+from ..core.seeds import noise_like, seeded
 from ..dataset.batches import Part, TaskBatch, TaskSet
 from ..dataset.encoders import nearest_questions
 from .experiment import Experiment
@@ -121,10 +121,7 @@ def audit_latents(
     if noise is not None:
         if generator is None:
             raise ValueError("expected a generator to draw the noise, got None")
-        drawn = torch.randn(train.shape, generator=generator, dtype=train.dtype, device=generator.device).to(
-            train.device
-        )
-        noised = two_nearest(distance(train + noise * drawn))
+        noised = two_nearest(distance(train + noise * noise_like(train, generator)))
     among = two_nearest(distance(train), own)
     return {name: Audit(two_nearest(distance(latents)), among, noised) for name, latents in audited.items()}
 
@@ -167,8 +164,8 @@ def compare_answers(
         return adapter_logits(w, repeated(batch.images), repeated(batch.answers), layout).softmax(-1)
 
     wrong = lambda p, batch: p.argmax(-1) != batch.labels  # of one task, whose images are all real
-    shape, like = (len(ids), len(train)), {"dtype": train.dtype, "device": train.device}
-    found = {n: Answers(torch.empty(shape, **like), torch.empty(shape, **like), torch.empty(len(ids))) for n in audited}
+    empty = lambda: train.new_empty(len(ids), len(train))
+    found = {name: Answers(empty(), empty(), torch.empty(len(ids))) for name in audited}
     with torch.no_grad():
         p = {n: [predicted(of(i[None])[:, 0], b).mean(0) for i, b in zip(ids, batches)] for n, of in audited.items()}
         for columns in torch.arange(len(train), device=train.device).split(max(1, numbers // layout.size)):
@@ -228,8 +225,7 @@ def audit_predictions(
     own = same_group(groups if groups is not None else [str(i) for i in range(len(train))], rows).to(train.device)
     known = {AMONG: from_latents(generate, train)}
     if noise is not None:
-        like = {"generator": generator, "dtype": train.dtype, "device": generator.device}
-        known[NOISED] = from_latents(generate, train + noise * torch.randn(train.shape, **like).to(train.device))
+        known[NOISED] = from_latents(generate, train + noise * noise_like(train, generator))
     of_train = compare_answers(generate, known, train_tasks, train, ids=rows)
     for_tasks = {name: from_latents(generate, it) if isinstance(it, Tensor) else it for name, it in audited.items()}
     found = compare_answers(generate, for_tasks, tasks, train)
@@ -280,12 +276,12 @@ def audit_generator(
     z = x.sample(kind, seed, questions, gamma=gamma, samples=10, generator=seeded(seed, "audit"))
     with torch.no_grad():
         known = generate(latents)  # [A, P]
-        like = {"generator": seeded(seed, "audit", kind), "device": "cpu"}
-        noised = generate(latents + noise * torch.randn(latents.shape, **like).to(latents))
-        blurred = torch.randn(len(tasks), known.shape[1], **like).to(known)
+        draws = seeded(seed, "audit", kind)
+        noised = generate(latents + noise * noise_like(latents, draws))
+        nearest = known[near[:, 0]]
         audited = {
-            "nearest question's network": known[near[:, 0]],
-            "nearest question's network, with noise": known[near[:, 0]] + 0.3 * known.std(0) * blurred,
+            "nearest question's network": nearest,
+            "nearest question's network, with noise": nearest + 0.3 * known.std(0) * noise_like(nearest, draws),
             "average of ten questions' weights": known[near[:, :10]].mean(1),
             "one sample": generate(z[0]),
             "mean of ten latents": generate(z.mean(0)),
@@ -296,7 +292,11 @@ def audit_generator(
     weights = audit_latents({NOISED: noised, **audited}, known, groups=cells)
     among = weights[NOISED].among
     weights[AMONG] = Audit(among, among)
-    networks: dict[str, Tensor | Networks] = {name: lambda ids, w=w: w[None, ids] for name, w in audited.items()}
+
+    def of(w: Tensor) -> Networks:  # [T, P]
+        return lambda ids: w[None, ids]
+
+    networks: dict[str, Tensor | Networks] = {name: of(w) for name, w in audited.items()}
     networks["ten networks"] = from_latents(generate, z)
     answers = audit_predictions(
         generate,

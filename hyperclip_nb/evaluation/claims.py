@@ -86,10 +86,18 @@ def claims(
                 found.append((f"{name}, {n} shots: a guided start above the unguided", gap, 0.0))
     p = [draws.p_value(gap, bound) for _, gap, bound in found]
     claimed = []
-    for (text, gap, bound), one, adjusted in zip(found, p, holm(p)):
+    for (text, gap, bound), alone, adjusted in zip(found, p, holm(p)):
         low, high = draws.interval(gap)
-        numbers = {"diff": round(gap.mean().item(), 3), "ci95": (round(low, 3), round(high, 3)), "bound": bound}
-        claimed.append(Claim(text=text, **numbers, p=round(one, 5), adjusted=round(adjusted, 5)))
+        claimed.append(
+            Claim(
+                text=text,
+                diff=round(gap.mean().item(), 3),
+                ci95=(round(low, 3), round(high, 3)),
+                bound=bound,
+                p=round(alone, 5),
+                adjusted=round(adjusted, 5),
+            )
+        )
     return claimed
 
 

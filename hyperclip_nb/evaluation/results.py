@@ -153,13 +153,19 @@ def _rounded(interval: tuple[float, float], digits: int = 3) -> tuple[float, flo
     return low, high
 
 
-def _calibration(found: Probabilities, draws: Bootstrap, details: bool) -> Calibration:
-    "The numbers of a row; `details` adds the bins and the NLL of each question."
+def _calibration(found: Probabilities | None, draws: Bootstrap, details: bool) -> Calibration | UnsetType:
+    "The numbers of a row, if it has any; `details` adds the bins and the NLL of each question."
+    if found is None:
+        return UNSET
     nll, bins = torch.atleast_2d(found.nll), found.bins.reshape(-1, *found.bins.shape[-2:])
     plain = [[(round(n), round(confidence, 3), round(right)) for n, confidence, right in b] for b in bins.tolist()]
-    more = {"bins": plain, "of_questions": [round(x, 3) for x in nll.mean(0).tolist()]} if details else {}
-    ece = round(calibration_error(bins).mean().item(), 3)
-    return Calibration(nll=round(nll.mean().item(), 4), ci95=_rounded(draws.interval(nll), 4), ece=ece, **more)
+    return Calibration(
+        nll=round(nll.mean().item(), 4),
+        ci95=_rounded(draws.interval(nll), 4),
+        ece=round(calibration_error(bins).mean().item(), 3),
+        bins=plain if details else UNSET,
+        of_questions=[round(x, 3) for x in nll.mean(0).tolist()] if details else UNSET,
+    )
 
 
 def tabulate(
@@ -189,31 +195,28 @@ def tabulate(
     percent = {id: found.accuracy.double().cpu().expand(s, -1) for id, found in scored.items()}
     nlls = {id: found.tempered.nll.expand(s, -1) for id, found in scored.items() if found.tempered}
 
-    def correlation(values: Tensor) -> dict[str, float]:
+    def correlation(values: Tensor) -> float | UnsetType:
         found = None if cells is None else intraclass(values, cells)
-        return {} if found is None else {"icc": round(found, 3)}
+        return UNSET if found is None else round(found, 3)
 
     def difference(id: str, other: str) -> Difference:
-        gap, more = percent[id] - percent[other], {}
-        if id in nlls and other in nlls:
-            nats = nlls[id] - nlls[other]
-            more = {"nll": round(nats.mean().item(), 4) + 0.0, "nll_ci95": _rounded(draws.interval(nats), 4)}
-        ends = _rounded(draws.interval(gap))
-        return Difference(diff=round(gap.mean().item(), 3) + 0.0, ci95=ends, **more, **correlation(gap))
+        gap = percent[id] - percent[other]
+        nats = nlls[id] - nlls[other] if id in nlls and other in nlls else None
+        return Difference(
+            diff=round(gap.mean().item(), 3) + 0.0,
+            ci95=_rounded(draws.interval(gap)),
+            nll=UNSET if nats is None else round(nats.mean().item(), 4) + 0.0,
+            nll_ci95=UNSET if nats is None else _rounded(draws.interval(nats), 4),
+            icc=correlation(gap),
+        )
 
     rows = []
     for method in sorted(map(Method.parse, scores), key=lambda method: method.place):
         id, found = str(method), scored[str(method)]
         others = [str(method.own)] if method.control else [str(replace(method, samples=1))]
         others += [_matched(other, method) for other in baselines if not method.control]
-        values, more = task_averaged(percent[id]), correlation(percent[id])
-        for kind in ("raw", "tempered"):
-            if probabilities := getattr(found, kind):
-                more[kind] = _calibration(probabilities, draws, details=not method.control)
-        if found.temperature is not None:
-            more["temperature"] = [round(x, 3) for x in torch.atleast_1d(found.temperature).tolist()]
-        if found.validation is not None:
-            more["validation"] = round(found.validation.mean().item(), 3)
+        values, details = task_averaged(percent[id]), not method.control
+        temperature, validation = found.temperature, found.validation
         rows.append(
             Row(
                 method=id,
@@ -228,7 +231,11 @@ def tabulate(
                 },
                 chosen=dict((chosen or {}).get(id, {})),
                 pooled=round(sample_pooled(percent[id], n).mean().item(), 3),
-                **more,
+                validation=UNSET if validation is None else round(validation.mean().item(), 3),
+                icc=correlation(percent[id]),
+                raw=_calibration(found.raw, draws, details),
+                tempered=_calibration(found.tempered, draws, details),
+                temperature=UNSET if temperature is None else [round(t, 3) for t in temperature.reshape(-1).tolist()],
             )
         )
     return Results(
@@ -238,7 +245,7 @@ def tabulate(
         tasks=dict(tasks),
         rows=rows,
         wall_s=round(float(wall_s), 1),
-        **({} if cells is None else {"cells": draws.cells}),
+        cells=UNSET if cells is None else draws.cells,
     )
 
 # %% ../../nbs/7_evaluation/06_results.ipynb #db7dbebf
@@ -364,10 +371,11 @@ def calibration_table(
     for row in results.rows:
         if Method.parse(row.method).control or row.raw is UNSET or row.tempered is UNSET:
             continue
-        gap = row.vs.get("question_regression")
-        against = "" if gap is None or gap.nll_ci95 is UNSET else plain(gap.nll, gap.nll_ci95, "+", 3)
-        if against and (gap.nll_ci95[0] > 0 or gap.nll_ci95[1] < 0):
-            against = f"**{against}**"
+        gap, against = row.vs.get("question_regression"), ""
+        if gap is not None and gap.nll is not UNSET and gap.nll_ci95 is not UNSET:
+            against = plain(gap.nll, gap.nll_ci95, "+", 3)
+            if gap.nll_ci95[0] > 0 or gap.nll_ci95[1] < 0:
+                against = f"**{against}**"
         temperature = ", ".join(f"{t:.2f}" for t in row.temperature or [])
         raw, tempered = ([plain(c.nll, c.ci95, digits=3), plain(c.ece)] for c in (row.raw, row.tempered))
         rows.append([row.label, *raw, temperature, *tempered, against])
