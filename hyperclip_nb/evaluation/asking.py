@@ -226,7 +226,7 @@ def answers_together(
     batch: TaskBatch,  # of that task
     layout: WeightLayout,
 ) -> list[int]:  # [N] answer ids
-    "What several networks answer when their log-probabilities are averaged."
+    "What several networks answer together (see `ensemble`)."
     repeated = batch.select(torch.zeros(len(weights), dtype=torch.long))
     return answer_ids(ensemble(batch_logits(weights, repeated, layout))).tolist()
 
@@ -259,7 +259,7 @@ def ask(
     *,
     kind: Generator = "hvae",
     gamma: float = 1.5,
-    samples: int = 10,  # networks whose log-probabilities are averaged
+    samples: int = 10,  # networks whose probabilities are averaged
     count: int = 24,  # pictures
 ) -> tuple[Sheet, Tensor]:  # and the weights [K, P]
     "Generate networks for a question and let them and zero-shot CLIP answer it on a sheet of fresh pictures."

@@ -40,7 +40,7 @@ class Choice:
     prior: float = 0.01  # HyperCLIP's λ, the pull towards the start
     steps: int = 50  # of the sampler, or of HyperCLIP's descent
     sampler: str = "ddpm"  # HyperLDM's
-    networks: int = 10  # samples of HyperLDM whose log-probabilities are averaged
+    networks: int = 10  # samples of HyperLDM whose probabilities are averaged
     shots: int = 0  # labelled examples of every answer
     seed: int = 0  # of noise and of the examples
 
