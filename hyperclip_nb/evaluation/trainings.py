@@ -196,6 +196,7 @@ def hyperldm(
     conditions: Tensor,  # [T, D]
     r: Recipe,
     seed: int,
+    curvature: Tensor | None = None,  # [V, T, Z, Z] weight of the error at each latent
 ) -> tuple[HyperLDM, Training]:  # untrained, and the training of its denoiser
     "Latent diffusion (paper, algorithms 12 and 13); what is kept is the average over training."
     kind = PublishedDenoiser if r.denoiser_kind == "published" else Denoiser
@@ -204,7 +205,7 @@ def hyperldm(
     ldm = HyperLDM.make(*sizes, scaler, r.diffusion, r.denoiser, kind, step_seed(seed, "hyperldm"))
     ldm.denoiser.to(latents.device)
     # This puts the average, which is what the loop fills, into ldm.denoiser.
-    steps = train_hyperldm(ldm, latents, conditions, replace(r.hyperldm, seed=seed), r.ldm)
+    steps = train_hyperldm(ldm, latents, conditions, replace(r.hyperldm, seed=seed), r.ldm, curvature)
     return ldm, Training(ldm.denoiser, lambda: steps)
 
 
