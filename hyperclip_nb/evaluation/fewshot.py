@@ -82,7 +82,9 @@ class Mixture(NamedTuple):
     log_shares: Tensor  # [K, T] in nats, up to a constant of each task
 
 
-Learner = Callable[[TaskBatch], Iterable[Tensor | Mixture]]  # support sets of T' tasks -> a path, latents [T', Z] each
+# Support sets of T' tasks -> a path: latents [T', Z] or mixtures. A function is a place that costs a lot: it is called
+# where the place is scored.
+Learner = Callable[[TaskBatch], Iterable[Tensor | Mixture | Callable[[], Mixture]]]
 
 
 def mixture_logits(
@@ -119,7 +121,7 @@ def score_learner(
         for k, found in enumerate(learner(batch)):
             if k in steps:
                 with torch.no_grad():
-                    logits = mixture_logits(found, generate, query)
+                    logits = mixture_logits(found() if callable(found) else found, generate, query)
                 accuracy = {α: logits_accuracy(logits + factor[:, None], query) for α, factor in factors.items()}
                 for row in (row for row, (step, _) in enumerate(places) if step == k):
                     total[row, batch.index] += accuracy[places[row][1]].double()
