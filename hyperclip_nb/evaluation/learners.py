@@ -98,7 +98,7 @@ FACTORS = (0.3, 1.0, 3.0)  # κ, as in the published code
 def guided_by_examples(x: Experiment, seed: int, kind: Generator, gamma: float, samples: int = 1) -> TrainedLearner:
     "HyperLDM, whose sampler is bent by the gradient of the support loss."
     ldm, generate = x.hyperldm(kind, seed), x.generator(kind, seed)
-    how = {"gamma": gamma, "samples": samples, "clamp": x.recipe.clamp}
+    how: dict[str, Any] = {"gamma": gamma, "samples": samples, "clamp": x.recipe.clamp}
 
     def learner(questions: Questions, generator: torch.Generator) -> Learner:
         e = x.condition(kind, seed, questions)
@@ -185,7 +185,7 @@ def score_few_shot_row(
     shots: Sequence[Shots] = SHOTS,
     split: str = "test",
     repeats: int = 1,  # draws of support images
-    controls: bool = True,  # shuffled questions, too
+    controls: bool = True,  # shuffled questions with the whole support set, too
 ) -> Found:
     "A few-shot row at several numbers of shots, with and without the frequencies of answers."
     row, method, scores, chosen = Method.parse(id), train_learner(x, seed, id), {}, {}
@@ -199,8 +199,7 @@ def score_few_shot_row(
 
     def table(learner: str, n: Shots, places: Sequence[int], α: Sequence[float | None]) -> Mapping[tuple, Tensor]:
         tasks = x.sets["val" if learner == "val" else split]
-        draws = {"alphas": α, "repeats": repeats, "seed": seed}
-        rows = score_learner(learners[learner], method.generate, tasks, n, places, **draws)
+        rows = score_learner(learners[learner], method.generate, tasks, n, places, alphas=α, repeats=repeats, seed=seed)
         return dict(zip(product(places, α), rows))
 
     for n in shots:
@@ -216,6 +215,6 @@ def score_few_shot_row(
             scores[str(name)] = table(split, n, [k], [α])[k, α]
             if n:
                 chosen[str(name)] = method.settings[k] | ({"alpha": α} if frequencies else {})
-            if "shuffled" in learners and not frequencies:
+            if "shuffled" in learners and n == "all":
                 scores[str(replace(name, control="shuffled"))] = table("shuffled", n, [k], [α])[k, α]
     return scores, chosen

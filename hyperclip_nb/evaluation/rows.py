@@ -219,6 +219,8 @@ ROWS = (
     "cond_multitask@10",
     "cond_multitask~question_regression@10",
     "hvae_hyperldm_g1~hyperclip",
+    "hvae_hyperldm_g1.5~z0@10",
+    "hvae_hyperldm_g1.5~mean_latent@10",
     "hvae_hyperldm_g1.5~curvature@10",
     "regression_draws@10",
     *(
@@ -231,8 +233,6 @@ ROWS = (
             f"{kind}_hyperldm_g1.5",
             f"{kind}_hyperldm_g1.5@10",
             f"{kind}_hyperldm_g1.5~embedding@10",
-            f"{kind}_hyperldm_g1.5~z0@10",
-            f"{kind}_hyperldm_g1.5~mean_latent@10",
             f"mean_latent{other}",
             f"nearest_latent{other}",
             f"latent_regression{other}",
@@ -252,10 +252,10 @@ FEW_SHOT_ROWS = (
     "few_shot~mnet_maml",
     "few_shot~cond_multitask",
     "few_shot~cond_hnet_maml",
-    "regression_draws~likelihood@64",
-    "regression_draws~unlabelled@64",
-    "hvae_hyperldm_g1~likelihood@64",
-    "hvae_hyperldm_g1~unlabelled@64",
+    "regression_draws~likelihood@32",
+    "regression_draws~unlabelled@32",
+    "hvae_hyperldm_g1~likelihood@32",
+    "hvae_hyperldm_g1~unlabelled@32",
 )
 
 
