@@ -19,7 +19,7 @@ from hyperclip_nb.evaluation.presets import PRESETS, Source, run_folder, shorten
 from hyperclip_nb.evaluation.recipe import Recipe
 from hyperclip_nb.evaluation.reproduce import reproduce
 from hyperclip_nb.evaluation.results import tabulate
-from hyperclip_nb.evaluation.rows import ROWS
+from hyperclip_nb.evaluation.rows import FEW_SHOT_ROWS, ROWS
 from hyperclip_nb.evaluation.seeds import flattened, packed, unflattened, unpacked
 
 
@@ -45,7 +45,9 @@ def test_all_that_is_measured_survives_the_packing():
 
 def test_every_preset_names_rows_that_exist_and_shortening_touches_steps_only():
     for preset in PRESETS.values():
-        assert set(preset.methods) | set(preset.paper_methods) <= set(ROWS)
+        assert set(preset.methods) | set(preset.paper_methods) <= {*ROWS, *FEW_SHOT_ROWS}
+        assert {*preset.methods} <= {*preset.zero_shot_methods, *preset.few_shot_methods}
+        assert {*preset.zero_shot_methods} <= {*ROWS} and {*preset.few_shot_methods} <= {*FEW_SHOT_ROWS}
     short = shortened(Recipe(), 0.1)
     assert (
         short.hnet.steps == Recipe().hnet.steps // 10
@@ -63,7 +65,8 @@ def test_claims_follow_their_intervals():
         "hnet_hyperclip": base + 1,
         "hnet_hyperclip+shuffled": base - 1,
     }
-    found = claims(scores, {"hnet/1": base, "hnet_hyperldm_g1.5/1": base + 1}, {"1": "hnet_hyperclip"})
+    few = {"few_shot/1": base, "few_shot~hnet_hyperldm_g1.5/1": base + 1}
+    found = claims(scores, few, {"1": "hnet_hyperclip"})
     holds = {claim.text: claim.holds for claim in found}
     assert holds["HNet + HyperCLIP above unconditional multitask"] == "yes"
     assert holds["HNet + HyperCLIP above Conditional multitask"] == "no"
@@ -130,8 +133,13 @@ def test_the_audit_and_the_curves_are_tables(tmp_path):
         assert numbers[f"{kind}/ten networks"][1:3].isnan().all()  # no single network has these weights
     text = numbers_table({name: torch.stack([value, value]) for name, value in numbers.items()})
     assert text.count("\n") == 2 + len(numbers) and "–" in text
-    table = few_shot_rows(summarised({f"hnet/{shots}": torch.rand(2, 5) for shots in ("0", "10", "2", "all")}))
-    assert "HNet, z0" in table and table.index("| 2 shots") < table.index("| 10 shots") < table.index("| all shots")
+    ids = [f"few_shot{shots}" for shots in ("/0", "/20_as_they_come", "/10", "/2", "", "~frequencies", "/2+shuffled")]
+    table = few_shot_rows(summarised({id: torch.rand(2, 5) for id in ids})).splitlines()
+    heads = ["Start", "0 shots", "2 shots", "10 shots", "20 as they come", "all shots"]
+    assert table[0] == f"| {' | '.join(heads)} |" and [line.split(" | ")[0] for line in table[2:]] == [
+        "| HNet, z0",
+        "| Few-shot adaptation on the support set, with its answers' frequencies",
+    ]
 
 
 @pytest.mark.parametrize(

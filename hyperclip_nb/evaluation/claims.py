@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['GUIDED', 'PAPER', 'SIMPLER', 'STARTS', 'Curves', 'choose_guided', 'claims', 'claims_table', 'what_generation_brings',
-           'summarised', 'few_shot_rows', 'few_shot_figure']
+           'shots_order', 'summarised', 'few_shot_rows', 'few_shot_figure']
 
 # %% ../../nbs/7_evaluation/appendix/claims.ipynb #f5a496cd
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ def choose_guided(
 # %% ../../nbs/7_evaluation/appendix/claims.ipynb #0aa5e067
 def claims(
     scores: Mapping[str, Tensor],  # method id -> percent [S, T]
-    few_shot: Mapping[str, Tensor],  # "start/shots" -> percent [S, T]
+    few_shot: Mapping[str, Tensor],  # few-shot rows: method id -> percent [S, T]
     guided: Mapping[str, str],  # of `choose_guided`
     cells: Sequence[str] | None = None,  # [T] cell of each task; None: each is its own
 ) -> list[Claim]:
@@ -75,11 +75,13 @@ def claims(
             text = f"{label(id)} loses at least 3 points with shuffled questions"
             found.append((text, scores[id] - scores[shuffled], 3.0))
     for kind, name in GENERATORS.items():
-        for n in ("0", "1", "2", "all"):
-            if (guided_start := f"{kind}_hyperldm_g1.5/{n}") not in few_shot:
+        unguided, guided_start = Method(name="few_shot", generator=kind), f"few_shot~{kind}_hyperldm_g1.5"
+        for n in ("0", "1", "2", ""):
+            ids = [str(replace(row, shots=n)) for row in (Method.parse(guided_start), unguided)]
+            if not few_shot.keys() >= set(ids):
                 continue
-            gap = few_shot[guided_start] - few_shot[f"{kind}/{n}"]
-            if n == "all":
+            gap = few_shot[ids[0]] - few_shot[ids[1]]
+            if not n:
                 text = f"{name}, all shots: a guided start at least as good as the unguided, to within 1 point"
                 found.append((text, gap, -1.0))
             else:
@@ -165,43 +167,51 @@ def what_generation_brings(
     return ". ".join(sentences) + "."
 
 # %% ../../nbs/7_evaluation/appendix/claims.ipynb #e86e3c1f
-STARTS = {
-    "hnet": "HNet, z0",
-    "hnet_hyperldm_g1.5": "HNet, from HyperLDM",
-    "hvae": "HVAE, mean latent",
-    "hvae_hyperldm_g1.5": "HVAE, from HyperLDM",
+STARTS = {  # the curves of the figure
+    "few_shot": "HNet, z0",
+    "few_shot~hnet_hyperldm_g1.5": "HNet, from HyperLDM",
+    "few_shot~hvae": "HVAE, mean latent",
+    "few_shot~hvae_hyperldm_g1.5": "HVAE, from HyperLDM",
 }
-Curves = dict[str, dict[str, tuple[float, tuple[float, float]]]]  # start -> shots -> mean and interval
+Curves = dict[str, dict[str, tuple[float, tuple[float, float]]]]  # row -> shots -> mean and interval
+
+
+def shots_order(shots: str) -> tuple:
+    "Sorts numbers of shots: of every answer, then as they come, then all; each by its number."
+    number, _, as_they_come = shots.partition("_")
+    return not number.isdigit(), bool(as_they_come), int(number) if number.isdigit() else 0
 
 
 def summarised(
-    curves: Mapping[str, Tensor],  # "start/shots" -> percent [S, T]
+    curves: Mapping[str, Tensor],  # few-shot rows: method id -> percent [S, T]; controls are left out
     cells: Sequence[str] | None = None,  # [T] cell of each task; None: each is its own
 ) -> Curves:
-    "Means of few-shot scores with their 95 % intervals, by number of shots."
+    "Means of few-shot scores with their 95 % intervals, by row and number of shots."
     seeds, tasks = next(iter(curves.values())).shape
-    draws, found = Bootstrap(tasks, seeds, groups=cells), dict[str, dict[str, tuple[float, tuple[float, float]]]]()
-    number = lambda name: float(name.split("/")[1].replace("all", "inf"))  # files list 10 before 2
-    for name, scores in sorted(curves.items(), key=lambda item: number(item[0])):
-        start, shots = name.split("/")
-        found.setdefault(STARTS[start], {})[shots] = scores.mean().item(), draws.interval(scores)
+    draws, found = Bootstrap(tasks, seeds, groups=cells), Curves()
+    methods = [method for method in map(Method.parse, curves) if not method.control]
+    for method in sorted(methods, key=lambda method: shots_order(method.shots or "all")):
+        scores, row = curves[str(method)], replace(method, shots="")
+        summary = scores.mean().item(), draws.interval(scores)
+        found.setdefault(STARTS.get(str(row), row.label), {})[method.shots or "all"] = summary
     return found
 
 
 def few_shot_rows(curves: Curves) -> str:
-    "Few-shot curves as a Markdown table, percent with intervals."
-    shots = next(iter(curves.values()))
-    lines = [markdown_row(["Start", *(f"{n} shots" for n in shots)]), markdown_row(["---", *["---:"] * len(shots)])]
+    "Few-shot rows as a Markdown table, percent with intervals."
+    shots = sorted({n for row in curves.values() for n in row}, key=shots_order)
+    names = [n.replace("_", " ") if "_" in n else f"{n} shots" for n in shots]
+    lines = [markdown_row(["Start", *names]), markdown_row(["---", *["---:"] * len(shots)])]
     lines += [
-        markdown_row([start, *(plain(mean, interval) for mean, interval in row.values())])
-        for start, row in curves.items()
+        markdown_row([start, *(plain(*row[n]) if n in row else "" for n in shots)]) for start, row in curves.items()
     ]
     return "\n".join(lines) + "\n"
 
 
 def few_shot_figure(curves: Curves) -> Axes:
-    "Few-shot curves with 95 % bands."
-    shots = [int(n) if n.isdigit() else n for n in next(iter(curves.values()))]
-    means = {start: [mean for mean, _ in row.values()] for start, row in curves.items()}
-    bands = {start: [interval for _, interval in row.values()] for start, row in curves.items()}
+    "Few-shot curves of the usual starts with 95 % bands, over pictures of every answer."
+    usual = {start: row for start, row in curves.items() if start in STARTS.values()}
+    shots = [n for n in next(iter(usual.values())) if "_" not in n]
+    means = {start: [row[n][0] for n in shots] for start, row in usual.items()}
+    bands = {start: [row[n][1] for n in shots] for start, row in usual.items()}
     return few_shot_curve(shots, means, bands)

@@ -18,7 +18,7 @@ from .experiment import Experiment
 from .fewshot import SHOTS, Shots
 from .overrides import override
 from .recipe import PAPER, Generator, Recipe
-from .rows import ROWS
+from .rows import FEW_SHOT_ROWS, ROWS
 from ..hypernet.metatrain import Adaptation
 
 # %% ../../nbs/7_evaluation/appendix/presets.ipynb #1f59bbe3
@@ -43,6 +43,18 @@ class Preset:
         own = {path: value for path, value in changes.items() if path not in theirs}
         paper = self.paper and override(self.paper, {k.removeprefix("paper."): v for k, v in theirs.items()})
         return replace(self, recipe=override(self.recipe, own), paper=paper)
+
+    @property
+    def zero_shot_methods(self) -> tuple[str, ...]:
+        "Rows that see no picture of their task."
+        return tuple(id for id in self.methods if id not in FEW_SHOT_ROWS)
+
+    @property
+    def few_shot_methods(self) -> tuple[str, ...]:
+        "Rows that see pictures: the curves of `kinds`, and those among the methods."
+        starts = {"hnet": "few_shot", "hvae": "few_shot~hvae"}
+        curves = [row for kind in self.kinds for row in (starts[kind], f"few_shot~{kind}_hyperldm_g1.5")]
+        return tuple(dict.fromkeys([*curves, *(id for id in self.methods if id in FEW_SHOT_ROWS)]))
 
 
 def shortened(

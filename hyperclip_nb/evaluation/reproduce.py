@@ -29,6 +29,7 @@ from hyperclip_nb.evaluation.claims import (
     summarised,
     what_generation_brings,
 )
+from .classification import classification_table, classify_split
 from .experiment import Experiment
 from .overrides import differences
 from .presets import PRESETS, Preset, Source, run_folder
@@ -48,20 +49,20 @@ def collected(
     x: Experiment,
     preset: Preset,
     seeds: Sequence[int],  # all of them scored
-) -> tuple[dict[str, Scored], Chosen, Scores]:  # rows, what was chosen for them, few-shot curves by "start/shots"
+) -> tuple[dict[str, Scored], Chosen, Scores]:  # rows, what was chosen for them, few-shot rows at every number of shots
     "What `run_seeds` left in the run."
     flat, chosen = gather(x.run, seeds, "scores")
     scored = unflattened(flat)
-    curves, steps = gather(x.run, seeds, "few_shot")
+    curves, picked = gather(x.run, seeds, "few_shot")
+    whole = [id for id in curves if not Method.parse(id).shots]
+    scored |= {id: Scored(curves[id]) for id in whole}
+    chosen |= {id: picked[id] for id in whole if id in picked}
     if preset.paper is not None and preset.paper_methods:
         as_paper = lambda id: str(replace(Method.parse(id), variant="paper"))
-        theirs, picked = gather(Run.open(x.run.path / "paper"), seeds, "scores")
+        theirs, settings = gather(Run.open(x.run.path / "paper"), seeds, "scores")
         scored |= {as_paper(id): found for id, found in unflattened(theirs).items()}
-        chosen |= {as_paper(id): settings for id, settings in picked.items()}
+        chosen |= {as_paper(id): found for id, found in settings.items()}
     scored |= {id: Scored(value[None]) for id, value in score_fixed(x).items()}
-    for kind in preset.kinds:
-        row = str(Method(name="few_shot", generator=kind))
-        scored[row], chosen[row] = Scored(curves[f"{kind}/all"]), {"steps": steps[kind]["all"]}
     return scored, chosen, curves
 
 
@@ -87,7 +88,7 @@ def more_tables(
     scores: Scores,  # [S, T] each
     curves: Scores,
 ) -> str:  # Markdown
-    "What stands below the table: sentences, claims, probabilities, few-shot curves, families, and the audit."
+    "What stands below the table: sentences, claims, probabilities, few-shot curves, families and more."
     tasks = x.sets["test"].tasks
     families, cells = [task.family or "all" for task in tasks], cells_of(tasks)
     own = {id: value for id, value in scores.items() if not Method.parse(id).control}
@@ -95,9 +96,12 @@ def more_tables(
         "What generation brings": what_generation_brings(results) + "\n",
         "What is claimed": claims_table(results.claims or []),
         "How good the probabilities are": calibration_table(results),
-        "Few-shot curves": few_shot_rows(summarised(curves, cells)),
+        **({"Few-shot curves": few_shot_rows(summarised(curves, cells))} if curves else {}),
         "By family": family_table(own, families),
     }
+    if kinds := [kind for kind in GENERATORS if f"{kind}_hyperclip" in preset.methods and preset.audit]:
+        picked = {kind: {split: classify_split(x, kind, 0, split) for split in ("train", "test")} for kind in kinds}
+        sections["Task classification with HyperCLIP, seed 0"] = classification_table(picked)
     if audited(preset):
         sections["Memorisation audit"] = audit_tables(x.run, results.seeds)
     return "".join(f"\n## {title}\n\n{text}" for title, text in sections.items())
@@ -177,7 +181,7 @@ def reproduce(
     figures = {
         "forest": results_figure(results),
         "reliability": reliability_figure(results),
-        "few_shot": few_shot_figure(summarised(curves, cells)),
+        **({"few_shot": few_shot_figure(summarised(curves, cells))} if curves else {}),
     }
     for title, axes in figures.items():
         figure: Any = axes.figure

@@ -18,18 +18,18 @@ import torch
 from torch import Tensor
 
 from ..core.runs import Run
-from ..core.seeds import seeded
 from ..core.training import progress
 from ..core.workers import side_by_side
 from .audit import MEASURED, audit_seed
 from .calibration import Probabilities, Scored
 from .controls import chance, majority
 from .experiment import Experiment
-from .fewshot import SHOTS, Shots, choose_steps, few_shot_scores, few_shot_table
+from .fewshot import SHOTS, Shots
+from .learners import score_few_shot_row
 from .methods import train_method
 from .presets import Preset, Source
-from .recipe import Generator, to_kept
-from .rows import GENERATORS, ROWS, Method, check_rows
+from .recipe import to_kept
+from .rows import FEW_SHOT_ROWS, GENERATORS, ROWS, Method, check_rows
 from .scoring import measure, no_questions, on_validation, shuffled_questions
 
 # %% ../../nbs/7_evaluation/appendix/seeds.ipynb #d6cb01cc
@@ -85,30 +85,20 @@ def score_fixed(experiment: Experiment, split: str = "test") -> dict[str, Tensor
 def score_few_shot(
     experiment: Experiment,
     seed: int,
-    kinds: Sequence[Generator] = ("hnet", "hvae"),
+    rows: Sequence[str] = FEW_SHOT_ROWS,  # ids, without shots and frequencies
     shots: Sequence[Shots] = SHOTS,
     split: str = "test",
     repeats: int = 1,  # draws of support images
-) -> tuple[dict[str, dict[Shots, Tensor]], Chosen]:  # start -> shots -> [T] percent
-    "Few-shot curves of the generators, from the start that meta-training gives and from a guided one."
-    x, curves, chosen = experiment, {}, {}
-    steps, draws = (0, *x.recipe.few_shot_steps), {"repeats": repeats, "seed": seed}
-    for kind in kinds:
-        generate, how = x.generator(kind, seed), replace(x.recipe.stored, steps=1)
-        plain = x.hnet(seed).z0 if kind == "hnet" else x.latents(kind, seed).flatten(0, 1).mean(0)
-        guided = {
-            on: x.sample(kind, seed, x.embeddings[on], gamma=1.5, samples=10, generator=seeded(seed, "start", on)).mean(
-                0
-            )
-            for on in ("val", split)
-        }
-        for name, start in {kind: {"val": plain, split: plain}, f"{kind}_hyperldm_g1.5": guided}.items():
-            some = [n for n in shots if n != 0]
-            table = few_shot_table(generate, start["val"], x.sets["val"], some, how, steps, **draws)
-            best = choose_steps(table, steps)
-            curves[name] = few_shot_scores(generate, start[split], x.sets[split], shots, how, {0: 0, **best}, **draws)
-            chosen[name] = {str(n): k for n, k in best.items()}
-    return curves, chosen
+    controls: bool = True,  # shuffled questions with the whole support set, too
+) -> tuple[dict[str, Tensor], Chosen]:  # method id -> [T] percent
+    "Train what is missing, then score every few-shot row of one seed."
+    check_rows(rows)
+    scores, chosen = dict[str, Tensor](), Chosen()
+    for id in progress(rows, desc=f"seed {seed}, few-shot rows"):
+        found, settings = score_few_shot_row(experiment, seed, id, shots, split, repeats, controls)
+        scores |= found
+        chosen |= settings
+    return scores, chosen
 
 # %% ../../nbs/7_evaluation/appendix/seeds.ipynb #cfdc8d6a
 MEASURES = ("accuracy", "raw.nll", "raw.bins", "tempered.nll", "tempered.bins", "temperature", "validation")
@@ -176,17 +166,15 @@ def run_seed(
     x = source.open(Run.open(out), preset.recipe, device)
     settings = {"data": x.parts.data, "recipe": to_kept(preset.recipe), "seed": seed}
 
-    def curves() -> dict[str, Tensor]:
-        found, chosen = score_few_shot(x, seed, preset.kinds, preset.shots)
-        return packed({f"{start}/{n}": value for start, rows in found.items() for n, value in rows.items()}, chosen)
-
     def rows(x: Experiment, methods: Sequence[str]) -> dict[str, Tensor]:
         scored, chosen = measure_seed(x, seed, methods)
         return packed(flattened(scored), chosen)
 
-    measured = {"measures": MEASURES, "methods": preset.methods}
-    x.run.part(f"scores-{seed}", {**settings, **measured}, lambda: rows(x, preset.methods))
-    x.run.part(f"few_shot-{seed}", {**settings, "shots": preset.shots, "kinds": preset.kinds}, curves)
+    methods, few = preset.zero_shot_methods, preset.few_shot_methods
+    measured = {"measures": MEASURES, "methods": methods}
+    x.run.part(f"scores-{seed}", {**settings, **measured}, lambda: rows(x, methods))
+    curves = lambda: packed(*score_few_shot(x, seed, few, preset.shots))
+    x.run.part(f"few_shot-{seed}", {**settings, "methods": few, "shots": preset.shots}, curves)
     if audited(preset):
         x.run.part(f"audit-{seed}", {**settings, "measures": MEASURED}, lambda: packed(audit_seed(x, seed), {}))
     if preset.paper is not None and preset.paper_methods:
