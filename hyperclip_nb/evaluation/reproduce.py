@@ -129,7 +129,7 @@ def reproduce(
     results = tabulate(
         scores,
         n=x.sets["test"].query_size.cpu(),
-        dataset=source.name,
+        dataset=source.title,
         world_seed=world,
         seeds=numbers,
         chosen=chosen,
