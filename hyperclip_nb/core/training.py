@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
@@ -34,7 +34,8 @@ Schedule = Literal["constant", "linear", "cosine"]
 class TrainConfig:
     "How long and how fast to optimise; nothing about models or paths."
 
-    steps: int = 2_000  # optimiser updates
+    steps: int | None = None  # optimiser updates; None: 2,000, unless epochs are given
+    epochs: float | None = None  # in place of steps: how often every item is seen (see `for_items`)
     lr: float = 1e-3  # highest learning rate
     clip: float = 10.0  # ceiling of the gradient's norm, applied before the step; inf: none
     weight_decay: float = 0.0  # above 0: AdamW instead of Adam
@@ -43,21 +44,57 @@ class TrainConfig:
     seed: int = 0  # of every batch and every draw inside the loss
 
     def __post_init__(self):
+        if self.steps is None and self.epochs is None:
+            object.__setattr__(self, "steps", 2_000)
         whole = lambda number: isinstance(number, int)
+        steps, epochs = self.steps, self.epochs
         check_fields(
             self,
-            ("steps", whole(self.steps) and self.steps >= 1, "a whole number of at least 1"),
+            ("steps", steps is None or whole(steps) and steps >= 1, "a whole number of at least 1"),
+            ("epochs", epochs is None or 0 < epochs < math.inf, "a positive number"),
+            ("epochs", epochs is None or steps is None, f"None beside {steps} steps"),
             ("lr", 0 < self.lr < math.inf, "a positive number"),
             ("clip", self.clip > 0, "a positive number or inf"),
             ("weight_decay", 0 <= self.weight_decay < math.inf, "0 or a positive number"),
             ("schedule", self.schedule in get_args(Schedule), "'constant', 'linear' or 'cosine'"),
             (
                 "warmup",
-                whole(self.warmup) and 0 <= self.warmup < self.steps,
-                f"a whole number from 0 to {self.steps - 1}",
+                whole(self.warmup) and 0 <= self.warmup < (steps or math.inf),
+                f"a whole number from 0 to {steps - 1}" if steps else "a whole number of 0 or more",
             ),
             ("seed", whole(self.seed), "a whole number"),
         )
+
+    @property
+    def updates(self) -> int:
+        "Optimiser updates. Raises `ValueError` for epochs of nobody knows how many items."
+        if self.steps is None:
+            raise ValueError(
+                f"TrainConfig.steps: expected a number of steps, got {self.epochs:g} epochs; `for_items` counts them"
+            )
+        return self.steps
+
+    def for_items(
+        self,
+        items: int,  # that an epoch sees once, for example tasks
+        batch: int,  # items of a step
+    ) -> "TrainConfig":  # with steps
+        "The same length in steps. Raises `ValueError` for no items, and for a warm-up that is longer than all of it."
+        if items < 1 or batch < 1:
+            raise ValueError(f"expected at least 1 item and a batch of at least 1, got {items} and {batch}")
+        if self.epochs is None:
+            return self
+        return replace(self, steps=max(1, round(self.epochs * math.ceil(items / batch))), epochs=None)
+
+    def shortened(
+        self,
+        factor: float,  # of its length
+    ) -> "TrainConfig":
+        "The same with fewer or more steps, at least two, or epochs."
+        if self.epochs is not None:
+            return replace(self, epochs=self.epochs * factor, warmup=round(self.warmup * factor))
+        steps = max(2, round(self.updates * factor))
+        return replace(self, steps=steps, warmup=min(self.warmup, steps - 1))
 
 
 def lr_at(
@@ -67,7 +104,7 @@ def lr_at(
     "Linear warm-up, then constant, linear or half a cosine."
     if step < config.warmup:
         return (step + 1) / (config.warmup + 1)
-    done = (step - config.warmup) / (config.steps - config.warmup)
+    done = (step - config.warmup) / (config.updates - config.warmup)
     return {"constant": 1.0, "linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2}[config.schedule]
 
 # %% ../../nbs/0_core/02_training.ipynb #347199f3
@@ -173,6 +210,7 @@ class fit(Steps):
         *,
         start: int = 0,  # steps already done
     ):
+        config.updates  # noqa: B018  # refuses epochs before anything is done
         self.model = model if isinstance(model, nn.Module) else None
         groups = as_groups(model)
         self.params = [p for group in groups for p in group["params"]]
@@ -183,10 +221,10 @@ class fit(Steps):
         self.loss_fn, self.batches, self.config, self.step = loss_fn, batches, config, start
 
     def __len__(self) -> int:
-        return self.config.steps
+        return self.config.updates
 
     def __next__(self) -> Update:
-        if self.step >= self.config.steps:
+        if self.step >= len(self):
             raise StopIteration
         began, config = time.perf_counter(), self.config
         for group, lr in zip(self.optimizer.param_groups, self.base_lrs):

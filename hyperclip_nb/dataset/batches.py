@@ -301,6 +301,23 @@ class TaskSet:
         first, second = _deal(self.sizes("all")[ids], support, query, generator)
         return self.gather(ids, *first), self.gather(ids, *second)
 
+    def episode(
+        self,
+        ids: Tensor,  # [T] which tasks
+        support: int | None,  # examples to adapt on; None, for both: the task's own sets, whole
+        query: int | None,  # examples to judge the adaptation on
+        generator: torch.Generator,  # draws them
+        adapts: bool = True,  # False: nothing is adapted, so what is whole is all examples of a task, twice
+    ) -> tuple[TaskBatch, TaskBatch] | tuple[Ragged, Ragged]:
+        "Support and query sets of the same tasks for a step of meta-training."
+        if support is not None and query is not None:
+            return self.split(ids, support, query, generator)
+        if not adapts:
+            everything = self.ragged(ids, "all")
+            return everything, everything
+        first = self.ragged(ids, "support")
+        return first, self.ragged(first.index, "query", sort=False)
+
     def shots(
         self,
         ids: Tensor,  # [T] which tasks

@@ -91,7 +91,9 @@ def train_small_clip(
     settings = small_clip_config(tokenizer.vocab_size)
     model = open_clip.CLIP(**settings).to(memory_format=torch.channels_last)
     loss_of, normalize = open_clip.ClipLoss(), SMALL_PICTURES.normalize
-    stream = iter(DataLoader(Pairs(tokenizer, config.steps, batch, config.seed), batch_size=None, num_workers=workers))
+    stream = iter(
+        DataLoader(Pairs(tokenizer, config.updates, batch, config.seed), batch_size=None, num_workers=workers)
+    )
 
     def loss(pairs: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         pictures, tokens = pairs

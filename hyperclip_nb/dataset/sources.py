@@ -21,7 +21,7 @@ from torch import Tensor
 from ..core.files import FileError
 from ..core.runs import data_dir
 from ..core.training import torch_threads
-from .batches import Ragged, TaskBatch, TaskSet
+from .batches import Ragged, Scale, TaskBatch, TaskSet
 from .coco_tasks import CocoObjects, draw_coco_tasks, read_objects
 from .features import BankIndex, FeatureBank, build_bank
 from .meta_vqa import FILES, load_meta_vqa
@@ -238,13 +238,11 @@ class MixedEpisodes:
         self,
         tasks: TaskSet,  # own tasks, then extra ones
         generator: torch.Generator,  # draws tasks and examples
+        adapts: bool = True,  # False: nothing is adapted (see `TaskSet.episode`)
     ) -> tuple[TaskBatch, TaskBatch] | tuple[Ragged, Ragged]:  # support and query sets of the same tasks
         "A mixed meta-batch, and a fresh split of each task's examples."
         ids = self.ids(len(tasks), generator).to(tasks.device)
-        if self.support is not None and self.query is not None:
-            return tasks.split(ids, self.support, self.query, generator)
-        support = tasks.ragged(ids, "support")
-        return support, tasks.ragged(support.index, "query", sort=False)
+        return tasks.episode(ids, self.support, self.query, generator, adapts)
 
 # %% ../../nbs/1_dataset/08_sources.ipynb #eb6ba63b
 def with_coco_tasks(
@@ -255,6 +253,7 @@ def with_coco_tasks(
     seed: int = 0,
     extra: float = 0.5,  # share of a batch that they fill
     device: str | torch.device = "cpu",
+    scale: Scale = "unit",  # length of image features
 ) -> tuple[TaskSet, MixedEpisodes]:  # what `fit_meta` takes as `tasks` and as `episodes`
     "Training tasks and extended COCO tasks for an unconditional generator. Raises `FileError` for missing features."
     held_out = {image for name in ("val", "test") for task in splits.get(name, []) for image in task.images}
@@ -263,4 +262,5 @@ def with_coco_tasks(
         objects, 10 * len(splits["train"]) if tasks is None else tasks, seed, template=COCO_TEMPLATE
     )
     _require(bank, drawn, Path(instances))
-    return TaskSet([*splits["train"], *drawn], bank, device), MixedEpisodes(own=len(splits["train"]), extra=extra)
+    both = TaskSet([*splits["train"], *drawn], bank, device, scale=scale)
+    return both, MixedEpisodes(own=len(splits["train"]), extra=extra)

@@ -129,7 +129,7 @@ class LDMConfig:
                 raise ValueError(f"LDMConfig.{name}: expected {want}, got {getattr(self, name)!r}")
 
 
-PAPER_TRAINING = TrainConfig(lr=2.5e-4, steps=7_000)  # 1000 epochs over 870 tasks in batches of 128
+PAPER_TRAINING = TrainConfig(lr=2.5e-4, epochs=1_000)  # an epoch sees every task once, in some view
 
 # %% ../../nbs/5_diffusion/04_hyperldm.ipynb #531e1af4
 def train_hyperldm(
@@ -151,7 +151,8 @@ def train_hyperldm(
             wanted = [*latents.shape, latents.shape[-1]]
             raise ValueError(f"curvature: expected [V, T, Z, Z] = {wanted}, got {list(curvature.shape)}")
     student, encode = copy.deepcopy(ldm.denoiser).requires_grad_(True).train(), ldm.standardizer.encode
-    ema = EMA(student, config.ema_decay, after=int(config.ema_from * train.steps))
+    train = train.for_items(len(embeddings), config.batch)
+    ema = EMA(student, config.ema_decay, after=int(config.ema_from * train.updates))
     ldm.denoiser = cast(Denoiser, ema.module)
     views, tasks, size = latents.shape
     if curvature is not None:

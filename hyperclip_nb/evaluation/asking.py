@@ -20,7 +20,7 @@ from ..core.blocks import check_bounds, check_finite
 from ..core.files import RunError
 from ..core.runs import Run
 from ..core.seeds import seeded
-from ..dataset.batches import TaskBatch, TaskSet
+from ..dataset.batches import Scale, TaskBatch, TaskSet
 from ..dataset.encoders import ClipEncoder
 from ..dataset.features import BankIndex, BankManifest, FeatureBank
 from hyperclip_nb.dataset.questions import (
@@ -158,11 +158,16 @@ def task_for(
     return task, truth is not None
 
 
-def one_task(task: Task, encoder: ClipEncoder, device: str | torch.device = "cpu") -> TaskSet:
+def one_task(
+    task: Task,
+    encoder: ClipEncoder,
+    device: str | torch.device = "cpu",
+    scale: Scale = "unit",  # length of image features
+) -> TaskSet:
     "A task of its own, with pictures and prompts encoded now."
     index, manifest = BankIndex.of([task]), BankManifest(encoder={}, dtype="float32", shard=1, complete=True)
     images, prompts = encoder.encode_images(draw_images(index.images)), encoder.encode_texts(index.prompts)
-    return TaskSet([task], FeatureBank(Path(), manifest, index, images, prompts, {}), device)
+    return TaskSet([task], FeatureBank(Path(), manifest, index, images, prompts, {}), device, scale=scale)
 
 # %% ../../nbs/7_evaluation/08_asking.ipynb #49a6fc64
 def encode_question(
@@ -262,7 +267,7 @@ def ask(
     x, encoder = experiment, load_small_clip(experiment.device)
     task, known = task_for(question, answers, scenes_world(x.run), support=0, query=count, fresh=True)
     w = weights_for_question(x, task.question, seed, kind=kind, gamma=gamma, samples=samples, encoder=encoder)
-    tasks = one_task(task, encoder, x.device)
+    tasks = one_task(task, encoder, x.device, x.recipe.feature_scale)
     batch = tasks.batch(tasks.all_ids, "query")
     before, after = (answers_together(networks, batch, x.layout) for networks in (x.zero_shot, w))
     images, labels = zip(*task.query)

@@ -20,7 +20,7 @@ from ..core.blocks import NumbersError, check_finite
 from ..core.files import RunError
 from ..core.runs import Run, checkpointed
 from ..core.training import Steps, progress
-from .recipe import EARLIER, NEEDS, Recipe, fields_of
+from .recipe import EARLIER, NEEDS, Recipe, fields_of, to_kept
 
 # %% ../../nbs/7_evaluation/appendix/parts.ipynb #91f05036
 def announce(text: str) -> None:
@@ -56,12 +56,12 @@ class Parts:
 
     def settings(self, part: str, seed: int, condition: str | None = None) -> tuple[str, dict[str, Any]]:
         "The name of a part, and all that decides its content."
-        fields = fields_of(part)
+        fields, kept = fields_of(part, self.recipe), to_kept(self.recipe)
         if (regression := f"{condition}_question_regression") in NEEDS:
-            fields |= fields_of(regression)
+            fields |= fields_of(regression, self.recipe)
         name = "-".join(filter(None, [part, condition, str(seed)]))
         given = {"given": condition} if condition else {}  # as version 0.1 called it: its parts shall be found
-        return name, {"data": self.data, "seed": seed, **given} | {f: getattr(self.recipe, f) for f in sorted(fields)}
+        return name, {"data": self.data, "seed": seed, **given} | {f: kept[f] for f in sorted(fields) if f in kept}
 
     def kept(
         self,

@@ -30,7 +30,7 @@ from ..hypernet.film import FiLM
 from ..hypernet.finetune import draw_views, finetune
 from ..hypernet.hvae import HVAE, hvae_latents, sample_posterior, train_hvae
 from ..hypernet.hypernetworks import HNet, MNet, WeightGenerator
-from ..hypernet.metatrain import Episodes, fit_meta
+from ..hypernet.metatrain import Adaptation, Episodes, fit_meta
 from ..hypernet.store import store_adaptations
 
 # %% ../../nbs/7_evaluation/appendix/trainings.ipynb #8a556acf
@@ -68,9 +68,8 @@ def mnet_maml(layout: WeightLayout, drawn: Drawn, r: Recipe, seed: int) -> Train
     "An initialisation of the weights (paper, algorithm 3)."
     tasks, episodes = drawn
     model, config = MNet(layout, seeded(seed, "mnet")).to(tasks.device), replace(r.mnet, seed=seed)
-    return Training(
-        model, lambda: fit_meta(model, tasks, config, adaptation=r.inner, anchor=r.anchor, episodes=episodes)
-    )
+    how = {"adaptation": r.inner, "order": r.order, "anchor": r.anchor, "episodes": episodes}
+    return Training(model, lambda: fit_meta(model, tasks, config, **how))
 
 # %% ../../nbs/7_evaluation/appendix/trainings.ipynb #a747edbe
 class Finetuned(NamedTuple):
@@ -83,7 +82,7 @@ class Finetuned(NamedTuple):
 
 def fine_tuned(start: MNet, tasks: TaskSet, r: Recipe, seed: int) -> Finetuned:
     "Each training task several times over (paper, first line of algorithm 8)."
-    seen = draw_views(tasks, r.views, r.hvae_fraction, seed=step_seed(seed, "hvae"))
+    seen = draw_views(tasks, r.hvae_views or r.views, r.hvae_fraction, seed=step_seed(seed, "hvae"))
     return Finetuned(start.z0, finetune(start, tasks, r.finetuned, seen, seed=step_seed(seed, "hvae")), seen)
 
 
@@ -93,31 +92,37 @@ def hnet(layout: WeightLayout, drawn: Drawn, start: Tensor | None, r: Recipe, se
     size, widths, generator = r.latent_size, r.hnet_hidden, seeded(seed, "hnet")
     model = HNet(layout, size, widths, output_gain=r.hnet_gain, start=start, generator=generator).to(tasks.device)
     config = replace(r.hnet, seed=seed)
-    return Training(
-        model, lambda: fit_meta(model, tasks, config, adaptation=r.inner, anchor=r.anchor, episodes=episodes)
-    )
+    how = {"adaptation": r.inner, "order": r.order, "anchor": r.anchor, "episodes": episodes}
+    return Training(model, lambda: fit_meta(model, tasks, config, **how))
 
 
-def components(wanted: int | None, tasks: TaskSet, layout: WeightLayout, r: Recipe) -> int | None:
+def components(
+    wanted: int | None,
+    adaptations: int,  # views times tasks
+    layout: WeightLayout,
+) -> int | None:
     "No more principal components than a small data set can tell: half as many as it has adaptations."
-    return None if wanted is None else min(wanted, r.views * len(tasks) // 2, layout.size)
+    return None if wanted is None else min(wanted, adaptations // 2, layout.size)
 
 
 def hvae(
     layout: WeightLayout,
-    tasks: TaskSet,
+    tasks: TaskSet,  # those that were fine-tuned
+    own: int,  # how many of them are training tasks: an epoch is as long as without the others
     finetuned: Callable[[], Finetuned],  # called where there is something to train
     r: Recipe,
     seed: int,
 ) -> Training:
     "The decoder of a variational autoencoder of fine-tuned weights (paper, algorithm 8)."
-    config = replace(r.hvae, components=components(r.hvae.components, tasks, layout, r))
+    adaptations = (r.hvae_views or r.views) * len(tasks)
+    config = replace(r.hvae, components=components(r.hvae.components, adaptations, layout))
+    train = replace(r.hvae_training, seed=seed).for_items(own, r.hvae_loss.batch)
     model = HVAE(layout, config, seed).to(tasks.device)
 
     def steps() -> Steps:
         start, weights, seen = finetuned()
         model.load_state_dict(HVAE.make(layout, weights, start, config, seed).state_dict())
-        return train_hvae(model, weights, tasks, seen, replace(r.hvae_training, seed=seed), r.hvae_loss)
+        return train_hvae(model, weights, tasks, seen, train, r.hvae_loss)
 
     return Training(model, steps)
 
@@ -129,17 +134,22 @@ class Stored(NamedTuple):
     std: Tensor  # [T, Z] between views, or [V, T, Z] of the posterior
 
 
-def hnet_stored(generator: HNet, tasks: TaskSet, r: Recipe, seed: int) -> Stored:
+def hnet_stored(generator: HNet, tasks: TaskSet, adaptation: Adaptation, r: Recipe, seed: int) -> Stored:
     "Adapted latents, and their standard deviation between views (paper, algorithms 9 and 12)."
-    latents = store_adaptations(generator, tasks, r.stored, views=r.views, seed=step_seed(seed, "store"))
+    latents = store_adaptations(generator, tasks, adaptation, views=r.views, seed=step_seed(seed, "store"))
     return Stored(latents, latents.std(0) if r.views > 1 else latents.new_zeros(latents.shape[1:]))
 
 
-def hvae_stored(generator: HVAE, weights: Tensor, r: Recipe, seed: int) -> Stored:
-    "Encoded weights, and the posterior's standard deviation (paper, algorithms 10 and 13)."
-    mean, std = hvae_latents(generator, weights)
-    drawn = sample_posterior(mean, std, seeded(seed, "posterior"), r.posterior) if r.posterior else mean
-    return Stored(drawn, std)
+def hvae_stored(
+    generator: HVAE,
+    weights: Tensor,  # [V, T', P] fine-tuned
+    ids: Tensor | None,  # [T] which of them are wanted; None: all
+) -> Stored:
+    "Means and standard deviations of the posteriors of fine-tuned weights (paper, algorithms 10 and 13)."
+    if ids is None:
+        return Stored(*hvae_latents(generator, weights))
+    views = (hvae_latents(generator, view[ids.to(view.device)]) for view in weights)  # a view at a time is copied
+    return Stored(*map(torch.stack, zip(*views)))
 
 # %% ../../nbs/7_evaluation/appendix/trainings.ipynb #bcc3eae2
 ConditionalKind = Literal["cond_multitask", "cond_multitask_film", "cond_hnet_maml"]
@@ -150,7 +160,7 @@ def conditional(
     layout: WeightLayout,
     train: tuple[TaskSet, Tensor],  # tasks, and their conditions [T, D]
     val: tuple[TaskSet, Tensor],
-    start: Tensor | None,  # [P] weights to start near; FiLM needs some
+    start: Tensor | None,  # [P] weights to start near; None: near the identity
     r: Recipe,
     seed: int,
 ) -> Training:
@@ -170,9 +180,11 @@ def conditional(
         tasks,
         replace(config[kind], seed=seed),
         adaptation=r.inner if maml else None,
+        order=r.order,
         anchor=r.anchor if maml else 0.0,
         embeddings=conditions,
         embedding_noise=r.conditional_noise,
+        episodes=r.episodes,
     )
     return Training(model, lambda: best_on_validation(steps(), model, lambda: model(val[1]), val[0], layout))
 
@@ -196,15 +208,19 @@ def hyperldm(
     conditions: Tensor,  # [T, D]
     r: Recipe,
     seed: int,
+    std: Tensor | None = None,  # [V, T, Z] of the posterior, from which latents are drawn anew at each step
+    curvature: Tensor | None = None,  # [V, T, Z, Z] that the error is weighted with
 ) -> tuple[HyperLDM, Training]:  # untrained, and the training of its denoiser
     "Latent diffusion (paper, algorithms 12 and 13); what is kept is the average over training."
     kind = PublishedDenoiser if r.denoiser_kind == "published" else Denoiser
-    scaler = Standardizer(latents, r.scale).to(latents.device)
+    drawn = latents if std is None else sample_posterior(latents, std, seeded(seed, "posterior"))
+    scaler = Standardizer(drawn, r.scale).to(latents.device)
     sizes = conditions.shape[1], latents.shape[-1]
     ldm = HyperLDM.make(*sizes, scaler, r.diffusion, r.denoiser, kind, step_seed(seed, "hyperldm"))
     ldm.denoiser.to(latents.device)
     # This puts the average, which is what the loop fills, into ldm.denoiser.
-    steps = train_hyperldm(ldm, latents, conditions, replace(r.hyperldm, seed=seed), r.ldm)
+    train = replace(r.hyperldm, seed=seed)
+    steps = train_hyperldm(ldm, latents, conditions, train, r.ldm, curvature=curvature, std=std)
     return ldm, Training(ldm.denoiser, lambda: steps)
 
 
@@ -218,9 +234,10 @@ def hyperclip(
 ) -> Training:
     "The CLIP of weights and questions (paper, algorithms 9 and 10)."
     layout, (latents, std) = generator.layout, stored
-    config = replace(r.hyperclip, components=components(r.hyperclip.components, tasks, layout, r))
+    config = replace(r.hyperclip, components=components(r.hyperclip.components, r.views * len(tasks), layout))
+    few = max(1, 200_000_000 // (len(tasks) * layout.size))  # views whose weights are held in memory
     with torch.no_grad():
-        sample = generator(latents.flatten(0, 1)) if config.components else None
+        sample = generator(latents[:few].flatten(0, 1)) if config.components else None
     model = HyperCLIP.make(layout, sample, conditions.shape[1], config, seed).to(latents.device)
     train = replace(r.hyperclip_training, seed=seed)
     return Training(model, lambda: train_hyperclip(model, generator, latents, conditions, train, r.contrast, std))

@@ -126,7 +126,7 @@ def ask_question(
         which: Any = x.recipe.question  # which encoder
         embedding = encoder.encode_texts([task.question], which).to(x.device)
         own = bool(split) and x.sets[split].tasks[row] == task
-        tasks = x.sets[split] if own else one_task(task, encoder, x.device)
+        tasks = x.sets[split] if own else one_task(task, encoder, x.device, x.recipe.feature_scale)
     ids = torch.tensor([row if own else 0], device=x.device)
     notes = _notes(task, tasks.batch(ids, "query").answers[0], encoder)
     if not scored:

@@ -37,7 +37,6 @@ from hyperclip_nb.evaluation.asking import (
     scenes_world,
 )
 from ..evaluation.experiment import Experiment, Questions, scenes_experiment
-from ..evaluation.methods import hyperclip_walk
 from ..evaluation.recipe import Generator, Recipe
 from .choice import Asked, Choice, ask_question
 from ..hypernet.metatrain import Adaptation, adaptation_path
@@ -117,7 +116,7 @@ class Explorer:
         x, c = self.experiment, choice
         questions: Questions = {x.recipe.question: asked.embedding}
         if c.guidance == "hyperclip":
-            return trajectory(hyperclip_walk(x, c.kind, self.seed, questions, c.steps, c.prior)).detach()
+            return trajectory(x.walk(c.kind, self.seed, questions, c.steps, c.prior)).detach()
         how = {"gamma": c.gamma, "sampler": c.sampler, "steps": min(c.steps, x.recipe.diffusion.timesteps)}
         paths = [
             x.sample_path(c.kind, self.seed, questions, samples=BLOCK, generator=g, **how)

@@ -195,7 +195,7 @@ def linear_readout(
     return lambda z: F.linear(features(z), product, constant)
 
 # %% ../../nbs/4_guidance/01_hyperclip.ipynb #a9f3af00
-PAPER_CONTRAST = TrainConfig(lr=3e-4, steps=8_400)  # 600 epochs over 870 tasks in batches of 64
+PAPER_CONTRAST = TrainConfig(lr=3e-4, epochs=600)  # an epoch sees every task once, in some view
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,10 +264,11 @@ def train_hyperclip(
         student.eval()
         return loss
 
+    train = train.for_items(tasks, config.batch)
     updates = fit(student, loss_fn, batches, train)
     if not config.ema_decay:
         return updates
-    ema = EMA(student, config.ema_decay, after=int(config.ema_from * train.steps))
+    ema = EMA(student, config.ema_decay, after=int(config.ema_from * train.updates))
     ema.module = model.eval().requires_grad_(False)
     return track_ema(updates, student, ema)
 

@@ -238,7 +238,7 @@ def hvae_loss(
     return total.mean()
 
 # %% ../../nbs/3_hypernet/05_hvae.ipynb #234a53df
-PAPER_HVAE = TrainConfig(lr=1e-4, steps=56_000)  # 2000 epochs over 870 tasks in batches of 32
+PAPER_HVAE = TrainConfig(lr=1e-4, epochs=2_000)  # an epoch sees every task once, in some view
 
 
 def train_hvae(
@@ -272,7 +272,7 @@ def train_hvae(
         w, held_out = batch
         return hvae_loss(model, w, held_out, config, generator)
 
-    return fit(model, loss, batches, train)
+    return fit(model, loss, batches, train.for_items(len(tasks), config.batch))
 
 
 def hvae_latents(

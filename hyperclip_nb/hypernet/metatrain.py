@@ -116,13 +116,11 @@ class Episodes:
         self,
         tasks: TaskSet,  # to draw from
         generator: torch.Generator,  # draws tasks and examples
+        adapts: bool = True,  # False: nothing is adapted (see `TaskSet.episode`)
     ) -> tuple[TaskBatch, TaskBatch] | tuple[Ragged, Ragged]:  # support and query sets of the same tasks
         "A meta-batch: tasks without repetition, and a fresh split of each one's examples."
         order = torch.randperm(len(tasks), generator=generator)[: self.tasks].to(tasks.device)
-        if self.support is not None and self.query is not None:
-            return tasks.split(order, self.support, self.query, generator)
-        support = tasks.ragged(order, "support")
-        return support, tasks.ragged(support.index, "query", sort=False)
+        return tasks.episode(order, self.support, self.query, generator, adapts)
 
 
 def fit_meta(
@@ -164,4 +162,7 @@ def fit_meta(
         adapted = task_energy(model, query, once=True, trains=True)(z)  # algorithms 3, 4 and 7: L(D^q, h(z))
         return adapted.mean() + anchor * at_start
 
-    return fit(cast(nn.Module, model), loss, lambda generator: episodes.draw(tasks, generator), config)
+    def batches(generator: torch.Generator) -> tuple:
+        return episodes.draw(tasks, generator, adaptation is not None)
+
+    return fit(cast(nn.Module, model), loss, batches, config.for_items(len(tasks), episodes.tasks))
