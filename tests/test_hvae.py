@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from hyperclip_nb.basenet.adapter import WeightLayout, adapter_logits, task_loss
 from hyperclip_nb.basenet.fast.layers import WideLinear
 from hyperclip_nb.core.runs import checkpointed
+from hyperclip_nb.core.seeds import own_randomness
 from hyperclip_nb.core.training import TrainConfig, run
 from hyperclip_nb.dataset.batches import TaskSet
 from hyperclip_nb.hypernet.finetune import draw_views, examples_under, finetune
@@ -29,6 +32,7 @@ from hyperclip_nb.hypernet.store import store_adaptations
 LAYOUT = WeightLayout(EMBED, 5)
 P = LAYOUT.size
 SMALL = HVAEConfig(latent_size=3, hidden=(16,), activation="silu", scale="global")
+SPANNED = replace(SMALL, components=5, decodes="components")
 
 
 def rng(seed=0):
@@ -190,7 +194,7 @@ def test_the_shape_follows_the_config():
     torch.testing.assert_close(shifted[0], plain[0])
 
 
-@pytest.mark.parametrize("config", [SMALL, HVAEConfig(latent_size=2, hidden=(4,), components=3)])
+@pytest.mark.parametrize("config", [SMALL, HVAEConfig(latent_size=2, hidden=(4,), components=3), SPANNED])
 def test_a_saved_model_is_whole_without_the_weights_it_was_made_from(config):
     w0, weights = toy_weights()
     made, loaded = HVAE.make(LAYOUT, weights, w0, config, seed=1), HVAE(LAYOUT, config)
@@ -209,6 +213,8 @@ def test_a_saved_model_is_whole_without_the_weights_it_was_made_from(config):
         dict(hidden=(0,)),
         dict(decoder_hidden=(3, -1)),
         dict(components=0),
+        dict(decodes="components"),
+        dict(decodes="answers", components=3),
         dict(scale="none"),
         dict(activation="tanh"),
     ],
@@ -237,19 +243,107 @@ def test_wrong_sizes_are_refused():
         model.encode(torch.zeros(2, 3))
 
 
-def test_the_squared_error_is_that_of_the_decoded_weights():
-    w0, weights = toy_weights()
-    for config in SMALL, HVAEConfig(latent_size=3, hidden=(16,)):
-        model = HVAE.make(LAYOUT, weights, w0, config).double()
-        w, z = weights[0].double(), torch.randn(40, 3, generator=rng(1), dtype=torch.float64).requires_grad_()
-        given = [z, *model.decoder.parameters()]
-        fast, plain = (
-            model.squared_error(z, model.scaler.encode(w)),
-            ((model(z) - w) / model.scaler.std).square().sum(1),
-        )
-        torch.testing.assert_close(fast, plain)
-        for pair in zip(*(torch.autograd.grad(found @ torch.arange(40.0).double(), given) for found in (fast, plain))):
-            torch.testing.assert_close(*pair)
+@pytest.mark.parametrize(
+    "config",
+    [SMALL, HVAEConfig(latent_size=3, hidden=(16,)), SPANNED, replace(SPANNED, scale="dimension", decoder_hidden=())],
+)
+def test_the_squared_error_is_that_of_the_decoded_weights(config):
+    w0, weights = toy_weights(noise=0.3)
+    model = HVAE.make(LAYOUT, weights, w0, config).double()
+    w, z = weights[0].double(), torch.randn(40, 3, generator=rng(1), dtype=torch.float64).requires_grad_()
+    given = [z, *model.decoder.parameters()]
+    fast = model.squared_error(z, model.read(w))
+    plain = ((model(z) - w) / model.scaler.std).square().sum(1)
+    exact = {} if model.unit is None else dict(rtol=1e-5, atol=1e-5)  # directions have the precision of float32
+    torch.testing.assert_close(fast, plain, **exact)
+    for pair in zip(*(torch.autograd.grad(found @ torch.arange(40.0).double(), given) for found in (fast, plain))):
+        torch.testing.assert_close(*pair, **exact)
+
+
+# a decoder of components
+
+
+def spanned(frozen=False, **changes):
+    w0, weights = toy_weights(noise=0.3)
+    model = HVAE.make(LAYOUT, weights, w0, replace(SPANNED, **changes)).double().requires_grad_(not frozen)
+    with torch.no_grad():  # biases begin at 0; so nothing that forgets them is found out
+        for layer in model.encoder[0], model.decoder[0], model.decoder[-1]:
+            layer.bias.normal_(generator=rng(3))
+    return model, weights.double()
+
+
+SPANS = pytest.mark.parametrize(
+    "changes", [{}, dict(activation="relu"), dict(decoder_hidden=(), scale="dimension"), dict(components=30)]
+)
+
+
+@SPANS
+def test_decoded_components_are_weights_in_the_span_of_the_directions(changes):
+    "Plainly: project back, undo the scale. The way for training and the way for a frozen model agree."
+    z = torch.randn(7, 3, generator=rng(1), dtype=torch.float64)
+    (model, weights), (frozen, _) = spanned(**changes), spanned(frozen=True, **changes)
+    directions = torch.linalg.qr(model.project).Q
+    y = model.decoder(z)
+    u = (y * model.unit) @ (model.project * model.unit).T
+    expected = u * model.scaler.std + model.scaler.mean
+    for some in model, frozen:
+        torch.testing.assert_close(some(z), expected, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(u @ directions @ directions.T, u, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model.read(model(z))[:, :-1], y, rtol=1e-4, atol=1e-5)  # read again: the same components
+    assert model.read(model(z))[:, -1].abs().max() < 1e-5  # and nothing outside
+    assert model.posterior(model.read(weights[0]))[0].shape == (40, 3)
+
+
+@SPANS
+def test_the_last_layer_of_a_decoder_of_components_makes_its_weights(changes):
+    model, _ = spanned(**changes)
+    z = torch.randn(7, 3, generator=rng(1), dtype=torch.float64)
+    features, matrix, offset = model.last_layer()
+    torch.testing.assert_close(features(z) @ matrix.T + offset, model(z), rtol=1e-6, atol=1e-6)
+
+
+def test_the_product_of_the_last_two_layers_is_made_once_and_again_after_every_change():
+    model, _ = spanned()
+    z, same = torch.randn(7, 3, generator=rng(1), dtype=torch.float64), lambda: model.requires_grad_(False)(z)
+    first = model.head
+    assert model.head is first and "head" not in "".join(model.state_dict())
+    adam = torch.optim.Adam(model.requires_grad_(True).parameters(), lr=0.1)
+    model(z).square().sum().backward()
+    adam.step()
+    changed = model(z).detach()
+    torch.testing.assert_close(same(), changed, rtol=1e-6, atol=1e-6)
+    other, _ = spanned()
+    model.load_state_dict(other.state_dict())
+    torch.testing.assert_close(same(), other(z).detach(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(model.float()(z.float()), other(z).float(), rtol=1e-4, atol=1e-4)
+
+
+def test_reading_weights_keeps_their_length():
+    model, weights = spanned()
+    x, u = model.read(weights), model.scaler.encode(weights)
+    assert list(x.shape) == [3, 40, 6]
+    whole = model.unit**2 * (x[..., :-1].square().sum(-1) + x[..., -1])
+    torch.testing.assert_close(whole, u.square().sum(-1), rtol=1e-5, atol=1e-5)
+
+
+def test_what_is_read_once_trains_as_what_is_read_at_every_step(toy):
+    "Training keeps components instead of weights; its losses are those of `hvae_loss` on the weights themselves."
+    tasks, seen, w0, weights = toy
+    config = HVAELoss(beta=0.1, batch=8)
+    model, plain = (HVAE.make(LAYOUT, weights, w0, SPANNED) for _ in range(2))
+    steps = train_hvae(model, weights, tasks, seen, TrainConfig(steps=5), config)
+    adam, losses = torch.optim.Adam(plain.parameters(), lr=1e-3), []
+    for step in range(5):
+        with own_randomness(0, step, [*plain.parameters()]) as generator:
+            view, task = (torch.randint(n, (8,), generator=generator) for n in (3, 40))
+            loss = hvae_loss(plain, weights[view, task], None, config, generator)
+        adam.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(plain.parameters(), 10.0)
+        adam.step()
+        losses.append(loss.item())
+    assert run(steps) == pytest.approx(losses, rel=1e-4)
+    assert not any("project" in name for name in steps.state_dict())  # a checkpoint holds what changes
 
 
 # the loss
@@ -274,10 +368,11 @@ def test_posterior_draws_have_the_moments_and_pass_gradients():
     assert torch.equal(sample_posterior(mean, std, rng(), 0.0), mean)
 
 
+@pytest.mark.parametrize("config", [SMALL, SPANNED])
 @pytest.mark.parametrize("kind, mix", [("weights", 0.0), ("weights", 0.3), ("task", 0.0), ("task", 0.2)])
-def test_the_loss_equals_a_loop_over_networks(toy, kind, mix):
+def test_the_loss_equals_a_loop_over_networks(toy, kind, mix, config):
     tasks, seen, w0, weights = toy
-    model = HVAE.make(LAYOUT, weights, w0, SMALL).double()
+    model = HVAE.make(LAYOUT, weights, w0, config).double()
     ids, w = torch.tensor([4, 0, 17]), weights[1, [4, 0, 17]].double()
     whole = TaskSet(tasks.tasks, tasks.bank, dtype=torch.float64).batch(ids, "all")
     held_out = examples_under(whole, ~seen[1, ids], 25, rng())
@@ -292,7 +387,7 @@ def test_the_loss_equals_a_loop_over_networks(toy, kind, mix):
         total += (
             in_weights + 0.7 * kl / P**0.5 + mix * nats if kind == "weights" else nats + 0.7 * kl + mix * in_weights
         )
-    torch.testing.assert_close(got, total / 3)
+    torch.testing.assert_close(got, total / 3, rtol=1e-7 if config is SMALL else 1e-5, atol=1e-7)
 
 
 def test_the_published_loss_is_a_negative_elbo_up_to_a_constant(toy):
@@ -378,12 +473,13 @@ def test_the_tasks_loss_trains_the_decoder_on_examples_outside_the_view(toy):
             assert not any(tuple(image.tolist()) in is_seen for image in batch.images[row])
 
 
+@pytest.mark.parametrize("decodes", ["weights", "components"])
 @pytest.mark.parametrize("kind", ["weights", "task"])
-def test_the_same_seeds_give_the_same_model_also_after_a_kill(toy, tmp_path, kind):
+def test_the_same_seeds_give_the_same_model_also_after_a_kill(toy, tmp_path, kind, decodes):
     tasks, seen, w0, weights = toy
 
     def start(seed=0):
-        model = HVAE.make(LAYOUT, weights, w0, HVAEConfig(latent_size=3, hidden=(16,), components=5), seed)
+        model = HVAE.make(LAYOUT, weights, w0, replace(SPANNED, activation="relu", decodes=decodes), seed)
         return model, train_hvae(model, weights, tasks, seen, TrainConfig(steps=20, seed=seed), HVAELoss(loss=kind))
 
     (model, steps), (_, half), (resumed, rest), (_, others) = start(), start(), start(), start(1)

@@ -155,6 +155,7 @@ GENERATORS = {
     "unknown": Affine,
     "hvae": hvae,
     "hvae with one scale": lambda: hvae(scale="global", activation="silu", components=5),
+    "hvae of components": lambda: hvae(scale="global", activation="silu", components=5, decodes="components"),
 }
 
 

@@ -55,8 +55,9 @@ def test_a_buffer_full_of_nan_does_not_matter(ragged):
     assert out.isfinite().all()
 
 
-def hvae(activation="relu", decoder=(9,)):
-    w0, config = draw(layout.size), HVAEConfig(latent_size=6, hidden=(), decoder_hidden=decoder, activation=activation)
+def hvae(activation="relu", decoder=(9,), **options):
+    w0 = draw(layout.size)
+    config = HVAEConfig(latent_size=6, hidden=(), decoder_hidden=decoder, activation=activation, **options)
     return HVAE.make(layout, w0 + 0.5 * draw(2, 7, layout.size, seed=1), w0, config).double()
 
 
@@ -68,6 +69,8 @@ GENERATORS = {
     "hvae": hvae,
     "smooth hvae": lambda: hvae("silu"),
     "linear hvae": lambda: hvae(decoder=()),
+    "hvae of components": lambda: hvae(components=5, decodes="components"),
+    "frozen hvae of components": lambda: hvae("silu", components=12, decodes="components").requires_grad_(False),
 }
 
 

@@ -37,17 +37,12 @@ class Preset:
 
 def shortened(
     recipe: Recipe,
-    factor: float,  # of all numbers of training steps
+    factor: float,  # of the length of all trainings
 ) -> Recipe:
-    "The same recipe with fewer training steps everywhere."
-
-    def fewer(config: Any) -> Any:
-        if not isinstance(config, TrainConfig):
-            return config
-        steps = max(2, round(config.steps * factor))
-        return replace(config, steps=steps, warmup=min(config.warmup, steps - 1))
-
-    return replace(recipe, **{f.name: fewer(getattr(recipe, f.name)) for f in fields(recipe)})
+    "The same recipe with fewer training steps, or epochs, everywhere."
+    values = {field.name: getattr(recipe, field.name) for field in fields(recipe)}
+    shorter: dict[str, Any] = {k: v.shortened(factor) for k, v in values.items() if isinstance(v, TrainConfig)}
+    return replace(recipe, **shorter)
 
 # %% ../../nbs/7_evaluation/appendix/presets.ipynb #70cb64dc
 _PAPER_ROWS = (
@@ -166,7 +161,8 @@ class Source:
         if self.tasks is None or self.features is None:
             return Experiment(*scenes_bank(self.data, self.world), run, recipe, device, train)
         splits, bank = open_tasks(self.tasks, self.features, self.split)
-        mixed = with_coco_tasks(splits, bank, self.instances, device=device) if self.instances else None
+        options: dict[str, Any] = {"extra": recipe.coco_share, "device": device, "scale": recipe.feature_scale}
+        mixed = with_coco_tasks(splits, bank, self.instances, **options) if self.instances else None
         return Experiment(splits, bank, run, recipe, device, train, mixed)
 
 
