@@ -1,4 +1,4 @@
-"The stand-in for Meta-VQA: features that a name and a seed decide, relations that were planted, words that tables carry."
+"The stand-in for Meta-VQA: features that name and seed decide, relations that were planted, words that tables carry."
 
 import json
 import os
@@ -11,7 +11,17 @@ import torch
 from hyperclip_nb.core.files import FileError
 from hyperclip_nb.dataset.batches import TaskSet
 from hyperclip_nb.dataset.features import FeatureBank, bank_note
-from hyperclip_nb.dataset.planted import ASKED, NOTE, NOUNS, Planted, PlantedEncoder, kind_and_sign, made_up_tasks, plant
+from hyperclip_nb.dataset.planted import (
+    ASKED,
+    NOTE,
+    NOUNS,
+    SCALE,
+    Planted,
+    PlantedEncoder,
+    kind_and_sign,
+    made_up_tasks,
+    plant,
+)
 from hyperclip_nb.dataset.sources import open_tasks, read_tasks
 from hyperclip_nb.dataset.tasks import task_problems
 from hyperclip_nb.evaluation.presets import Source
@@ -60,14 +70,14 @@ def test_a_picture_is_the_sum_of_its_labels_and_shifts_and_the_noise():
     tasks = everything(made_up_tasks(20))
     bare, noisy = Planted(embed=24, noise=0, nuisance=0), Planted(embed=24, noise=0.5, nuisance=0)
     encoder = PlantedEncoder(tasks, bare)
-    x = encoder.encode_images(encoder.load(encoder.images)).double().numpy()
+    x = encoder.encode_images(encoder.load(encoder.images)).double().numpy() / SCALE
     wanted = {image: np.zeros(24) for image in encoder.images}
     for task in tasks:
         for image, answer in (*task.support, *task.query):
             wanted[image] += encoder.directions[task.answers[answer]] + sum(encoder.shifts(task))
     np.testing.assert_allclose(x, np.stack([wanted[image] for image in encoder.images]), atol=1e-5)
     other = PlantedEncoder(tasks, noisy)
-    noise = other.encode_images(other.load(other.images)).numpy() - x
+    noise = other.encode_images(other.load(other.images)).numpy() / SCALE - x
     assert abs(noise.std() - 0.5) < 0.01 and abs(noise.mean()) < 0.01
 
 
@@ -141,7 +151,7 @@ def test_zero_shot_is_misled_on_the_published_tasks_and_right_without_the_shifts
     for task in tasks:
         prompts = encoder.encode_texts(task.prompts).numpy()
         prompts /= np.linalg.norm(prompts, axis=1, keepdims=True)
-        images = np.stack([x[image] for image, _ in task.query])
+        images = np.stack([x[image] for image, _ in task.query]) / SCALE
         for taken, found in right.items():
             answered = ((images - taken * sum(encoder.shifts(task))) @ prompts.T).argmax(1)
             found.append(np.mean(answered == [answer for _, answer in task.query]))
