@@ -12,9 +12,9 @@ features are planted (`hyperclip_nb.dataset.planted`): for testing at the real s
 rest is multiplied. What a part is made from is random where only its shape matters. One thread, and the processor's
 time, so that others on the machine don't count; `reproduce` trains seeds side by side, with one thread each, so two
 cores take the time of one seed for each two. Scoring is counted too: samples, walks and controls of all rows, and the
-choices on validation. The GPU's column is an estimate and was measured on none: a step takes as long as its
-floating-point operations at a stated rate, or as its calls of operators at a stated number of them per second, whichever
-is longer. Operations are counted by torch in a step of its own.
+choices on validation. The GPU's column is an estimate, it was measured on no GPU: a step takes as long as its
+floating-point operations at a stated rate, or as its calls of operators at a stated number of them per second,
+whichever is longer. Operations are counted by torch in a step of its own.
 
 **--train** makes what the HVAE needs, at the preset's settings but for what is listed: weights fine-tuned from one
 network for all tasks (`--start` steps instead of the preset's), with `--views` of each task. Then HVAE and HyperLDM are
@@ -58,6 +58,7 @@ from hyperclip_nb.evaluation.experiment import Experiment
 from hyperclip_nb.evaluation.methods import train_method
 from hyperclip_nb.evaluation.parts import Parts, Training, once
 from hyperclip_nb.evaluation.presets import PRESETS
+from hyperclip_nb.evaluation.recipe import fields_of
 from hyperclip_nb.evaluation.rows import Method
 from hyperclip_nb.evaluation.scoring import TrainedMethod, score, score_shuffled
 from hyperclip_nb.evaluation.trainings import Finetuned
@@ -65,11 +66,8 @@ from hyperclip_nb.hypernet.finetune import draw_views, finetune
 from hyperclip_nb.hypernet.hvae import HVAE, train_hvae
 
 RESULTS = Path(__file__).parent / "results" / "paper_size.json"
-README, BEGIN, END = (
-    Path(__file__).parent / "README.md",
-    "<!-- table of paper_size.py -->",
-    "<!-- end of that table -->",
-)
+README = Path(__file__).parent / "README.md"
+BEGIN, END = "<!-- table of paper_size.py -->", "<!-- end of the table of paper_size.py -->"
 GPU_FLOPS, GPU_CALLS = 1e13, 1e5  # assumed of one GPU: sustained in single precision, operators started per second
 TEST, VALIDATION = 373, 87  # questions that rows are scored on, and that choices are made on
 
@@ -206,17 +204,11 @@ class Begun(Experiment):
         views, start, hnet = r.hvae_views or r.views, self.multitask(0), self.hnet(0)
         add = self.meter.add
         add("fine-tuned weights", "view", views * count, lambda: trainings.fine_tuned(start, self.some, one, 0), 32)
-        if size := r.hvae.components:  # a sixteenth of the weights, and few samples
-            share, samples = 16, size + 64
+        if size := r.hvae.components:  # of a sixteenth of the weights, and of a few samples
+            share, samples, random = 16, size + 64, seeded(0, "components")
             x = torch.randn(samples, self.layout.size // share)
-            scaler, random = Standardizer(x, r.hvae.scale), seeded(0, "components")
-            add(
-                "their components",
-                "view",
-                views * count,
-                lambda: principal_directions(x, scaler, size, random),
-                samples / share,
-            )
+            find = lambda: principal_directions(x, Standardizer(x, r.hvae.scale), size, random)
+            add("their components", "view", views * count, find, samples / share)
         for name, how in {"": r.stored, " for HyperCLIP": r.stored_for_hyperclip}.items():
             if how is not None:
                 store = lambda: trainings.hnet_stored(hnet, self.some, how, one, 0)
@@ -301,8 +293,9 @@ class Proof(Experiment):
         seen = draw_views(tasks, r.hvae_views or r.views, r.hvae_fraction, seed=step_seed(seed, "hvae"))
         shape, folder = (len(seen), len(tasks), self.layout.size), self.run.path / "fine_tuned"
         folder.mkdir(exist_ok=True)
-        settings = fingerprint([self.parts.settings("hvae", seed)[1][f] for f in ("data", "multitask", "finetuned")])
-        path = folder / f"{settings[:16]}-{'x'.join(map(str, shape))}.bin"
+        own = {"data", "seed", "finetuned", "hvae_fraction", *fields_of("multitask")}
+        settings = {name: value for name, value in self.parts.settings("hvae", seed)[1].items() if name in own}
+        path = folder / f"{fingerprint(settings)[:16]}-{'x'.join(map(str, shape))}.bin"
         weights = torch.from_file(str(path), shared=True, size=math.prod(shape)).view(shape)
         for view in range(len(seen)):
             done = path.with_suffix(f".{view}")
@@ -366,7 +359,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--train", choices=["hvae", "hyperldm"], help="this part at full length, in place of the table")
     parser.add_argument(
-        "--out", type=Path, help="folder of features, weights and parts; default: under the data directory"
+        "--out", type=Path, help="folder of features, weights and parts; default: in the data directory"
     )
     parser.add_argument("--views", type=int, default=2, help="fine-tuned networks of each task (1.2 GB for each)")
     parser.add_argument("--start", type=int, default=600, help="steps of the network that fine-tuning starts from")
