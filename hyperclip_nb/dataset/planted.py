@@ -62,6 +62,7 @@ class Planted:
     own: float = 0.1  # ω, standard deviation of the shift of one question alone
     noise: float = 0.25  # standard deviation of the noise in every dimension of a picture
     nuisance: int = 8  # directions in which pictures differ without meaning
+    wording: float = 0.5  # size of what a question's embedding holds beside its kind and its sign, which have 1 each
 
     def __post_init__(self):
         check_fields(
@@ -71,6 +72,7 @@ class Planted:
             ("own", self.own >= 0, "0 or more"),
             ("noise", self.noise >= 0, "0 or more"),
             ("nuisance", self.nuisance >= 0, "0 or more"),
+            ("wording", self.wording >= 0, "0 or more"),
         )
 
 
@@ -141,7 +143,8 @@ class PlantedEncoder:
         if text in self.answers:
             return self.directions[self.answers[text]] + 0.3 * self._unit("prompt", text)
         kind, sign = kind_and_sign(text)
-        return self._unit("kind", kind) + sign * self._unit("sign", kind) + 0.5 * self._unit(pooling, text)
+        about = self._unit("kind", kind) + sign * self._unit("sign", kind)
+        return about + self.config.wording * self._unit(pooling, text)
 
 # %% ../../nbs/1_dataset/appendix/planted.ipynb #1bef74ab
 _COLOURS = "white blue black red green brown yellow gray orange pink purple silver tan gold beige"
