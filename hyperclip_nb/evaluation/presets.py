@@ -13,6 +13,7 @@ from typing import Any
 
 from ..core.runs import Run, run_dir
 from ..core.training import TrainConfig
+from ..dataset.features import bank_note
 from ..dataset.sources import Split, fewer_cells, open_tasks, scenes_bank, with_coco_tasks
 from .experiment import Experiment
 from .fewshot import SHOTS, Shots
@@ -173,6 +174,12 @@ class Source:
     def name(self) -> str:
         "What the data set is called in a table."
         return "scenes" if self.tasks is None else self.tasks.name
+
+    @property
+    def title(self) -> str:
+        "The same, with what has to be said of its features."
+        note = bank_note(self.features) if self.features else ""
+        return f"{self.name} ({note})" if note else self.name
 
     def open(self, run: Run, recipe: Recipe, device: str, train: bool = True) -> Experiment:
         "The experiment on this data."

@@ -168,7 +168,7 @@ def reproduce(
     results = tabulate(
         scored,
         n=x.sets["test"].query_size.cpu(),
-        dataset=source.name,
+        dataset=source.title,
         world_seed=world,
         seeds=numbers,
         chosen=chosen,
