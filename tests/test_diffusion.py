@@ -792,6 +792,16 @@ def test_bad_requests():
             call()
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("gamma", [0, 1, 1.5])
+@pytest.mark.parametrize("shape", [(2, 5), (3, 2, 7), (2, 0), (1,)])
+def test_noise_of_another_size_is_refused(sampler, gamma, shape):
+    ldm = untrained()
+    denoise = with_cfg(ldm.denoiser, torch.randn(2, 4), gamma)
+    with pytest.raises(ValueError, match=r"expected latents \[..., 2\], got"):
+        list(SAMPLERS[sampler](denoise, torch.randn(shape), ldm.schedule, generator=seeded(0), steps=3))
+
+
 def test_one_view_and_several_are_the_same_thing():
     latents, embeddings = problem(views=1)
     a, b = (run(train_hyperldm(untrained(), z, embeddings, TrainConfig(steps=3))) for z in (latents, latents[0]))

@@ -188,7 +188,10 @@ def test_a_training_question_is_not_its_own_neighbour(explorer, x):
         ("What is love?", (), "at least two"),
         ("What is love?", ("a",), "at least two"),
         ("What color is the cat?", ("red",), "at least two"),
-        ("What color is the cat?", ("red", "red"), "more than once"),
+        ("What color is the cat?", ("red", "red"), "different answers, got 'red' and 'red'"),
+        ("What color is the cat?", ("red", "blue", "Red "), "different answers, got 'red' and 'Red'"),
+        ("What color is the cat?", ("light  blue", "Ligh\N{FULLWIDTH LATIN SMALL LETTER T} blue"), "different answers"),
+        ("How many?", split_answers("1,000,2,000"), "semicolons"),
         ("What color is the cat?", tuple(f"a{i}" for i in range(200)), "at most 40 answers, got 200"),
         ("🙂", ("yes", "no"), "expected a question"),
         ("why " * 5_000, ("yes", "no"), "at most 200 characters, got 20,000"),
@@ -231,8 +234,11 @@ def test_words_that_nobody_taught_are_named(explorer):
 
 
 def test_answers_are_split_as_people_write_them():
-    assert split_answers(" red, light blue;green\nyellow,, ") == ("red", "light blue", "green", "yellow")
-    assert split_answers(" , ;") == ()
+    assert split_answers(" red, light blue,green,yellow,, ") == ("red", "light blue", "green", "yellow")
+    for between in (";", "\n", " ;\r\n", ";;"):  # then a comma may be part of an answer
+        assert split_answers(f"1,000{between} black, white {between}red,") == ("1,000", "black, white", "red")
+    assert split_answers("red,blue;") == split_answers("red,blue\n") == ("red", "blue")
+    assert split_answers(" , ;") == split_answers("\n") == ()
 
 
 def test_own_answers_get_pictures_that_they_fit(x):

@@ -661,6 +661,22 @@ def test_an_encoder_with_one_way_to_embed_makes_a_bank(tmp_path):
     assert set(build_bank(tmp_path, One(), TASKS, load, workers=0).questions) == {"clip"}
 
 
+@pytest.mark.parametrize("name", ["prompts", "questions.clip", "questions.tokens"])
+@pytest.mark.parametrize("change", [lambda x: x[1:], lambda x: torch.cat([x, x]), lambda x: x[:, 0]])
+def test_rows_that_do_not_fit_the_index_are_named(tmp_path, name, change):
+    "Whole files that belong to different banks: every hash is right, and the rows are somebody else's."
+    build_bank(tmp_path, Toy(), TASKS, load, workers=0)
+    texts = load_file(tmp_path / "texts.safetensors")
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    for tensors in texts | {name: change(texts[name])}, {k: x for k, x in texts.items() if k != "prompts"}:
+        save_file({k: x.contiguous() for k, x in tensors.items()}, tmp_path / "texts.safetensors")
+        manifest["files"]["texts.safetensors"] = files.sha256_of(tmp_path / "texts.safetensors")
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        key = name if "prompts" in tensors else "prompts"
+        with pytest.raises(FileError, match=rf"texts.safetensors: {key}: expected \[\d+, E\], .*index.json, got \["):
+            FeatureBank.open(tmp_path)
+
+
 def test_a_finished_bank_is_used_where_nothing_can_be_written(tmp_path, monkeypatch):
     build_bank(tmp_path, Toy(), TASKS, load, workers=0)
     (tmp_path / ".lock").unlink(missing_ok=True)

@@ -21,16 +21,15 @@ from typing import Any, Literal
 
 import msgspec
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 import hyperclip_nb
 from .blocks import check_finite
 from hyperclip_nb.core.files import (
     RunError,
-    _holder,
     fingerprint,
     folder_lock,
+    held_lock,
     load_tensors,
     path_inside,
     read_json,
@@ -222,21 +221,15 @@ def claimed(
     name: str,  # of a part
     patience: float = 2.0,  # seconds before the wait is mentioned
 ) -> Iterator[None]:
-    "Hold a part's own lock while it is built."
+    "Hold a part's own lock while it is built. Raises `FileError` as `held_lock` does."
     place = (folder / name).with_name(f".{Path(name).name}.lock")
     place.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place)
-    try:
-        lock.acquire(timeout=patience)
-    except Timeout:
-        warnings.warn(f"{folder}: waiting for {_holder(place)}, which is building the part {name!r}", stacklevel=4)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # an open file stays, where the system wants it to
-            place.unlink()
-        lock.release()
+    with held_lock(place, f"is building the part {name!r}", patience):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # an open file stays, where the system wants it to
+                place.unlink()
 
 
 class Run:

@@ -169,7 +169,7 @@ class FeatureBank:
         for name in "index.json", "texts.safetensors":
             _check_file(folder, name, manifest)
         index = read_json(folder / "index.json", BankIndex)
-        texts = load_file(folder / "texts.safetensors")
+        texts = _read_texts(folder / "texts.safetensors", index)
         images = _map_matrix(path_inside(folder, "images.safetensors"))
         if images.shape[0] != len(index.images) or str(images.dtype) != f"torch.{manifest.dtype}":
             raise FileError(
@@ -261,6 +261,21 @@ def _check_file(folder: Path, name: str, manifest: BankManifest) -> None:
             f"{path} is damaged: its sha256 is {found}, the manifest's is {manifest.files.get(name)}; "
             "remove the folder and build the bank again"
         )
+
+
+def _read_texts(path: Path, index: BankIndex) -> dict[str, Tensor]:  # "prompts", and "questions.NAME" of each encoder
+    try:
+        texts = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"{path} is damaged ({error}); remove the folder and build the bank again") from None
+    for name, x in {"prompts": torch.empty(0), **texts}.items():
+        rows = len(index.prompts if name == "prompts" else index.questions)
+        if x.ndim != 2 or len(x) != rows:
+            raise FileError(
+                f"{path}: {name}: expected [{rows}, E], a row for each in index.json, got {list(x.shape)}; "
+                "remove the folder and build the bank again"
+            )
+    return texts
 
 
 def _map_matrix(path: Path) -> Tensor:

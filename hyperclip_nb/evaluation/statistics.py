@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..basenet.adapter import WeightLayout, set_accuracy
+from ..basenet.adapter import WeightLayout, check_logits, set_accuracy
 from ..dataset.batches import TaskSet
 
 # %% ../../nbs/7_evaluation/01_statistics.ipynb #d9eb973f
@@ -71,7 +71,10 @@ def ensemble(
     logits: Tensor,  # [K, ..., C] of K networks; padded answers are -inf
     how: Literal["log_probs", "probs"] = "log_probs",  # what is averaged
 ) -> Tensor:  # [..., C] log-probabilities that sum to one
-    "One prediction from several networks: geometric or arithmetic mean of their probabilities."
+    """One prediction from several networks: geometric or arithmetic mean of their probabilities.
+
+    Raises `NumbersError` as `check_logits` does: the mean would hide it."""
+    check_logits(logits)
     log_probs = logits.log_softmax(-1)
     if how == "log_probs":
         return log_probs.mean(0).log_softmax(-1)
