@@ -111,6 +111,8 @@ def test_truncation_keeps_the_data_end():
         (dict(schedule="quadratic"), "schedule"),
         (dict(prediction="noise"), "prediction"),
         (dict(timesteps=0), "timesteps"),
+        (dict(timesteps=2**31), "timesteps: expected 1 to 100,000"),
+        (dict(timesteps=2**63), "timesteps"),
         (dict(beta_start=0.0), "beta_start"),
         (dict(beta_start=0.1, beta_end=0.01), "beta"),
         (dict(beta_end=1.0), "beta_end"),

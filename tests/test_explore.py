@@ -455,7 +455,23 @@ def test_pictures_keep_their_place():
     assert path_layer(frame, np.zeros((2, 3, 2))).count("<polyline") == 3
 
 
-@pytest.mark.parametrize("text", ["What is\udcff?", "What\nis it?", "What \x00 is it?"])
+@pytest.mark.parametrize(
+    "text", ["آیا گربه می‌خوابد؟", "Quelle couleur\u202f?", "猫は\u3000何色?", "Is the 👩\u200d💻 happy?"]
+)
+def test_joiners_and_wide_spaces_are_text(text):
+    task, _ = task_for(text, ("بله\u200cها", "no"), query=2)
+    assert task.question == text and task.answers[0] == "بله\u200cها"
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\u200b", "\u200d \ufeff"])
+def test_signs_without_width_are_no_text(blank):
+    with pytest.raises(ValueError, match="expected a question, got an empty text"):
+        task_for(blank, ("a", "b"))
+    with pytest.raises(ValueError, match="expected answers with letters"):
+        task_for("What is it?", ("a", blank))
+
+
+@pytest.mark.parametrize("text", ["What is\udcff?", "What\nis it?", "What \x00 is it?", "a\u2028b?", "a \u202e b?"])
 def test_text_that_cannot_be_printed_is_no_question(text):
     with pytest.raises(ValueError, match="printed on one line"):
         task_for(text, ("a", "b"))

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal
 
 import msgspec
@@ -86,7 +87,7 @@ def check_device(
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         there += ["mps"] if torch.backends.mps.is_available() else []
-        why = (str(error).strip().splitlines() or ["it can't be used"])[0][:120]
+        why = shorten((str(error).strip().splitlines() or ["it can't be used"])[0], 120, placeholder=" …")
         raise ValueError(f"expected a device that is there ({', '.join(there)}), got {name!r}: {why}") from None
 
 # %% ../../nbs/0_core/04_runs.ipynb #b47a01d1

@@ -171,10 +171,12 @@ class FeatureBank:
         index = read_json(folder / "index.json", BankIndex)
         texts = _read_texts(folder / "texts.safetensors", index)
         images = _map_matrix(path_inside(folder, "images.safetensors"))
-        if images.shape[0] != len(index.images) or str(images.dtype) != f"torch.{manifest.dtype}":
+        rows, found = len(index.images), list(images.shape)
+        fits = len(found) == 2 and found[0] == rows and (found[1] > 0 or not rows)
+        if not fits or str(images.dtype) != f"torch.{manifest.dtype}":
             raise FileError(
-                f"{folder}/images.safetensors: expected {manifest.dtype} [{len(index.images)}, E], "
-                f"got {images.dtype} {list(images.shape)}"
+                f"{folder}/images.safetensors: expected {manifest.dtype} [{rows}, E], got {images.dtype} {found}; "
+                "remove the folder and build the bank again"
             )
         questions = {name.removeprefix("questions."): texts[name] for name in texts if name.startswith("questions.")}
         return cls(folder, manifest, index, images, texts["prompts"], questions)
@@ -241,11 +243,11 @@ def _check_own(folder: Path) -> None:
     there = [*folder.iterdir(), *(shards.iterdir() if shards.is_dir() else [])]
     others = sorted(str(p.relative_to(folder)) for p in there if p not in own and not own_temporary(p.name))
     links = sorted(p.name for p in there if p.is_symlink())
-    if not others and not links and not (folder / "manifest.json").exists() and (folder / "index.json").exists():
+    if not others and not links and not (folder / "manifest.json").exists():  # then the index says whose they are
         try:
             read_json(folder / "index.json", BankIndex)
         except FileError:
-            others = ["index.json"]
+            others = sorted({p.name for p in there} & {*FILES, "shards"})
     if others or links:
         raise FileError(
             f"{folder}: expected a bank of features or an empty folder, found {(others or links)[:5]}; choose another"
@@ -412,6 +414,7 @@ def _encode_texts(request: _Request) -> None:
 
 
 def _metadata(path: Path) -> dict[str, str]:
+    check_regular(path)
     try:
         with safe_open(path, "pt") as file:
             return file.metadata() or {}

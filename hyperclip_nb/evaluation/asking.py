@@ -9,6 +9,7 @@ __all__ = ['BLOCK', 'scenes_world', 'open_experiment', 'split_answers', 'check_q
 
 # %% ../../nbs/7_evaluation/08_asking.ipynb #3eef9f9c
 import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,18 +89,20 @@ def check_question(
 ) -> tuple[str, tuple[str, ...]]:  # both without outer spaces
     "Raises `ValueError` for an empty question, fewer than two answers, or answers alike but for case and spaces."
     question, answers = question.strip(), tuple(a.strip() for a in answers)
-    if not question:
+    alike = [plain_question(answer) for answer in answers]
+    if not plain_question(question):  # signs without width are no text either
         raise ValueError("expected a question, got an empty text")
     for text in (question, *answers):
-        if not text.isprintable():  # half a surrogate pair, a line break, a control character
+        # Half a surrogate pair, a line break, a control character, a sign that turns the direction of what follows.
+        # Joiners and wide spaces are letters' company in many scripts.
+        if {unicodedata.category(c) for c in text} & {"Cc", "Cs", "Zl", "Zp"} or re.search("[\u202a-\u202e]", text):
             raise ValueError(f"expected text that can be printed on one line, got {ascii(text[:60])}")
     if not answers:
         raise ValueError("expected at least two answers to choose from, got none")
     if len(answers) < 2:
         raise ValueError(f"expected at least two answers to choose from, got only {answers[0]!r}")
-    if "" in answers:
+    if "" in alike:
         raise ValueError(f"expected answers with letters in them, got an empty one in {', '.join(map(repr, answers))}")
-    alike = [plain_question(answer) for answer in answers]
     if twice := [answer for answer, plain in zip(answers, alike) if alike.count(plain) > 1]:
         raise ValueError(
             f"expected different answers, got {' and '.join(map(repr, twice))}; case and spaces don't count. "
