@@ -4,8 +4,10 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
+import socket
 import threading
 import time
 import warnings
@@ -29,6 +31,10 @@ def ones(n=3):
 
 def never():
     raise AssertionError("built again")
+
+
+def make_x(run):
+    return run.part("x", {}, ones())
 
 
 @pytest.fixture
@@ -253,14 +259,26 @@ def test_what_is_no_file_is_refused_and_never_waited_for(run):
             action()
 
 
-def test_a_lock_that_is_a_link_is_refused(run, tmp_path):
-    victim = tmp_path / "keys"
+@pytest.mark.parametrize("name, use", [(".lock", lambda run: run.has("x", {})), (".x.lock", make_x)])
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "folder", "socket"])
+def test_what_lies_in_a_lock_s_place_is_not_touched(run, tmp_path, kind, name, use):
+    victim, place = tmp_path / "keys", run.path / name
     victim.write_text("mine")
-    (run.path / ".lock").unlink(missing_ok=True)
-    (run.path / ".lock").symlink_to(victim)
-    with pytest.raises(FileError, match="expected a lock, found a link"):
-        run.has("x", {})
-    assert victim.read_text() == "mine"
+    place.unlink(missing_ok=True)
+    put = {
+        "link": lambda: place.symlink_to(victim),
+        "dangling link": lambda: place.symlink_to(tmp_path / "nothing"),
+        "pipe": lambda: os.mkfifo(place),
+        "folder": place.mkdir,
+        "socket": lambda: socket.socket(socket.AF_UNIX).bind(os.path.relpath(place)),
+    }
+    put[kind]()
+    with pytest.raises(
+        FileError, match=rf"{re.escape(str(place))}: expected a (lock|file), found a {kind.split()[-1]}"
+    ):
+        use(run)
+    assert os.path.lexists(place) and victim.read_text() == "mine" and not (tmp_path / "nothing").exists()
+    assert not (run.path / "x.safetensors").exists()
 
 
 def test_who_waits_says_for_whom(run):
@@ -475,7 +493,7 @@ def test_two_processes_lose_nothing(run):
 def test_a_part_is_built_once_and_who_waits_for_it_says_for_whom(run, monkeypatch):
     began, go, got = threading.Event(), threading.Event(), []
     monkeypatch.setattr(runs.claimed.__wrapped__, "__defaults__", (0.05,))  # patience
-    monkeypatch.setattr(runs.warnings, "warn", lambda message, **where: (got.append(message), go.set()))
+    monkeypatch.setattr(files.warnings, "warn", lambda message, **where: (got.append(message), go.set()))
 
     def build():
         began.set()

@@ -17,20 +17,20 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal
 
 import msgspec
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 import hyperclip_nb
 from .blocks import check_finite
 from hyperclip_nb.core.files import (
     RunError,
-    _holder,
     fingerprint,
     folder_lock,
+    held_lock,
     load_tensors,
     path_inside,
     read_json,
@@ -87,7 +87,7 @@ def check_device(
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         there += ["mps"] if torch.backends.mps.is_available() else []
-        why = (str(error).strip().splitlines() or ["it can't be used"])[0][:120]
+        why = shorten((str(error).strip().splitlines() or ["it can't be used"])[0], 120, placeholder=" …")
         raise ValueError(f"expected a device that is there ({', '.join(there)}), got {name!r}: {why}") from None
 
 # %% ../../nbs/0_core/04_runs.ipynb #b47a01d1
@@ -222,21 +222,15 @@ def claimed(
     name: str,  # of a part
     patience: float = 2.0,  # seconds before the wait is mentioned
 ) -> Iterator[None]:
-    "Hold a part's own lock while it is built."
+    "Hold a part's own lock while it is built. Raises `FileError` as `held_lock` does."
     place = (folder / name).with_name(f".{Path(name).name}.lock")
     place.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place)
-    try:
-        lock.acquire(timeout=patience)
-    except Timeout:
-        warnings.warn(f"{folder}: waiting for {_holder(place)}, which is building the part {name!r}", stacklevel=4)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # an open file stays, where the system wants it to
-            place.unlink()
-        lock.release()
+    with held_lock(place, f"is building the part {name!r}", patience):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # an open file stays, where the system wants it to
+                place.unlink()
 
 
 class Run:

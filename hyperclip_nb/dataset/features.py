@@ -169,12 +169,14 @@ class FeatureBank:
         for name in "index.json", "texts.safetensors":
             _check_file(folder, name, manifest)
         index = read_json(folder / "index.json", BankIndex)
-        texts = load_file(folder / "texts.safetensors")
+        texts = _read_texts(folder / "texts.safetensors", index)
         images = _map_matrix(path_inside(folder, "images.safetensors"))
-        if images.shape[0] != len(index.images) or str(images.dtype) != f"torch.{manifest.dtype}":
+        rows, found = len(index.images), list(images.shape)
+        fits = len(found) == 2 and found[0] == rows and (found[1] > 0 or not rows)
+        if not fits or str(images.dtype) != f"torch.{manifest.dtype}":
             raise FileError(
-                f"{folder}/images.safetensors: expected {manifest.dtype} [{len(index.images)}, E], "
-                f"got {images.dtype} {list(images.shape)}"
+                f"{folder}/images.safetensors: expected {manifest.dtype} [{rows}, E], got {images.dtype} {found}; "
+                "remove the folder and build the bank again"
             )
         questions = {name.removeprefix("questions."): texts[name] for name in texts if name.startswith("questions.")}
         return cls(folder, manifest, index, images, texts["prompts"], questions)
@@ -249,11 +251,11 @@ def _check_own(folder: Path) -> None:
     there = [*folder.iterdir(), *(shards.iterdir() if shards.is_dir() else [])]
     others = sorted(str(p.relative_to(folder)) for p in there if p not in own and not own_temporary(p.name))
     links = sorted(p.name for p in there if p.is_symlink())
-    if not others and not links and not (folder / "manifest.json").exists() and (folder / "index.json").exists():
+    if not others and not links and not (folder / "manifest.json").exists():  # then the index says whose they are
         try:
             read_json(folder / "index.json", BankIndex)
         except FileError:
-            others = ["index.json"]
+            others = sorted({p.name for p in there} & {*FILES, "shards"})
     if others or links:
         raise FileError(
             f"{folder}: expected a bank of features or an empty folder, found {(others or links)[:5]}; choose another"
@@ -269,6 +271,21 @@ def _check_file(folder: Path, name: str, manifest: BankManifest) -> None:
             f"{path} is damaged: its sha256 is {found}, the manifest's is {manifest.files.get(name)}; "
             "remove the folder and build the bank again"
         )
+
+
+def _read_texts(path: Path, index: BankIndex) -> dict[str, Tensor]:  # "prompts", and "questions.NAME" of each encoder
+    try:
+        texts = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"{path} is damaged ({error}); remove the folder and build the bank again") from None
+    for name, x in {"prompts": torch.empty(0), **texts}.items():
+        rows = len(index.prompts if name == "prompts" else index.questions)
+        if x.ndim != 2 or len(x) != rows:
+            raise FileError(
+                f"{path}: {name}: expected [{rows}, E], a row for each in index.json, got {list(x.shape)}; "
+                "remove the folder and build the bank again"
+            )
+    return texts
 
 
 def _map_matrix(path: Path) -> Tensor:
@@ -405,6 +422,7 @@ def _encode_texts(request: _Request) -> None:
 
 
 def _metadata(path: Path) -> dict[str, str]:
+    check_regular(path)
     try:
         with safe_open(path, "pt") as file:
             return file.metadata() or {}

@@ -14,11 +14,10 @@ from pathlib import Path
 import open_clip
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..core.files import sha256_of, write_json
+from ..core.files import sha256_of, write_json, write_safetensors
 from ..core.seeds import step_seed
 from ..core.training import TrainConfig, Update, fit, progress
 from .captions import caption_batch
@@ -132,11 +131,12 @@ def save_small_clip(
     tokenizer: SmallTokenizer,
     record: dict,  # what should be kept with the weights: settings, losses, figures
 ) -> None:
-    "Write weights (float16), open_clip's config, the vocabulary and the record."
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write weights (float16), open_clip's config, the vocabulary and the record, each as a whole or not at all.
+
+    The record comes last, with the hash of the weights: nobody takes old and new files for one model."""
     half = {name: v.half() if v.is_floating_point() else v for name, v in model.state_dict().items()}
-    save_file({name: v.contiguous() for name, v in half.items()}, folder / WEIGHTS)
-    (folder / WEIGHTS).chmod(0o644)
+    half = dict(sorted(half.items(), key=lambda item: -item[1].itemsize))  # each number begins at its width
+    write_safetensors(folder / WEIGHTS, {name: (v.dtype, v.shape) for name, v in half.items()}, half.values())
     write_json(
         folder / "open_clip_config.json",
         {"model_cfg": small_clip_config(tokenizer.vocab_size), "preprocess_cfg": PICTURES},

@@ -8,6 +8,8 @@ __all__ = ['BLOCK', 'scenes_world', 'open_experiment', 'split_answers', 'check_q
            'answers_together', 'Sheet', 'ask']
 
 # %% ../../nbs/7_evaluation/08_asking.ipynb #3eef9f9c
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,7 +36,7 @@ from hyperclip_nb.dataset.questions import (
 )
 from ..dataset.small_clip import load_small_clip
 from ..dataset.sources import scenes_bank
-from ..dataset.tasks import Task
+from ..dataset.tasks import Task, plain_question
 from .experiment import Experiment, Questions
 from .recipe import Generator, read_recipe
 from .statistics import ensemble, percent
@@ -73,30 +75,39 @@ def open_experiment(
 
 # %% ../../nbs/7_evaluation/08_asking.ipynb #d977b26c
 def split_answers(text: str) -> tuple[str, ...]:
-    "Answers from a text with commas, semicolons or line breaks between them; empty ones are left out."
-    parts = text.replace(";", ",").replace("\n", ",").split(",")
-    return tuple(part.strip() for part in parts if part.strip())
+    """Answers from a text with commas between them. With semicolons or line breaks, answers may have commas in them.
+
+    Empty ones are left out."""
+    text = text.strip(", ;\n")
+    parts = re.split("[;\n]" if re.search("[;\n]", text) else ",", text)
+    return tuple(answer for part in parts if (answer := part.strip(", \t\r")))
 
 
 def check_question(
     question: str,
     answers: Sequence[str],
 ) -> tuple[str, tuple[str, ...]]:  # both without outer spaces
-    "Raises `ValueError` for an empty question, fewer than two answers, or an answer that occurs twice."
+    "Raises `ValueError` for an empty question, fewer than two answers, or answers alike but for case and spaces."
     question, answers = question.strip(), tuple(a.strip() for a in answers)
-    if not question:
+    alike = [plain_question(answer) for answer in answers]
+    if not plain_question(question):  # signs without width are no text either
         raise ValueError("expected a question, got an empty text")
     for text in (question, *answers):
-        if not text.isprintable():  # half a surrogate pair, a line break, a control character
+        # Half a surrogate pair, a line break, a control character, a sign that turns the direction of what follows.
+        # Joiners and wide spaces are letters' company in many scripts.
+        if {unicodedata.category(c) for c in text} & {"Cc", "Cs", "Zl", "Zp"} or re.search("[\u202a-\u202e]", text):
             raise ValueError(f"expected text that can be printed on one line, got {ascii(text[:60])}")
     if not answers:
         raise ValueError("expected at least two answers to choose from, got none")
     if len(answers) < 2:
         raise ValueError(f"expected at least two answers to choose from, got only {answers[0]!r}")
-    if "" in answers:
+    if "" in alike:
         raise ValueError(f"expected answers with letters in them, got an empty one in {', '.join(map(repr, answers))}")
-    if twice := sorted({repr(a) for a in answers if answers.count(a) > 1}):
-        raise ValueError(f"expected different answers, got {', '.join(twice)} more than once")
+    if twice := [answer for answer, plain in zip(answers, alike) if alike.count(plain) > 1]:
+        raise ValueError(
+            f"expected different answers, got {' and '.join(map(repr, twice))}; case and spaces don't count. "
+            "Answers may have commas in them if semicolons stand between them"
+        )
     return question, answers
 
 

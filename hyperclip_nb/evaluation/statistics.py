@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..basenet.adapter import WeightLayout, set_accuracy
+from ..basenet.adapter import WeightLayout, check_logits, set_accuracy
 from ..dataset.batches import TaskSet
 from ..dataset.tasks import Task
 
@@ -72,7 +72,10 @@ def ensemble(
     logits: Tensor,  # [K, ..., C] of K networks; padded answers are -inf
     how: Literal["probs", "log_probs"] = "probs",  # what is averaged; "log_probs": the published code
 ) -> Tensor:  # [..., C] log-probabilities that sum to one
-    "One prediction from several networks: arithmetic or geometric mean of their probabilities."
+    """One prediction from several networks: arithmetic or geometric mean of their probabilities.
+
+    Raises `NumbersError` as `check_logits` does: the mean would hide it."""
+    check_logits(logits)
     log_probs = logits.log_softmax(-1)
     if how == "probs":
         return log_probs.logsumexp(0) - math.log(len(logits))
