@@ -23,12 +23,13 @@ from ..guidance.hyperclip import TaskClassification, classify_tasks
 def adapted_latents(x: Experiment, kind: Generator, seed: int, split: str) -> Tensor:  # [T, Z]
     "A latent for each task of a split, adapted to its labelled pictures as HyperCLIP's training latents are."
     if split == "train":
-        return x.latents(kind, seed)[0]
-    tasks, recipe = x.sets[split], replace(x.recipe, views=1)
+        return x.stored(kind, seed, for_hyperclip=True).latents[0]
+    tasks, recipe = x.sets[split], replace(x.recipe, views=1, hvae_views=None)
     if kind == "hnet":
-        return trainings.hnet_stored(x.hnet(seed), tasks, recipe, seed).latents[0]
-    weights = trainings.fine_tuned(x.multitask(seed), tasks, recipe, seed).weights
-    return trainings.hvae_stored(x.hvae(seed), weights, recipe, seed).latents[0]
+        adaptation = recipe.stored_for_hyperclip or recipe.stored
+        return trainings.hnet_stored(x.hnet(seed), tasks, adaptation, recipe, seed).latents[0]
+    weights = trainings.fine_tuned(x.hvae_start(seed), tasks, recipe, seed).weights
+    return trainings.hvae_stored(x.hvae(seed), weights, None).latents[0]
 
 
 def classify_split(x: Experiment, kind: Generator, seed: int, split: str, choices: int = 10) -> TaskClassification:

@@ -142,8 +142,11 @@ class Experiment:
     @once
     def fine_tuned(self, seed: int) -> Finetuned:
         "Their fine-tuned weights. By far the largest thing here: its seed makes it again, so it is never written."
-        start = self.mnet_maml(seed) if self.recipe.hvae_start == "mnet_maml" else self.multitask(seed)
-        return trainings.fine_tuned(start, self.to_fine_tune(), self.recipe, seed)
+        return trainings.fine_tuned(self.hvae_start(seed), self.to_fine_tune(), self.recipe, seed)
+
+    def hvae_start(self, seed: int) -> MNet:
+        "Where fine-tuning starts: algorithm 2 or 3."
+        return self.mnet_maml(seed) if self.recipe.hvae_start == "mnet_maml" else self.multitask(seed)
 
     @once
     def hvae(self, seed: int) -> HVAE:
