@@ -115,7 +115,7 @@ class HyperLDM:
         return z
 
 # %% ../../nbs/5_diffusion/04_hyperldm.ipynb #6620f65d
-SAMPLE_STD = 0.3, 3.0  # bounds for standardised samples of many questions at γ from 0 to 1
+SAMPLE_STD = 0.3, 3.0  # bounds for standardised samples of many questions at γ = 1
 
 
 def std_bounds(
