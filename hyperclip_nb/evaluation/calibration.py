@@ -138,7 +138,7 @@ def reliability_plot(
     ax: Axes | None = None,
 ) -> Axes:
     "A reliability diagram (DeGroot and Fienberg 1983): accuracy against confidence, bin by bin."
-    ax = prepare(ax, title, "confidence (%)", "accuracy (%)", size=(4.6, 4.2))
+    ax = prepare(ax, title, "confidence (%)", "accuracy (%)", size=(4.4, 4.8))
     ax.plot([0, 100], [0, 100], color=FAINT, linewidth=1, linestyle="--", zorder=0)
     for i, (name, sums) in enumerate(bins.items()):
         sums = torch.as_tensor(sums, dtype=torch.float64)
@@ -147,8 +147,9 @@ def reliability_plot(
         x, y = (100 * value[seen] / images[seen] for value in (confidence, right))
         style = group_style(i)
         label = f"{name} (ECE {calibration_error(torch.stack([images, confidence, right], -1)).item():.1f})"
-        ax.plot(x, y, color=style["color"], linewidth=1, label=label)
+        ax.plot(x, y, color=style["color"], linewidth=1)
+        ax.plot([], [], linewidth=1, markersize=5, label=label, **style)
         ax.scatter(x, y, s=8 + 120 * images[seen] / images.sum(), color=style["color"], marker=style["marker"])
     ax.set(xlim=(0, 100), ylim=(0, 100), aspect="equal")
-    ax.legend(fontsize=8, loc="lower right", frameon=False)
+    ax.legend(fontsize=8, loc="upper left", bbox_to_anchor=(0, -0.16), frameon=False)
     return ax

@@ -336,12 +336,13 @@ def controls_table(
 ) -> str:  # Markdown, ends with a line break
     "Each method in one row: accuracy, differences from two simpler rows, accuracy under both controls."
     by_id = {row.method: row for row in results.rows}
-    others = [m for m in ("multitask", "question_regression") if any(m in row.vs for row in results.rows)]
+    own = [row for row in results.rows if not Method.parse(row.method).control]
+    others = [m for m in ("multitask", "question_regression") if any(m in row.vs for row in own)]
     head = ["Method", "Accuracy", *(f"− {by_id[m].label}" for m in others)]
     rows = []
-    for row in results.rows:
+    for row in own:
         method = Method.parse(row.method)
-        if method.control or row.method in skip:
+        if row.method in skip:
             continue
         controls = [by_id.get(str(replace(method, control=control))) for control in CONTROLS]
         figures = ["" if control is None else plain(control.accuracy) for control in controls]
