@@ -207,6 +207,9 @@ def test_a_training_question_is_not_its_own_neighbour(explorer, x):
 def test_what_can_not_be_asked_is_refused_in_a_sentence(explorer, box, question, answers, said):
     with pytest.raises(ValueError, match=said) as error:
         explorer.ask(question, answers)
+    if "tokens" not in said:  # the same at every door
+        with pytest.raises(ValueError, match=said):
+            task_for(question, answers)
     assert "\n" not in str(error.value) and len(str(error.value)) < 250
     box.form.fields["answers"].value = ", ".join(answers)
     box.form.fields["question"].value = question

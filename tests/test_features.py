@@ -691,6 +691,28 @@ def test_a_pipe_for_a_checkpoint_is_refused_and_never_waited_for(tmp_path):
             load_encoder(model, pretrained, quick_gelu=False)
 
 
+def test_a_manifest_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "a page", "icons": []}')
+    with pytest.raises(FileError, match="manifest.json: .*encoder"):
+        build_bank(tmp_path, Toy(), TASKS, load, workers=0)
+    assert os.listdir(tmp_path) == ["manifest.json"]  # not even a lock
+
+
+@pytest.mark.parametrize("name", ["images", "prompts", "questions"])
+def test_two_rows_of_one_name_are_refused(tmp_path, name):
+    build_bank(tmp_path, Toy(), TASKS, load, workers=0)
+    index, manifest = (json.loads((tmp_path / f"{file}.json").read_text()) for file in ("index", "manifest"))
+    index[name][1] = index[name][0]
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    manifest["files"]["index.json"] = files.sha256_of(tmp_path / "index.json")
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(FileError, match=f"index.json: {name}: .* occurs more than once"):
+        FeatureBank.open(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"schema": 2}))
+    with pytest.raises(FileError, match="manifest.json: expected schema 1, got 2"):
+        FeatureBank.open(tmp_path)
+
+
 def test_a_matrix_of_another_shape_than_the_index_says_is_named(tmp_path):
     bank = build_bank(tmp_path, Toy(), TASKS, load, workers=0)
     manifest = json.loads((tmp_path / "manifest.json").read_text())
@@ -703,7 +725,7 @@ def test_a_matrix_of_another_shape_than_the_index_says_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["prompts", "questions.clip", "questions.tokens"])
-@pytest.mark.parametrize("change", [lambda x: x[1:], lambda x: torch.cat([x, x]), lambda x: x[:, 0]])
+@pytest.mark.parametrize("change", [lambda x: x[1:], lambda x: torch.cat([x, x]), lambda x: x[:, 0], torch.Tensor.int])
 def test_rows_that_do_not_fit_the_index_are_named(tmp_path, name, change):
     "Whole files that belong to different banks: every hash is right, and the rows are somebody else's."
     build_bank(tmp_path, Toy(), TASKS, load, workers=0)
@@ -714,7 +736,9 @@ def test_rows_that_do_not_fit_the_index_are_named(tmp_path, name, change):
         manifest["files"]["texts.safetensors"] = files.sha256_of(tmp_path / "texts.safetensors")
         (tmp_path / "manifest.json").write_text(json.dumps(manifest))
         key = name if "prompts" in tensors else "prompts"
-        with pytest.raises(FileError, match=rf"texts.safetensors: {key}: expected \[\d+, E\], .*index.json, got \["):
+        with pytest.raises(
+            FileError, match=rf"texts.safetensors: {key}: expected \[\d+, E\], .*index.json, got torch."
+        ):
             FeatureBank.open(tmp_path)
 
 

@@ -162,6 +162,11 @@ def test_a_source_with_half_of_its_files_is_refused():
             Source(**half)
     with pytest.raises(ValueError, match="task files beside instances"):
         Source(instances="x")
+    with pytest.raises(ValueError, match="split: expected task files for 'image-disjoint', got the scenes"):
+        Source(split="image-disjoint")
+    for world in (-1, 2**31, 2**80):
+        with pytest.raises(ValueError, match=f"world: expected 0 to 2147483647, got {world}"):
+            Source(world=world)
 
 
 def test_runs_of_other_worlds_and_data_have_their_own_folder(tmp_path):

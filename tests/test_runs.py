@@ -159,10 +159,15 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "beach.png").touch()
     with pytest.raises(RunError, match="beach.png"):
         Run.create(tmp_path, {})
+    assert os.listdir(tmp_path) == ["beach.png"]  # not even a lock
     with pytest.raises(RunError, match="without manifest.json"):
         Run.open(tmp_path)
     with pytest.raises(RunError, match="nothing there"):
         Run.open(tmp_path / "nowhere")
+    (tmp_path / "manifest.json").write_text('{"name": "a page", "icons": []}')
+    with pytest.raises(RunError, match="expected schema 1, got None"):
+        Run.create(tmp_path, {}, resume=False)
+    assert sorted(os.listdir(tmp_path)) == ["beach.png", "manifest.json"]
 
 
 @pytest.mark.parametrize(

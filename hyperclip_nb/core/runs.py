@@ -158,15 +158,13 @@ def read_manifest(
 
 
 def _take_up(
-    folder: Path,  # a directory that is to be a run's, lock held
+    folder: Path,  # a directory that is to be a run's
 ) -> Manifest:
     "The manifest to go on with, an empty one for a new run. Raises `RunError` for a directory of something else."
-    if (folder / "manifest.json").exists():
-        manifest = read_manifest(folder)
-        for place in {folder, *((folder / name).parent for name in manifest.files)}:
-            sweep(place)
-        return manifest
-    if others := sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")):
+    others = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    if (folder / "manifest.json").exists():  # looked for last: another process may begin the same run now
+        return read_manifest(folder)
+    if others:
         raise RunError(f"{folder}: expected a run directory or an empty one, found no manifest.json but {others[:5]}")
     return Manifest(SCHEMA, {}, [], "", {})
 
@@ -254,8 +252,11 @@ class Run:
         "Make a run directory, or go on with the one that is there. Raises `RunError` if it is of something else."
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
+        _take_up(path)  # where something else lies, nothing is written, not even a lock
         with folder_lock(path):
             run = cls(path, _take_up(path))
+            for place in {path, *((path / name).parent for name in run.manifest.files)}:
+                sweep(place)
             old = [] if resume else [*map(path.joinpath, run.manifest.files), *path.glob("*.resume.safetensors")]
             kept = run.manifest.files if resume else {}
             run.manifest = Manifest(SCHEMA, to_settings(config, order=None), list(seeds), code_version(), kept)
