@@ -167,6 +167,10 @@ class Source:
     def __post_init__(self):
         if (self.tasks is None) != (self.features is None):
             raise ValueError("expected both tasks and features, or neither (the scenes)")
+        if not 0 <= self.world < 2**31:
+            raise ValueError(f"world: expected 0 to {2**31 - 1}, got {self.world}")
+        if self.split != "standard" and not self.tasks:
+            raise ValueError(f"split: expected task files for {self.split!r}, got the scenes")
         if self.instances and not self.tasks:
             raise ValueError("expected task files beside instances; the scenes have no COCO tasks")
 
