@@ -96,6 +96,13 @@ DEMO = (
     "nearest_latent",
     "question_regression",
 )
+_FEW_SHOT = ("few_shot~multitask", "few_shot~mnet_maml", "few_shot~cond_multitask", "hvae_hyperldm_g1.5~few_shot")
+_PICTURES = (
+    "regression_draws~likelihood@32",
+    "regression_draws~unlabelled@32",
+    "hvae_hyperldm_g1~likelihood@32",
+    "hvae_hyperldm_g1~unlabelled@32",
+)
 _SMOKE_ROWS = (
     "clip_zero_shot",
     "multitask",
@@ -108,7 +115,9 @@ _SMOKE_ROWS = (
     "hnet_hyperldm_g1",
     "hvae_hyperldm_g1.5",
     "hvae_hyperldm_g1.5@10",
+    "hvae_hyperldm_g1.5~mean_latent@10",
     "question_regression",
+    "few_shot~multitask",
 )
 _META_VQA_ROWS = (
     "clip_zero_shot",
@@ -128,16 +137,24 @@ _META_VQA_ROWS = (
     "hvae_hyperldm_g1@10",
     "hvae_hyperldm_g1.5",
     "hvae_hyperldm_g1.5@10",
+    "hvae_hyperldm_g1.5~z0@10",
+    "hvae_hyperldm_g1.5~mean_latent@10",
     "mean_latent",
     "nearest_latent",
     "latent_regression",
+    *_FEW_SHOT,
 )
 _SMOKE = replace(
     shortened(Recipe(), 0.03), views=2, guidance_steps=(5, 10), guidance_prior=(0.03,), few_shot_steps=(5, 10)
 )
 PRESETS = {
     "demo": Preset(recipe=Recipe(), methods=DEMO, shots=(0, 1, "all"), kinds=("hvae",), seeds=3, audit=False),
-    "scenes": Preset(recipe=Recipe(), paper=_PAPER_ON_SCENES, paper_methods=_PAPER_ROWS),
+    "scenes": Preset(
+        recipe=Recipe(),
+        methods=(*ROWS, *_FEW_SHOT, *_PICTURES),
+        paper=_PAPER_ON_SCENES,
+        paper_methods=_PAPER_ROWS,
+    ),
     "smoke": Preset(recipe=_SMOKE, methods=_SMOKE_ROWS, shots=(0, 1, "all"), seeds=1),
     "paper": Preset(recipe=PAPER, methods=_META_VQA_ROWS, seeds=3),
 }
