@@ -76,7 +76,7 @@ DEMO = (
     "clip_zero_shot",
     "multitask",
     "cond_multitask",
-    "cond_multitask~clip",
+    "cond_multitask~question_regression",
     "hvae_hyperclip",
     "hvae_hyperldm_g1",
     "hvae_hyperldm_g1.5",
