@@ -921,6 +921,20 @@ def test_bad_requests():
             call()
 
 
+@pytest.mark.parametrize(
+    "sampler, name, values",
+    [
+        *[(sampler, "clamp", [0.0, -1.0, math.nan]) for sampler in SAMPLERS],
+        ("ddpm", "temperature", [-1.0, math.inf, math.nan]),
+        ("ddim", "eta", [-0.1, 1.1, math.inf, math.nan]),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused_by_every_sampler(sampler, name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=f"{name}: expected .*, got {value}"):
+            next(SAMPLERS[sampler](model, NOISE, schedule_of(), generator=seeded(0), **{name: value}))
+
+
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("gamma", [0, 1, 1.5])
 @pytest.mark.parametrize("shape", [(2, 5), (3, 2, 7), (2, 0), (1,)])

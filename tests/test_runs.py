@@ -228,6 +228,8 @@ LEADING_OUT = [
     ".",
     "",
     "a\0b",
+    "manifest.json",
+    ".lock",
 ]
 
 
@@ -253,6 +255,21 @@ def test_a_manifest_names_only_files_of_its_own_directory(run, tmp_path, name):
         with pytest.raises(HyperclipError, match="nothing was opened"):
             action()
     assert victim.read_text() == "mine" and (run.path / "x.safetensors").exists()
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "", "..", "deep/../x", "a" * 300])
+def test_a_part_is_made_only_inside_of_its_run(run, name):
+    before, around = sorted(os.listdir(run.path)), sorted(os.listdir(run.path.parent))
+    for action in (
+        lambda: run.part(f"{name}/x" if name in ("", "..") else name, {}, never),
+        lambda: run.write_text(name, "x"),
+        lambda: run.write_json(name, {}),
+        lambda: run.metrics(f"{name}/x" if name in ("", "..") else name),
+    ):
+        with pytest.raises(FileError, match="expected names of files inside this folder"):
+            action()
+    assert sorted(os.listdir(run.path)) == before and sorted(os.listdir(run.path.parent)) == around
+    Run.open(run.path).verify()
 
 
 def test_what_is_no_file_is_refused_and_never_waited_for(run):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'run_dir', 'data_dir', 'check_device', 'code_version', 'FileEntry', 'Manifest', 'to_settings',
-           'read_manifest', 'fits', 'check_file', 'entering', 'claimed', 'Run', 'checkpointed']
+           'read_manifest', 'own_path', 'fits', 'check_file', 'entering', 'claimed', 'Run', 'checkpointed']
 
 # %% ../../nbs/0_core/04_runs.ipynb #cab88f7a
 import hashlib
@@ -27,6 +27,7 @@ from torch import Tensor
 import hyperclip_nb
 from .blocks import check_finite
 from hyperclip_nb.core.files import (
+    FileError,
     RunError,
     fingerprint,
     folder_lock,
@@ -153,8 +154,18 @@ def read_manifest(
         )
     manifest = read_json(file, Manifest)
     for name in manifest.files:
-        path_inside(folder, name)
+        own_path(folder, name)
     return manifest
+
+
+def own_path(
+    folder: Path,  # a run directory
+    name: str,  # of a file that a manifest lists, or may list
+) -> Path:
+    "Raises `FileError` for a name that leads out of the directory, and for what the directory itself needs."
+    if name in ("manifest.json", ".lock"):
+        raise FileError(f"{folder}: expected the name of a part or a table, got {name!r}; nothing was opened")
+    return path_inside(folder, name)
 
 
 def _take_up(
@@ -206,11 +217,11 @@ def entering(
     settings: Any,  # dict or dataclass: what decides its content
 ) -> Iterator[Path]:  # where to write it
     "Write a file in this block: its old entry is gone before, its new one comes after."
-    plain = to_settings(settings)
+    plain, path = to_settings(settings), own_path(folder, file)
     if manifest.files.pop(file, None):
         write_json(folder / "manifest.json", manifest)
-    yield folder / file
-    manifest.files[file] = FileEntry(sha256_of(folder / file), plain, code_version())
+    yield path
+    manifest.files[file] = FileEntry(sha256_of(path), plain, code_version())
     write_json(folder / "manifest.json", manifest)
 
 # %% ../../nbs/0_core/04_runs.ipynb #0ba67a15
@@ -311,6 +322,7 @@ class Run:
     ) -> dict[str, Tensor]:  # on the CPU
         "Load a part, or build and store it. Raises `RunError` if its file is damaged."
         file = f"{name}.safetensors"
+        own_path(self.path, file)
         with self.locked():
             if fits(self.path, self.manifest, file, settings):
                 return self._finished(name)
@@ -338,7 +350,7 @@ class Run:
 
     def metrics(self, name: str) -> Callable[[Any], None]:
         "Start NAME.jsonl anew; returns the function that appends a record to it as a line of JSON."
-        path = self.path / f"{name}.jsonl"
+        path = own_path(self.path, f"{name}.jsonl")
         write_atomic(path, b"")
 
         def append(record: Any) -> None:
