@@ -29,7 +29,7 @@ from ..dataset.tasks import Splits, Task
 from ..diffusion.hyperldm import HyperLDM
 from . import trainings
 from .parts import Parts, announce, once
-from .recipe import Generator, Recipe
+from .recipe import Generator, Recipe, Variant, varied
 from .statistics import task_scores
 from .trainings import ConditionalKind, Finetuned, Stored
 from ..guidance.guide import guide
@@ -271,9 +271,11 @@ class Experiment:
         kind: Generator,
         seed: int,
         condition: str | None = None,  # which condition (see `condition`); None: that of `kind`
+        variant: Variant = "",  # of the recipe (see `varied`)
     ) -> HyperLDM:
         "Latent diffusion over a generator's latents (paper, algorithms 12 and 13)."
-        r, conditions, (latents, std) = self.recipe, self.condition(condition or kind, seed), self.stored(kind, seed)
+        r, conditions = varied(self.recipe, variant), self.condition(condition or kind, seed)
+        latents, std = self.stored(kind, seed)
         drawn = r.posterior * std if kind == "hvae" and r.posterior else None
         weight = None
         if r.metric != "identity":
@@ -283,7 +285,9 @@ class Experiment:
             condition = None
         elif condition == self.recipe.question:
             condition = "embedding"
-        self.parts.trained(f"{kind}_hyperldm", seed, training, condition)
+        parts = copy.copy(self.parts)
+        parts.recipe = r
+        parts.trained(f"{kind}_hyperldm", seed, training, "-".join(filter(None, [condition, variant])) or None)
         return ldm
 
     @once
@@ -308,20 +312,26 @@ class Experiment:
         questions: Questions,
         *,
         generator: torch.Generator,  # of the noise
-        **options: Any,  # `condition` as for `hyperldm`, and all of `HyperLDM.path`: gamma, samples, energy …
+        **options: Any,  # `condition`, `variant` as for `hyperldm`, all of `HyperLDM.path`: gamma, samples, energy …
     ) -> Iterator[Tensor]:  # [K, T, Z] each, the noise first
         "The way that latents take from noise to what `sample` returns."
         ldm, conditions, options = self._sampling(kind, seed, questions, generator=generator, **options)
         return ldm.trajectory(conditions, **options)
 
     def _sampling(
-        self, kind: Generator, seed: int, questions: Questions, condition: str | None = None, **options: Any
+        self,
+        kind: Generator,
+        seed: int,
+        questions: Questions,
+        condition: str | None = None,
+        variant: Variant = "",
+        **options: Any,
     ) -> tuple[HyperLDM, Tensor, dict[str, Any]]:
         conditions = self.condition(condition or kind, seed, questions)
         usual: dict[str, Any] = {"clamp": self.recipe.clamp}
         if options.get("sampler", "ddpm") == "ddpm":
             usual["variance"] = self.recipe.variance
-        return self.hyperldm(kind, seed, condition), conditions, usual | options
+        return self.hyperldm(kind, seed, condition, variant), conditions, usual | options
 
     def walk(
         self,

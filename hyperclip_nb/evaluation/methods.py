@@ -17,7 +17,7 @@ from torch import Tensor
 from ..core.training import last
 from .controls import mean_latent, nearest_latent
 from .experiment import Experiment, Questions
-from .recipe import Generator
+from .recipe import Generator, Variant
 from .rows import Method, check_rows
 from .scoring import TrainedMethod, best_method
 from .trainings import ConditionalKind
@@ -78,10 +78,11 @@ def hyperldm(
     gamma: float,  # guidance strength γ
     samples: int = 1,  # K
     condition: str | None = None,  # which condition (see `Experiment.hyperldm`)
+    variant: Variant = "",  # likewise
 ) -> TrainedMethod:
     "Samples of the latent diffusion model (paper, algorithm 14)."
-    how = {"gamma": gamma, "samples": samples, "condition": condition}
-    x.hyperldm(kind, seed, condition)  # trained before it is scored
+    how = {"gamma": gamma, "samples": samples, "condition": condition, "variant": variant}
+    x.hyperldm(kind, seed, condition, variant)  # trained before it is scored
     return from_latents(
         x, kind, seed, lambda questions, generator: x.sample(kind, seed, questions, generator=generator, **how)
     )
@@ -148,6 +149,8 @@ def train_method(
             return hyperclip(x, seed, kind)
         case "hyperldm" if m.variant == "hyperclip":
             return hyperldm_with_hyperclip(x, seed, kind, gamma, m.samples)
+        case "hyperldm" if m.variant == "first_denoiser":
+            return hyperldm(x, seed, kind, gamma, m.samples, variant="first_denoiser")
         case "hyperldm":
             return hyperldm(x, seed, kind, gamma, m.samples, x.recipe.question if m.variant == "embedding" else None)
         case _:

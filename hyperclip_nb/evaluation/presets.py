@@ -19,7 +19,7 @@ from .fewshot import SHOTS, Shots
 from .overrides import override
 from .recipe import PAPER, Generator, Recipe
 from .rows import ROWS
-from ..hypernet.metatrain import Adaptation
+from ..hypernet.metatrain import Adaptation, Episodes
 
 # %% ../../nbs/7_evaluation/appendix/presets.ipynb #1f59bbe3
 @dataclass(frozen=True, kw_only=True)
@@ -59,21 +59,33 @@ _PAPER_ROWS = (
     "hnet_maml",
     "hnet_hyperclip",
     "hvae_hyperclip",
-    "hnet_hyperldm_g1",
-    "hnet_hyperldm_g1.5",
-    "hvae_hyperldm_g1",
-    "hvae_hyperldm_g1.5",
+    *(
+        f"{kind}_hyperldm_g{gamma}{samples}"
+        for kind in ("hnet", "hvae")
+        for gamma in ("1", "1.5")
+        for samples in ("", "@10")
+    ),
 )
 _PAPER_ON_SCENES = replace(
     PAPER,
     hidden=16,
+    feature_scale="unit",
+    embedding_scale="standardized",
     multitask=Recipe().multitask,
+    episodes=Episodes(),
     inner=Adaptation(steps=10, lr=0.5),
+    anchor=1.0,
+    hnet=TrainConfig(steps=900, lr=3e-3),
+    latent_size=16,
     stored=Adaptation(steps=10, lr=0.5),
+    stored_for_hyperclip=Adaptation(steps=50, lr=0.5),
+    views=8,
+    hvae_views=None,
     finetuned=Adaptation(steps=50, lr=0.5),
-    hnet=replace(PAPER.hnet, steps=300, schedule="constant"),
-    hvae_training=TrainConfig(steps=3_000, lr=1e-4),
-    hyperldm=TrainConfig(steps=3_000, lr=2.5e-4),
+    hvae=replace(PAPER.hvae, latent_size=16, hidden=(128,), components=128),
+    hvae_training=TrainConfig(epochs=200, lr=1e-3),
+    hyperldm=TrainConfig(epochs=500, lr=2.5e-4),
+    denoiser=replace(PAPER.denoiser, hidden=256),
     hyperclip_training=TrainConfig(steps=1_500, lr=3e-4),
 )
 
@@ -122,6 +134,7 @@ _META_VQA_ROWS = (
     "hvae_hyperldm_g1@10",
     "hvae_hyperldm_g1.5",
     "hvae_hyperldm_g1.5@10",
+    "hvae_hyperldm_g1~first_denoiser",
     "mean_latent",
     "nearest_latent",
     "latent_regression",

@@ -38,6 +38,7 @@ VARIANTS = {  # other variants are called what their id says
     "embedding": "the embedding as condition",
     "question_regression": "the question regression as condition",
     "hyperclip": "and HyperCLIP",
+    "first_denoiser": "the first published denoiser, predicting v",
 }
 CONTROLS = {"shuffled": "shuffled questions", "null": "no question"}
 GENERATORS: dict[Generator, str] = {"hnet": "HNet", "hvae": "HVAE"}
@@ -168,6 +169,7 @@ ROWS = (
     "cond_multitask_film",
     "cond_hnet_maml",
     "hvae_hyperldm_g1~hyperclip",
+    "hvae_hyperldm_g1~first_denoiser",
     *(
         row
         for kind, other in (("hnet", "~hnet"), ("hvae", ""))
