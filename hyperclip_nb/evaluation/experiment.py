@@ -131,6 +131,10 @@ class Experiment:
         training = trainings.hnet(self.layout, self.unconditional, start, self.recipe, seed)
         return self.parts.trained("hnet", seed, training)
 
+    def before_fine_tuning(self, seed: int) -> MNet:
+        "Where fine-tuning starts: algorithm 2 or 3."
+        return self.mnet_maml(seed) if self.recipe.hvae_start == "mnet_maml" else self.multitask(seed)
+
     @once
     def to_fine_tune(self) -> TaskSet:
         "What the HVAE learns from: all training tasks, and as many COCO tasks as have their share."
@@ -142,8 +146,7 @@ class Experiment:
     @once
     def fine_tuned(self, seed: int) -> Finetuned:
         "Their fine-tuned weights. By far the largest thing here: its seed makes it again, so it is never written."
-        start = self.mnet_maml(seed) if self.recipe.hvae_start == "mnet_maml" else self.multitask(seed)
-        return trainings.fine_tuned(start, self.to_fine_tune(), self.recipe, seed)
+        return trainings.fine_tuned(self.before_fine_tuning(seed), self.to_fine_tune(), self.recipe, seed)
 
     @once
     def hvae(self, seed: int) -> HVAE:

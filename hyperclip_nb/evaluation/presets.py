@@ -18,7 +18,7 @@ from .experiment import Experiment
 from .fewshot import SHOTS, Shots
 from .overrides import override
 from .recipe import PAPER, Generator, Recipe
-from .rows import ROWS
+from .rows import FEW_SHOT_ROWS, ROWS
 from ..hypernet.metatrain import Adaptation, Episodes
 
 # %% ../../nbs/7_evaluation/appendix/presets.ipynb #1f59bbe3
@@ -43,6 +43,18 @@ class Preset:
         own = {path: value for path, value in changes.items() if path not in theirs}
         paper = self.paper and override(self.paper, {k.removeprefix("paper."): v for k, v in theirs.items()})
         return replace(self, recipe=override(self.recipe, own), paper=paper)
+
+    @property
+    def zero_shot_methods(self) -> tuple[str, ...]:
+        "Rows that see no picture of their task."
+        return tuple(id for id in self.methods if id not in FEW_SHOT_ROWS)
+
+    @property
+    def few_shot_methods(self) -> tuple[str, ...]:
+        "Rows that see pictures: the curves of `kinds`, and those among the methods."
+        starts = {"hnet": "few_shot", "hvae": "few_shot~hvae"}
+        curves = [row for kind in self.kinds for row in (starts[kind], f"few_shot~{kind}_hyperldm_g1.5")]
+        return tuple(dict.fromkeys([*curves, *(id for id in self.methods if id in FEW_SHOT_ROWS)]))
 
 
 def shortened(
@@ -102,6 +114,13 @@ DEMO = (
     "nearest_latent",
     "question_regression",
 )
+_FEW_SHOT = ("few_shot~multitask", "few_shot~mnet_maml", "few_shot~cond_multitask", "hvae_hyperldm_g1.5~few_shot")
+_PICTURES = (
+    "regression_draws~likelihood@32",
+    "regression_draws~unlabelled@32",
+    "hvae_hyperldm_g1~likelihood@32",
+    "hvae_hyperldm_g1~unlabelled@32",
+)
 _SMOKE_ROWS = (
     "clip_zero_shot",
     "multitask",
@@ -114,7 +133,9 @@ _SMOKE_ROWS = (
     "hnet_hyperldm_g1",
     "hvae_hyperldm_g1.5",
     "hvae_hyperldm_g1.5@10",
+    "hvae_hyperldm_g1.5~mean_latent@10",
     "question_regression",
+    "few_shot~multitask",
 )
 _META_VQA_ROWS = (
     "clip_zero_shot",
@@ -135,16 +156,24 @@ _META_VQA_ROWS = (
     "hvae_hyperldm_g1.5",
     "hvae_hyperldm_g1.5@10",
     "hvae_hyperldm_g1~first_denoiser",
+    "hvae_hyperldm_g1.5~z0@10",
+    "hvae_hyperldm_g1.5~mean_latent@10",
     "mean_latent",
     "nearest_latent",
     "latent_regression",
+    *_FEW_SHOT,
 )
 _SMOKE = replace(
     shortened(Recipe(), 0.03), views=2, guidance_steps=(5, 10), guidance_prior=(0.03,), few_shot_steps=(5, 10)
 )
 PRESETS = {
     "demo": Preset(recipe=Recipe(), methods=DEMO, shots=(0, 1, "all"), kinds=("hvae",), seeds=3, audit=False),
-    "scenes": Preset(recipe=Recipe(), paper=_PAPER_ON_SCENES, paper_methods=_PAPER_ROWS),
+    "scenes": Preset(
+        recipe=Recipe(),
+        methods=(*ROWS, *_FEW_SHOT, *_PICTURES),
+        paper=_PAPER_ON_SCENES,
+        paper_methods=_PAPER_ROWS,
+    ),
     "smoke": Preset(recipe=_SMOKE, methods=_SMOKE_ROWS, shots=(0, 1, "all"), seeds=1),
     "paper": Preset(recipe=PAPER, methods=_META_VQA_ROWS, seeds=3),
 }
