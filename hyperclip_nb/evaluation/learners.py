@@ -205,16 +205,18 @@ def score_few_shot_row(
     for n in shots:
         first = min(method.settings)
         tried = table("val", n, sorted(method.settings), alphas) if n else {(first, None): torch.zeros(1)}
-        for frequencies in (False, True):
-            candidates = {key: value for key, value in tried.items() if (key[1] is not None) == frequencies}
-            if not candidates:
-                continue
-            best = best_on(({"place": k, "alpha": α}, value) for (k, α), value in candidates.items())
-            k, α = best["place"], best["alpha"]
+        best = {}  # with frequencies or without -> place and α
+        for frequencies in sorted({α is not None for _, α in tried}):
+            some = ((key, percent) for key, percent in tried.items() if (key[1] is not None) == frequencies)
+            best[frequencies] = best_on(({"place": k, "alpha": α}, percent) for (k, α), percent in some)
+        places, factors = sorted({b["place"] for b in best.values()}), [b["alpha"] for b in best.values()]
+        tested = {"": table(split, n, places, factors)}
+        if "shuffled" in learners and n == "all":
+            tested["shuffled"] = table("shuffled", n, places, factors)
+        for frequencies, b in best.items():
             name = replace(row, frequencies=frequencies, shots="" if n == "all" else str(n))
-            scores[str(name)] = table(split, n, [k], [α])[k, α]
             if n:
-                chosen[str(name)] = method.settings[k] | ({"alpha": α} if frequencies else {})
-            if "shuffled" in learners and n == "all":
-                scores[str(replace(name, control="shuffled"))] = table("shuffled", n, [k], [α])[k, α]
+                chosen[str(name)] = method.settings[b["place"]] | ({"alpha": b["alpha"]} if frequencies else {})
+            for control, scored in tested.items():
+                scores[str(replace(name, control=control))] = scored[b["place"], b["alpha"]]
     return scores, chosen
