@@ -215,13 +215,15 @@ def test_the_papers_recipe_runs_at_a_small_size(tmp_path):
                 "film",
                 "conditional_maml",
                 "hvae_training",
-                "hyperldm",
                 "hyperclip_training",
             )
         },
         hyperclip=replace(PAPER.hyperclip, hidden=(6,)),
         contrast=replace(PAPER.contrast, batch=4),
-        ldm=replace(PAPER.ldm, batch=8),
+        # Long enough for samples that pass the check of `HyperLDM.path`.
+        hyperldm=TrainConfig(steps=300, lr=3e-3),
+        denoiser=replace(PAPER.denoiser, hidden=64),
+        ldm=replace(PAPER.ldm, batch=32),
         finetuned=Adaptation(steps=2, lr=0.1),
         guidance_steps=(1,),
         guidance_prior=(0.0,),
