@@ -24,12 +24,12 @@ def adapted_latents(x: Experiment, kind: Generator, seed: int, split: str) -> Te
     "A latent for each task of a split, adapted to its labelled pictures as HyperCLIP's training latents are."
     if split == "train":
         return x.stored(kind, seed, for_hyperclip=True).latents[0]
-    tasks, recipe = x.sets[split], replace(x.recipe, views=1, hvae_views=None)
+    tasks, recipe = x.sets[split], replace(x.recipe, views=1, hvae_views=1)
     if kind == "hnet":
         adaptation = recipe.stored_for_hyperclip or recipe.stored
         return trainings.hnet_stored(x.hnet(seed), tasks, adaptation, recipe, seed).latents[0]
-    weights = trainings.fine_tuned(x.hvae_start(seed), tasks, recipe, seed).weights
-    return trainings.hvae_stored(x.hvae(seed), weights, None).latents[0]
+    weights = trainings.fine_tuned(x.before_fine_tuning(seed), tasks, recipe, seed).weights
+    return trainings.hvae_stored(x.hvae(seed), weights).latents[0]
 
 
 def classify_split(x: Experiment, kind: Generator, seed: int, split: str, choices: int = 10) -> TaskClassification:

@@ -4,31 +4,28 @@
 
 # %% auto #0
 __all__ = ['Latents', 'shared', 'conditional', 'dropout_drawn', 'dropout_passes', 'from_latents', 'hyperclip', 'hyperldm',
-           'hyperldm_with_hyperclip', 'first_latent', 'hyperldm_from_z0', 'hyperldm_mean_latent', 'curved_hyperldm',
-           'hyperldm_with_curvature', 'found_latent', 'regression_draws', 'train_method']
+           'hyperldm_with_hyperclip', 'first_latent', 'hyperldm_from_z0', 'hyperldm_mean_latent', 'found_latent',
+           'regression_draws', 'train_method']
 
 # %% ../../nbs/7_evaluation/05_methods.ipynb #fa7fa38e
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 
 from ..core.training import last
-from ..diffusion.hyperldm import HyperLDM
-from . import trainings
 from .controls import mean_latent, nearest_latent
 from .experiment import Experiment, Questions
 from .fewshot import ensemble_latents
-from .recipe import Generator
+from .recipe import Generator, Variant
 from .rows import Method, check_rows
 from .scoring import TrainedMethod, best_method
 from .trainings import ConditionalKind
 from ..guidance.guide import hyperclip_energy
 from ..guidance.question_regression import KernelRegression
-from ..hypernet.curvature import latent_curvature, lift
 
 # %% ../../nbs/7_evaluation/05_methods.ipynb #25120f9a
 def shared(w: Tensor) -> TrainedMethod:  # [P]
@@ -121,10 +118,11 @@ def hyperldm(
     gamma: float,  # guidance strength γ
     samples: int = 1,  # K
     condition: str | None = None,  # which condition (see `Experiment.hyperldm`)
+    variant: Variant = "",  # likewise
 ) -> TrainedMethod:
     "Samples of the latent diffusion model (paper, algorithm 14)."
-    how = {"gamma": gamma, "samples": samples, "condition": condition}
-    x.hyperldm(kind, seed, condition)  # trained before it is scored
+    how = {"gamma": gamma, "samples": samples, "condition": condition, "variant": variant}
+    x.hyperldm(kind, seed, condition, variant)  # trained before it is scored
     return from_latents(
         x, kind, seed, lambda questions, generator: x.sample(kind, seed, questions, generator=generator, **how)
     )
@@ -171,26 +169,6 @@ def hyperldm_mean_latent(x: Experiment, seed: int, kind: Generator, gamma: float
         return ensemble_latents(drawn)[None]
 
     return from_latents(x, kind, seed, latents)
-
-# %% ../../nbs/7_evaluation/05_methods.ipynb #aa824dce
-def curved_hyperldm(x: Experiment, seed: int, kind: Generator) -> HyperLDM:
-    "HyperLDM, trained with the curvature of each task's loss at its latent as weight of the error."
-    latents, generate = x.latents(kind, seed), x.generator(kind, seed)
-    curvature = lift(latent_curvature(generate, latents, x.sets["train"]))
-    ldm, training = trainings.hyperldm(latents, x.condition(kind, seed), x.recipe, seed, curvature)
-    x.parts.trained(f"{kind}_hyperldm", seed, training, "curvature")
-    return ldm
-
-
-def hyperldm_with_curvature(x: Experiment, seed: int, kind: Generator, gamma: float, samples: int = 1) -> TrainedMethod:
-    "Samples of the diffusion model that was trained with the curvature as weight."
-    ldm, how = curved_hyperldm(x, seed, kind), {"gamma": gamma, "samples": samples, "clamp": x.recipe.clamp}
-    return from_latents(
-        x,
-        kind,
-        seed,
-        lambda questions, generator: ldm.generate(x.condition(kind, seed, questions), generator=generator, **how),
-    )
 
 # %% ../../nbs/7_evaluation/05_methods.ipynb #0d12c9a0
 def found_latent(x: Experiment, seed: int, kind: Generator, how: str) -> TrainedMethod:
@@ -261,8 +239,8 @@ def train_method(
             return hyperldm_from_z0(x, seed, kind, gamma, m.samples)
         case "hyperldm" if m.variant == "mean_latent":
             return hyperldm_mean_latent(x, seed, kind, gamma, m.samples)
-        case "hyperldm" if m.variant == "curvature":
-            return hyperldm_with_curvature(x, seed, kind, gamma, m.samples)
+        case "hyperldm" if m.variant in ("first_denoiser", "curvature"):
+            return hyperldm(x, seed, kind, gamma, m.samples, variant=cast(Variant, m.variant))
         case "hyperldm":
             return hyperldm(x, seed, kind, gamma, m.samples, x.recipe.question if m.variant == "embedding" else None)
         case "regression_draws":

@@ -20,7 +20,7 @@ from .fewshot import SHOTS, Shots
 from .overrides import override
 from .recipe import PAPER, Generator, Recipe
 from .rows import FEW_SHOT_ROWS, ROWS
-from ..hypernet.metatrain import Adaptation
+from ..hypernet.metatrain import Adaptation, Episodes
 
 # %% ../../nbs/7_evaluation/appendix/presets.ipynb #1f59bbe3
 @dataclass(frozen=True, kw_only=True)
@@ -72,21 +72,33 @@ _PAPER_ROWS = (
     "hnet_maml",
     "hnet_hyperclip",
     "hvae_hyperclip",
-    "hnet_hyperldm_g1",
-    "hnet_hyperldm_g1.5",
-    "hvae_hyperldm_g1",
-    "hvae_hyperldm_g1.5",
+    *(
+        f"{kind}_hyperldm_g{gamma}{samples}"
+        for kind in ("hnet", "hvae")
+        for gamma in ("1", "1.5")
+        for samples in ("", "@10")
+    ),
 )
 _PAPER_ON_SCENES = replace(
     PAPER,
     hidden=16,
+    feature_scale="unit",
+    embedding_scale="standardized",
     multitask=Recipe().multitask,
+    episodes=Episodes(),
     inner=Adaptation(steps=10, lr=0.5),
+    anchor=1.0,
+    hnet=TrainConfig(steps=900, lr=3e-3),
+    latent_size=16,
     stored=Adaptation(steps=10, lr=0.5),
+    stored_for_hyperclip=Adaptation(steps=50, lr=0.5),
+    views=8,
+    hvae_views=None,
     finetuned=Adaptation(steps=50, lr=0.5),
-    hnet=replace(PAPER.hnet, steps=300, schedule="constant"),
-    hvae_training=TrainConfig(steps=3_000, lr=1e-4),
-    hyperldm=TrainConfig(steps=3_000, lr=2.5e-4),
+    hvae=replace(PAPER.hvae, latent_size=16, hidden=(128,), components=128),
+    hvae_training=TrainConfig(epochs=200, lr=1e-3),
+    hyperldm=TrainConfig(epochs=500, lr=2.5e-4),
+    denoiser=replace(PAPER.denoiser, hidden=256),
     hyperclip_training=TrainConfig(steps=1_500, lr=3e-4),
 )
 
@@ -95,13 +107,20 @@ DEMO = (
     "clip_zero_shot",
     "multitask",
     "cond_multitask",
-    "cond_multitask~clip",
+    "cond_multitask~question_regression",
     "hvae_hyperclip",
     "hvae_hyperldm_g1",
     "hvae_hyperldm_g1.5",
     "hvae_hyperldm_g1.5@10",
     "nearest_latent",
     "question_regression",
+)
+_FEW_SHOT = ("few_shot~multitask", "few_shot~mnet_maml", "few_shot~cond_multitask", "hvae_hyperldm_g1.5~few_shot")
+_PICTURES = (
+    "regression_draws~likelihood@32",
+    "regression_draws~unlabelled@32",
+    "hvae_hyperldm_g1~likelihood@32",
+    "hvae_hyperldm_g1~unlabelled@32",
 )
 _SMOKE_ROWS = (
     "clip_zero_shot",
@@ -115,7 +134,9 @@ _SMOKE_ROWS = (
     "hnet_hyperldm_g1",
     "hvae_hyperldm_g1.5",
     "hvae_hyperldm_g1.5@10",
+    "hvae_hyperldm_g1.5~mean_latent@10",
     "question_regression",
+    "few_shot~multitask",
 )
 _META_VQA_ROWS = (
     "clip_zero_shot",
@@ -135,16 +156,25 @@ _META_VQA_ROWS = (
     "hvae_hyperldm_g1@10",
     "hvae_hyperldm_g1.5",
     "hvae_hyperldm_g1.5@10",
+    "hvae_hyperldm_g1~first_denoiser",
+    "hvae_hyperldm_g1.5~z0@10",
+    "hvae_hyperldm_g1.5~mean_latent@10",
     "mean_latent",
     "nearest_latent",
     "latent_regression",
+    *_FEW_SHOT,
 )
 _SMOKE = replace(
     shortened(Recipe(), 0.03), views=2, guidance_steps=(5, 10), guidance_prior=(0.03,), few_shot_steps=(5, 10)
 )
 PRESETS = {
     "demo": Preset(recipe=Recipe(), methods=DEMO, shots=(0, 1, "all"), kinds=("hvae",), seeds=3, audit=False),
-    "scenes": Preset(recipe=Recipe(), paper=_PAPER_ON_SCENES, paper_methods=_PAPER_ROWS),
+    "scenes": Preset(
+        recipe=Recipe(),
+        methods=(*ROWS, *_FEW_SHOT, *_PICTURES),
+        paper=_PAPER_ON_SCENES,
+        paper_methods=_PAPER_ROWS,
+    ),
     "smoke": Preset(recipe=_SMOKE, methods=_SMOKE_ROWS, shots=(0, 1, "all"), seeds=1),
     "paper": Preset(recipe=PAPER, methods=_META_VQA_ROWS, seeds=3),
 }

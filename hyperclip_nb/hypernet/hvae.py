@@ -36,7 +36,7 @@ from .finetune import check_views, examples_under
 # %% ../../nbs/3_hypernet/05_hvae.ipynb #36b974d4
 @dataclass(frozen=True, kw_only=True)
 class HVAEConfig:
-    "The shape of an HVAE; the defaults are the paper's."
+    "The shape of an HVAE; the defaults are the published form's (see `PAPER_HVAE_SIZE`)."
 
     latent_size: int = 128  # Z
     hidden: tuple[int, ...] = (128, 128)  # widths of the encoder's hidden layers
