@@ -116,12 +116,6 @@ DEMO = (
     "question_regression",
 )
 _FEW_SHOT = ("few_shot~multitask", "few_shot~mnet_maml", "few_shot~cond_multitask", "hvae_hyperldm_g1.5~few_shot")
-_PICTURES = (
-    "regression_draws~likelihood@32",
-    "regression_draws~unlabelled@32",
-    "hvae_hyperldm_g1~likelihood@32",
-    "hvae_hyperldm_g1~unlabelled@32",
-)
 _SMOKE_ROWS = (
     "clip_zero_shot",
     "multitask",
@@ -171,7 +165,7 @@ PRESETS = {
     "demo": Preset(recipe=Recipe(), methods=DEMO, shots=(0, 1, "all"), kinds=("hvae",), seeds=3, audit=False),
     "scenes": Preset(
         recipe=Recipe(),
-        methods=(*ROWS, *_FEW_SHOT, *_PICTURES),
+        methods=(*ROWS, *_FEW_SHOT, "regression_draws~likelihood@32"),
         paper=_PAPER_ON_SCENES,
         paper_methods=_PAPER_ROWS,
     ),
