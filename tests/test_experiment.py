@@ -202,9 +202,6 @@ def test_the_papers_recipe_runs_at_a_small_size(tmp_path):
         hnet_hidden=(5, 5, 5),
         views=2,
         hvae=replace(PAPER.hvae, latent_size=4, hidden=(5, 5), components=3),
-        # Few steps, whose ε can be wrong: 350 of them multiply errors by 214.
-        diffusion=replace(PAPER.diffusion, timesteps=6),
-        denoiser=replace(PAPER.denoiser, hidden=8),
         **{
             f: short
             for f in (
