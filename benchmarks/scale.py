@@ -166,7 +166,7 @@ def memory() -> dict:
     found["storing_mb"] = peak_mb()
     ldm = HyperLDM.make(E, LATENT, Standardizer(latents), denoiser=PUBLISHED_SIZE, kind=PublishedDenoiser)
     run(train_hyperldm(ldm, latents, vqa.embeddings(), TrainConfig(steps=20, lr=2.5e-4), LDMConfig()))
-    z = ldm.generate(vqa.embeddings()[:373], generator=generator)[0]
+    z = ldm.generate(vqa.embeddings()[:373], generator=generator, check=False)[0]  # hardly trained
     found["accuracy"] = set_accuracy(lambda ids: hnet(z[ids % 373]), vqa, LAYOUT).mean().item()
     found["peak_mb"] = peak_mb()
     print(found)

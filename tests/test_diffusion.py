@@ -1,6 +1,8 @@
 "Oracles for diffusion, sampling and hyperldm: exact denoisers, the diffusers schedulers, loops, finite differences."
 
 import math
+from itertools import product
+from typing import get_args
 
 import pytest
 import torch
@@ -8,16 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.testing import assert_close
 
-from hyperclip_nb.core.blocks import Standardizer
+from hyperclip_nb.core.blocks import NumbersError, Standardizer
 from hyperclip_nb.core.training import TrainConfig, last, run
 from hyperclip_nb.diffusion.denoisers import (
+    DENOISERS,
     PUBLISHED_SIZE,
     Denoiser,
     DenoiserConfig,
     PublishedDenoiser,
+    SecondPublishedDenoiser,
+    planted_latents,
     timestep_embedding,
 )
-from hyperclip_nb.diffusion.hyperldm import HyperLDM, LDMConfig, train_hyperldm
+from hyperclip_nb.diffusion.hyperldm import HyperLDM, LDMConfig, check_samples, std_bounds, train_hyperldm
 from hyperclip_nb.diffusion.sampling import (
     SAMPLERS,
     guided_prediction,
@@ -34,6 +39,7 @@ from hyperclip_nb.diffusion.sampling import (
 from hyperclip_nb.diffusion.schedule import (
     DiffusionConfig,
     MixtureDenoiser,
+    Prediction,
     Schedule,
     add_noise,
     diffusion_loss,
@@ -44,7 +50,8 @@ from hyperclip_nb.diffusion.schedule import (
     weighted_square,
 )
 
-PREDICTIONS = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}  # ours -> diffusers'
+PREDICTIONS = {"epsilon": "epsilon", "x0": "sample", "v": "v_prediction"}  # ours -> diffusers', which has no flow
+ALL_PREDICTIONS = get_args(Prediction)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -143,7 +150,7 @@ def test_bad_steps():
 @given(
     batch=st.integers(1, 5),
     size=st.integers(1, 7),
-    prediction=st.sampled_from(sorted(PREDICTIONS)),
+    prediction=st.sampled_from(ALL_PREDICTIONS),
     seed=st.integers(0, 99),
 )
 def test_target_gives_the_clean_latent_back(batch, size, prediction, seed):
@@ -191,7 +198,15 @@ def test_exact_denoiser_is_the_posterior_mean():
 
 @pytest.mark.parametrize(
     "curve, prediction",
-    [("linear", "epsilon"), ("linear", "x0"), ("linear", "v"), ("cosine", "v"), ("sqrt_linear", "epsilon")],
+    [
+        ("linear", "epsilon"),
+        ("linear", "x0"),
+        ("linear", "v"),
+        ("linear", "flow"),
+        ("cosine", "v"),
+        ("sqrt_linear", "epsilon"),
+        ("straight", "flow"),
+    ],
 )
 @pytest.mark.parametrize("sampler, steps", [("ddpm", None), ("ddpm", 35), ("ddim", None), ("ddim", 100), ("dpm", 20)])
 def test_recovers_a_gaussian(prediction, curve, sampler, steps):
@@ -336,7 +351,7 @@ def test_ddim_with_all_noise_is_ddpm():
         assert_close(one, two, rtol=1e-10, atol=1e-10 * float(two.abs().max()))
 
 
-@pytest.mark.parametrize("prediction", sorted(PREDICTIONS))
+@pytest.mark.parametrize("prediction", ALL_PREDICTIONS)
 def test_ddpm_is_the_papers_line(prediction):
     "Algorithm 14 with the noise that the prediction implies, step after step, on the same fresh noise."
     schedule, draw = schedule_of(prediction=prediction, timesteps=60, beta_end=0.2), seeded(4)
@@ -410,6 +425,44 @@ def test_walk_from_a_noised_latent_keeps_the_distribution():
     assert torch.corrcoef(torch.cat([out, known], 1).T)[0, 1] > 0.3  # not drawn anew
 
 
+@pytest.mark.parametrize("gamma", [1.0, 1.5, 3.0])
+@pytest.mark.parametrize("steps", [1, 5, 10, 350])
+def test_flow_is_integrated_by_euler(steps, gamma):
+    "DDIM in the units of the straight line x = (1 − τ) z0 + τ ε is Euler's method on dx/dτ = û, guidance included."
+    schedule = schedule_of(schedule="straight", prediction="flow")
+    part, e = respaced(schedule, steps), torch.eye(3).double()
+    exact = MixtureDenoiser(CLUSTERS.double(), torch.full((3, 2), 0.4).double(), schedule)
+    τ, scale = part.std / (part.signal + part.std), part.signal + part.std
+    assert_close(τ, (part.timesteps + 0.5).double() / 350)
+    z = torch.randn(3, 2, generator=seeded(0)).double()
+    x = z / scale[-1]
+    for i in reversed(range(steps)):
+        without, given = (exact(scale[i] * x, part.timesteps[i], c) for c in (None, e))
+        x = x + ((τ[i - 1] if i else 0) - τ[i]) * ((1 - gamma) * without + gamma * given)
+    ours = last(sample_ddim(with_cfg(exact, e, gamma), z, schedule, steps=steps, spacing="uniform"))
+    assert_close(ours, x, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    "sampler, steps, narrower", [("ddim", 5, 0.5), ("ddim", 10, 0.25), ("dpm", 5, 0.15), ("dpm", 10, 0.1)]
+)
+def test_flow_with_few_steps(sampler, steps, narrower):
+    "Five steps of Euler find the mean; for the standard deviation, five steps of second order do."
+    schedule = schedule_of(schedule="straight", prediction="flow")
+    mean, std = torch.tensor([[1.2, -0.7, 0.1]]), torch.tensor([[0.2, 0.5, 1.0]])
+    half, spacing = torch.randn(5_000, 3, generator=seeded(0)), {"ddim": "uniform", "dpm": "quadratic"}[sampler]
+    exact, noise = MixtureDenoiser(mean, std, schedule), torch.cat([half, -half])
+    out = last(SAMPLERS[sampler](exact, noise, schedule, steps=steps, spacing=spacing))
+    assert (out.mean(0) - mean).abs().max() < 0.01 and (out.std(0) / std - 1).abs().max() < narrower
+
+
+def test_the_straight_curve_is_even_in_τ_for_any_number_of_steps():
+    for total in (1, 2, 350):
+        schedule = schedule_of(schedule="straight", prediction="flow", timesteps=total)
+        τ = schedule.std / (schedule.signal + schedule.std)
+        assert_close(τ, (torch.arange(total, dtype=torch.float64) + 0.5) / total)
+
+
 # ---- guidance
 
 CLUSTERS = torch.tensor([[1.0, 0.2], [-0.8, 0.5], [0.1, -1.1]])
@@ -444,14 +497,14 @@ def test_guidance_means_the_same_for_every_prediction():
     energy = lambda x: (x - 0.3).pow(2).sum(-1) + x[:, 0].pow(4)
     for rule in (None, "direct", "through", "rescaled", "published"):
         cleans = []
-        for prediction in sorted(PREDICTIONS):
+        for prediction in ALL_PREDICTIONS:
             schedule = schedule_of(prediction=prediction)
             denoise = with_cfg(MixtureDenoiser(CLUSTERS.double(), torch.full((3, 2), 0.4).double(), schedule), e, 1.7)
             if rule:
                 denoise = with_energy(denoise, energy, 0.7, schedule, rule)
             cleans.append(predicted_clean(z, denoise(z, t), schedule, t))
-        assert_close(cleans[0], cleans[1], rtol=1e-8, atol=1e-8)
-        assert_close(cleans[0], cleans[2], rtol=1e-8, atol=1e-8)
+        for clean in cleans[1:]:
+            assert_close(cleans[0], clean, rtol=1e-8, atol=1e-8)
 
 
 def test_energy_gradient_equals_finite_difference():
@@ -536,7 +589,7 @@ def test_weighted_square_equals_a_loop():
 
 def test_loss_equals_a_loop():
     "Redraw what the loss draws, and compute it row by row."
-    for prediction in PREDICTIONS:
+    for prediction in ALL_PREDICTIONS:
         schedule, g = schedule_of(prediction=prediction), seeded(3)
         z0, e = torch.randn(6, 2, generator=seeded(0)), torch.randn(6, 3, generator=seeded(1))
         denoiser = lambda z, t, e: torch.tanh(z + e[:, :2]) - 0.01 * t[:, None]
@@ -548,9 +601,8 @@ def test_loss_equals_a_loop():
             s, σ = schedule.alpha_bars[t[i]].sqrt().float(), (1 - schedule.alpha_bars[t[i]]).sqrt().float()
             z = s * z0[i] + σ * noise[i]
             out = torch.tanh(z + (0 if dropped[i] else e[i, :2])) - 0.01 * t[i]
-            total += (
-                out - {"epsilon": noise[i], "x0": z0[i], "v": s * noise[i] - σ * z0[i]}[prediction]
-            ).square().mean() / 6
+            v, u = s * noise[i] - σ * z0[i], noise[i] - z0[i]
+            total += (out - {"epsilon": noise[i], "x0": z0[i], "v": v, "flow": u}[prediction]).square().mean() / 6
         assert_close(diffusion_loss(denoiser, z0, e, schedule, seeded(3), drop=0.5), total)
 
 
@@ -576,7 +628,7 @@ def test_drop_condition():
     depth=st.integers(1, 3),
     tower=st.integers(0, 2),
     null=st.sampled_from(["zero", "learned"]),
-    kind=st.sampled_from([Denoiser, PublishedDenoiser]),
+    kind=st.sampled_from([*DENOISERS.values()]),
     gamma=st.sampled_from([0, 1, 1.5, 4]),
     seed=st.integers(0, 5),
 )
@@ -619,6 +671,30 @@ def test_published_denoiser_equals_concatenation():
     assert sum(p.numel() for p in net.parameters()) == (5 + 7 + 100 + 1) * 128 + 129 * 128 + 4 * 128 + 129 * 5
 
 
+def test_second_published_denoiser_equals_concatenation():
+    "Every block reads [h, e, τ], and a linear path leads past its norm."
+    net = SecondPublishedDenoiser(5, 7, DenoiserConfig(hidden=16, depth=3, time_size=10))
+    z, e, t = torch.randn(3, 5, generator=seeded(0)), torch.randn(3, 7, generator=seeded(1)), torch.tensor([0, 9, 349])
+    h, τ = z, timestep_embedding(t, 10)
+    for k in range(3):
+        rows = slice(16 * k, 16 * (k + 1))
+        joint = [net.layers[k].weight, net.from_embedding.weight[rows], net.from_time.weight[rows]]
+        inner = torch.nn.functional.linear(torch.cat([h, e, τ], 1), torch.cat(joint, 1), net.from_time.bias[rows])
+        h = torch.relu(net.norms[k](inner)) + h @ net.paths[k].weight.T
+    assert_close(net(z, t, e), net.head(h), rtol=1e-4, atol=1e-5)
+    blocks = [(n + 7 + 10 + 1) * 16 + n * 16 + 2 * 16 for n in (5, 16, 16)]
+    assert sum(p.numel() for p in net.parameters()) == sum(blocks) + 17 * 5
+
+
+def test_the_second_published_denoiser_follows_any_length():
+    "The first one's output is bounded, however long its input; the second one's grows in proportion."
+    z, t = torch.randn(64, 6, generator=seeded(0)), torch.tensor(5)
+    for kind, bounded in (PublishedDenoiser, True), (SecondPublishedDenoiser, False):
+        net = kind(6, 4, DenoiserConfig(hidden=32, depth=2)).requires_grad_(False)
+        growth = net(1e4 * z, t).norm() / net(1e3 * z, t).norm()
+        assert growth < 1.1 if bounded else growth > 9
+
+
 @pytest.mark.parametrize(
     "options", [dict(hidden=0), dict(depth=0), dict(time_size=3), dict(dropout=1.0), dict(null="mean"), dict(tower=-1)]
 )
@@ -639,19 +715,23 @@ def problem(n=120, views=3):
     return CENTRES[kind] + 0.3 * torch.randn(views, n, 2, generator=seeded(23)), embeddings
 
 
-def untrained(prediction="epsilon", **options):
+def untrained(prediction="epsilon", kind=Denoiser, **options):
     return HyperLDM.make(
         4,
         2,
         Affine([2.0, -0.5], [1.7, 1.1]),
         DiffusionConfig(prediction=prediction, timesteps=100, beta_end=0.2),
         DenoiserConfig(hidden=48, depth=2, **options),
+        kind,
     )
 
 
-@pytest.mark.parametrize("prediction", ["epsilon", "v"])
-def test_training_recovers_the_conditional_means(prediction):
-    ldm = untrained(prediction)
+@pytest.mark.parametrize(
+    "prediction, kind",
+    [("epsilon", Denoiser), ("v", Denoiser), ("flow", Denoiser), ("epsilon", SecondPublishedDenoiser)],
+)
+def test_training_recovers_the_conditional_means(prediction, kind):
+    ldm = untrained(prediction, kind)
     losses = run(train_hyperldm(ldm, *problem(), TrainConfig(steps=500, lr=5e-3, schedule="cosine")))
     assert sum(losses[-50:]) < 0.75 * sum(losses[:50])
     out = ldm.generate(KINDS, generator=seeded(0), samples=200)
@@ -708,7 +788,7 @@ def test_generate_is_the_plain_sampler_decoded():
         ("ddim", 1, dict(steps=10, eta=0.5)),
         ("dpm", 0, dict(steps=8)),
     ):
-        out = ldm.generate(e, generator=seeded(7), gamma=gamma, sampler=name, samples=2, **options)
+        out = ldm.generate(e, generator=seeded(7), gamma=gamma, sampler=name, samples=2, check=False, **options)
         g = seeded(7)
         noise = torch.randn(2, 5, 2, generator=g).view(10, 2)
         with torch.no_grad():
@@ -717,9 +797,9 @@ def test_generate_is_the_plain_sampler_decoded():
             )
         assert_close(out, ldm.standardizer.decode(plain).view(2, 5, 2), rtol=1e-3, atol=1e-3)
     assert ldm.generate(e[:0], generator=seeded(7), steps=6).shape == (1, 0, 2)
-    path = [*ldm.trajectory(e, generator=seeded(7), steps=6)]
+    path = [*ldm.trajectory(e, generator=seeded(7), steps=6, check=False)]
     assert len(path) == 7 and path[0].shape == (1, 5, 2)
-    assert_close(path[-1], ldm.generate(e, generator=seeded(7), steps=6))
+    assert_close(path[-1], ldm.generate(e, generator=seeded(7), steps=6, check=False))
 
 
 def test_energy_and_start_are_in_the_generators_space():
@@ -730,8 +810,9 @@ def test_energy_and_start_are_in_the_generators_space():
         seen.append(z.detach().clone())
         return (z - 10).square().sum(-1)
 
-    out = ldm.generate(e, generator=seeded(1), samples=3, steps=5, sampler="ddim", energy=energy, energy_scale=0.0)
-    assert_close(out, ldm.generate(e, generator=seeded(1), samples=3, steps=5, sampler="ddim"), rtol=1e-4, atol=1e-4)
+    how = dict(samples=3, steps=5, sampler="ddim")
+    out = ldm.generate(e, generator=seeded(1), energy=energy, energy_scale=0.0, **how)
+    assert_close(out, ldm.generate(e, generator=seeded(1), check=False, **how), rtol=1e-4, atol=1e-4)
     assert len(seen) == 5 * 3 and all(
         z.shape == (5, 2) for z in seen
     )  # one call per step and sample, each with all tasks
@@ -743,6 +824,52 @@ def test_energy_and_start_are_in_the_generators_space():
     path = [*ldm.path(e, generator=seeded(2), samples=3, start=torch.tensor([2.0, 1.0]), fraction=0.02)]
     assert len(path) == len(part) + 1 == 3
     assert_close(path[0], first)
+
+
+def test_posterior_draws_are_new_at_every_step_and_repeat_with_the_seed():
+    "Algorithm 13: means and standard deviations go in; what is encoded is drawn from them anew, by the step's seed."
+    latents, embeddings = problem(views=3)
+    std = torch.rand(latents.shape, generator=seeded(30)) + 0.5
+
+    class Recording(Identity):
+        def __init__(self):
+            self.seen = []
+
+        def encode(self, z):
+            self.seen.append(z)
+            return z
+
+    def drawn(std, seed=0, latents=latents, resume=None, steps=40):
+        ldm = HyperLDM.make(4, 2, Recording(), denoiser=DenoiserConfig(hidden=8, depth=1))
+        updates = train_hyperldm(ldm, latents, embeddings, TrainConfig(steps=steps, seed=seed), std=std)
+        if resume is not None:
+            updates.load_state_dict(resume)
+        run(updates)
+        return torch.stack(ldm.standardizer.seen), updates.state_dict()
+
+    zero = torch.zeros_like(latents)
+    units = drawn(torch.ones_like(std), latents=zero)[0]  # [steps, B, Z]: what was drawn for each step
+    assert abs(units.mean()) < 0.03 and abs(units.std() - 1) < 0.03
+    assert len(units.flatten(0, 1).unique(dim=0)) == units.shape[0] * units.shape[1]  # no draw comes again
+    a, b, c = drawn(std)[0], drawn(std)[0], drawn(std, seed=1)[0]
+    assert torch.equal(a, b) and not torch.equal(a, c)
+    which, of_std = drawn(None)[0], drawn(zero, latents=std)[0]  # the same tasks and views, and the std of each
+    assert_close(a, which + of_std * units)
+    assert_close(drawn(std[0])[0], drawn(std[:1].expand(3, -1, -1))[0])
+    half = drawn(std, steps=40)[0][:15]
+    state = train_hyperldm(
+        HyperLDM.make(4, 2, Recording(), denoiser=DenoiserConfig(hidden=8, depth=1)),
+        latents,
+        embeddings,
+        TrainConfig(steps=40),
+        std=std,
+    )
+    for _ in range(15):
+        next(state)
+    assert torch.equal(torch.cat([half, drawn(std, resume=state.state_dict())[0]]), a)
+    for wrong in (std[:2], std[..., :1], -std, std * math.nan):
+        with pytest.raises(ValueError, match="std"):
+            train_hyperldm(untrained(), latents, embeddings, std=wrong)
 
 
 def test_curvature_is_brought_to_the_diffusions_space():
@@ -804,7 +931,127 @@ def test_one_view_and_several_are_the_same_thing():
 def test_samples_have_the_type_of_the_denoiser(weights, conditions, gamma):
     ldm = HyperLDM.make(4, 6, Standardizer(torch.randn(20, 6, generator=seeded(0))))
     e = torch.randn(2, 4, generator=seeded(1))
-    single = ldm.generate(e, generator=seeded(2), gamma=gamma, steps=5)
+    single = ldm.generate(e, generator=seeded(2), gamma=gamma, steps=5, check=False)
     ldm.denoiser.to(weights), ldm.standardizer.to(weights)
-    z = ldm.generate(e.to(conditions), generator=seeded(2), gamma=gamma, steps=5)
+    z = ldm.generate(e.to(conditions), generator=seeded(2), gamma=gamma, steps=5, check=False)
     assert z.dtype == weights and z.shape == single.shape and z.isfinite().all()
+
+
+# ---- samples that cannot be right
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    samples=st.integers(1, 10),
+    tasks=st.sampled_from([1, 2, 3, 4, 5, 6, 10, 40, 60, 100, 300]),
+    size=st.sampled_from([1, 2, 16, 128]),
+    rank_one=st.booleans(),
+    seed=st.integers(0, 10_000),
+)
+def test_right_samples_are_never_refused(samples, tasks, size, rank_one, seed):
+    "Standard normal latents, however few: also where all numbers of a question say the same."
+    g = seeded(seed)
+    u = torch.randn(samples, tasks, size, generator=g)
+    if rank_one:
+        u = u[:1, :, :1].expand(u.shape)
+    check_samples(u, torch.randn(tasks, 3, generator=g), schedule_of())
+
+
+def test_bounds_are_tail_probabilities():
+    "Against a million draws: the bound for n questions is crossed by none, and two thirds of the way by some."
+    for n in (1, 2, 5, 60, 80):
+        low, high = std_bounds(n)
+        widths = (torch.randn(1_000_000 // n, n, generator=seeded(n)).square().mean(1)).sqrt()
+        assert low < widths.min() and widths.max() < high
+        assert n > 2 or widths.max() > 2 / 3 * high
+    assert std_bounds(1)[0] == 0 and std_bounds(68)[0] == 0.3 and 6 < std_bounds(1)[1] < 6.1
+    assert std_bounds(6) == (0, 3) and std_bounds(261, 1.5) == (0.3, 4.5) and std_bounds(261, -1) == (0, math.inf)
+    assert std_bounds(261, temperature=0.5) == (0.15, 3) and std_bounds(261, temperature=2.0) == (0.3, 6)
+    assert std_bounds(261, steps=4)[0] == 0 and std_bounds(261, steps=5)[0] == 0.3
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 1.5, 4.0])
+@pytest.mark.parametrize("told", [0.05, 0.5, 0.95, 0.999])
+def test_guided_samples_of_an_exact_denoiser_are_within_the_bounds(gamma, told):
+    "A question determines a share of the latents' variance; guided with the exact denoisers, for every sampler."
+    schedule = schedule_of(timesteps=100, schedule="cosine", prediction="v")
+    e = told**0.5 * torch.randn(2_000, 1, generator=seeded(0))
+
+    def denoise(z, t, e):
+        s, σ, mean = schedule.signal[t].float(), schedule.std[t].float(), e.nan_to_num()
+        variance = torch.where(e.isnan(), 1.0, 1 - told)
+        clean = mean + s * variance / (s**2 * variance + σ**2) * (z - s * mean)
+        return (s * z - clean) / σ
+
+    denoise.null = torch.full((1,), math.nan)
+    for sampler, steps in product(SAMPLERS, (5, 20, None)):
+        noise = torch.randn(2_000, 1, generator=seeded(1))
+        path = SAMPLERS[sampler](with_cfg(denoise, e, gamma), noise, schedule, steps=steps, generator=seeded(2))
+        check_samples(last(path)[None], e, schedule, gamma=gamma, steps=steps)
+    if told > 0.99:  # with few steps and a large γ samples grow from step to step
+        path = sample_ddim(with_cfg(denoise, e, 10.0), noise, schedule, steps=5)
+        with pytest.raises(NumbersError, match="γ is too large for so few steps"):
+            check_samples(last(path)[None], e, schedule, gamma=10.0, steps=5)
+
+
+def test_samples_too_wide_or_too_narrow_are_an_error():
+    e, u = torch.randn(100, 4, generator=seeded(0)), torch.randn(2, 100, 8, generator=seeded(1))
+    with pytest.raises(NumbersError, match=r"from 0.3 to 3 \(100 questions, γ = 1\), got 3.[0-9]+.*multiplied by 214"):
+        check_samples(3.3 * u, e, schedule_of())
+    with pytest.raises(NumbersError, match="diverged, or was too short, or γ is too large"):
+        check_samples(8 * u, e, schedule_of(prediction="v"), gamma=1.5)
+    with pytest.raises(NumbersError, match=r"got 0.2[0-9]*\. .*collapsed to the middle"):
+        check_samples(0.2 * u, e, schedule_of())
+    check_samples(0.2 * u, e, schedule_of(), temperature=0.5)
+    check_samples(0.2 * u, e, schedule_of(), steps=3)
+    check_samples(4 * u, e, schedule_of(), gamma=1.5)
+    check_samples(0.2 * u, e[:1].expand(100, 4), schedule_of())  # a hundred times the same question
+    check_samples(u[:, :0], e[:0], schedule_of())
+    for bad in (math.nan, math.inf):
+        with pytest.raises(NumbersError, match="finite"):
+            check_samples(u.index_fill(1, torch.tensor([3]), bad), e, schedule_of())
+
+
+def test_every_way_to_sample_is_checked():
+    "An untrained denoiser of the noise runs away; nobody gets its last latent unless they say so."
+    ldm, e = HyperLDM.make(4, 8, Identity()), torch.randn(30, 4, generator=seeded(0))
+    options = [dict(sampler=name, steps=steps) for name, steps in product(SAMPLERS, (10, None))]
+    for how in options:
+        seen = []
+        with pytest.raises(NumbersError, match="samples: expected"):
+            seen.extend(ldm.trajectory(e, generator=seeded(1), **how))
+        assert len(seen) == (how["steps"] or 350)  # the noise, and all but the last
+        with pytest.raises(NumbersError, match="samples: expected"):
+            ldm.generate(e, generator=seeded(1), **how)
+        path = [*ldm.path(e, generator=seeded(1), check=False, **how)]
+        assert all(torch.equal(a, b) for a, b in zip(seen, path)) and len(path) == len(seen) + 1
+    ldm.generate(e, generator=seeded(1), start=torch.zeros(8), fraction=0.5, steps=5)
+    ldm.generate(e, generator=seeded(1), energy=lambda z: z.sum(-1), steps=5)
+
+
+@pytest.mark.parametrize(
+    "kind, hidden, prediction, right",
+    [
+        ("published", 128, "epsilon", False),
+        ("published", 128, "v", True),
+        ("published_second", 256, "epsilon", True),
+        ("residual", 128, "flow", True),
+    ],
+)
+def test_the_papers_schedule_needs_a_denoiser_that_follows(kind, hidden, prediction, right):
+    "On planted latents and the paper's schedule the first published denoiser of ε runs away; nobody gets its samples."
+    latents, e = planted_latents(200, 64, 48, rank=12, views=4)
+    size, diffusion = DenoiserConfig(hidden=hidden, depth=2), DiffusionConfig(prediction=prediction)
+    ldm = HyperLDM.make(48, 64, Standardizer(latents), diffusion, size, DENOISERS[kind])
+    run(train_hyperldm(ldm, latents, e, TrainConfig(steps=300, lr=2e-3)))
+    sample = lambda **how: ldm.generate(e, generator=seeded(0), **how)[0]
+    if not right:
+        for gamma in (1.0, 1.5):
+            with pytest.raises(NumbersError, match="multiplied by 214.*too narrow"):
+                sample(gamma=gamma)
+        return
+    own = latents.mean(0)
+    assert 0.7 < sample().std() < 1.6
+    assert (sample() - own).norm(dim=1).mean() < 0.85 * (own - own.roll(1, 0)).norm(dim=1).mean()
+    assert sample(gamma=1.5).isfinite().all()
+    assert ldm.generate(e[:1], generator=seeded(0), samples=3).shape == (3, 1, 64)

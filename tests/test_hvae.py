@@ -509,6 +509,11 @@ def test_training_refuses_what_does_not_fit(toy):
     model = HVAE.make(LAYOUT, weights, w0, SMALL)
     with pytest.raises(ValueError, match=rf"weights: expected \[3, 40, {P}\]"):
         train_hvae(model, weights[:2], tasks, seen)
+    with pytest.raises(ValueError, match=rf"weights: expected \[V, T, {P}\]"):
+        train_hvae(model, weights[0])
+    train_hvae(model, weights)
+    with pytest.raises(ValueError, match="tasks, seen: expected both for the task's loss"):
+        train_hvae(model, weights, config=HVAELoss(loss="task"))
     with pytest.raises(ValueError, match="seen: expected bool"):
         train_hvae(model, weights, tasks, seen[..., :-1])
     everything = draw_views(tasks, views=3, fraction=(1.0, 1.0))

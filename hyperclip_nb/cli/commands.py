@@ -106,6 +106,11 @@ class Reproduce:
     "Compare all methods, with all controls: tables, claims and figures in a run directory."
 
     preset: Literal["scenes", "smoke", "paper"] = "scenes"  # smoke: two minutes; paper: hyperparameters for Meta-VQA
+    # A setting of the recipe, such as hvae.latent_size=32; may be given several times.
+    settings: Annotated[
+        tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE"), tyro.conf.UseAppendAction
+    ] = ()
+    show_recipe: tyro.conf.FlagCreatePairsOff[bool] = False  # list all settings, a star at those of --set, and end
     methods: tuple[str, ...] = ()  # ids of rows, such as cond_multitask hvae_hyperldm_g1.5@10; default: the preset's
     seeds: int | None = None  # how many times everything is trained; default: the preset's
     out: Folder = None  # the run directory; default: runs/PRESET under the data directory
@@ -125,9 +130,17 @@ class Reproduce:
 
         matplotlib.use("Agg")
         from hyperclip_nb.core.runs import check_device
-        from hyperclip_nb.evaluation.presets import Source, run_folder
+        from hyperclip_nb.evaluation.overrides import listing, read_settings
+        from hyperclip_nb.evaluation.presets import PRESETS, Source, run_folder
         from hyperclip_nb.evaluation.reproduce import reproduce
 
+        settings = read_settings(self.settings)
+        chosen = PRESETS[self.preset].override(settings)
+        if self.show_recipe:
+            print(listing(chosen.recipe, PRESETS[self.preset].recipe))
+            if chosen.paper is not None:
+                print(f"\n~paper rows\n{listing(chosen.paper, PRESETS[self.preset].paper, 'paper.')}")
+            return
         check_device(self.device)
         source = Source(
             data=self.data,
@@ -145,6 +158,7 @@ class Reproduce:
             out=out,
             source=source,
             methods=self.methods,
+            settings=settings,
             seeds=self.seeds,
             device=self.device,
             workers=workers,

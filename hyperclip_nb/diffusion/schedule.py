@@ -20,8 +20,8 @@ from torch import Tensor
 from ..core.seeds import noise_like
 
 # %% ../../nbs/5_diffusion/01_schedule.ipynb #3cdc013c
-Curve = Literal["linear", "sqrt_linear", "cosine"]
-Prediction = Literal["epsilon", "x0", "v"]
+Curve = Literal["linear", "sqrt_linear", "cosine", "straight"]
+Prediction = Literal["epsilon", "x0", "v", "flow"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +29,11 @@ class DiffusionConfig:
     "How noise is added and what the denoiser predicts; nothing about networks or training."
 
     timesteps: int = 350  # S, steps of the forward process
-    schedule: Curve = "linear"  # in β; "sqrt_linear": linear in √β; "cosine": Nichol & Dhariwal 2021
-    beta_start: float = 1e-4  # β of the first step (not used by "cosine")
-    beta_end: float = 0.06  # β of the last step (not used by "cosine")
-    prediction: Prediction = "epsilon"  # the noise, the clean latent, or the velocity between them
+    # Linear in β; "sqrt_linear": linear in √β; "cosine": Nichol & Dhariwal 2021; "straight": flow matching.
+    schedule: Curve = "linear"
+    beta_start: float = 1e-4  # β of the first step, of the linear curves
+    beta_end: float = 0.06  # β of the last step, of the linear curves
+    prediction: Prediction = "epsilon"  # the noise, the clean latent, or one of two velocities between them
 
     def __post_init__(self):
         for name, options in ("schedule", get_args(Curve)), ("prediction", get_args(Prediction)):
@@ -54,6 +55,10 @@ def make_betas(
     if config.schedule == "sqrt_linear":
         return torch.linspace(config.beta_start**0.5, config.beta_end**0.5, config.timesteps, dtype=torch.float64) ** 2
     time = torch.arange(config.timesteps + 1, dtype=torch.float64) / config.timesteps
+    if config.schedule == "straight":  # signal and noise in the proportion (1 − τ) : τ, τ in the middle of each step
+        τ = torch.cat([time[:1], time[1:] - 0.5 / config.timesteps])
+        curve = (1 - τ) ** 2 / ((1 - τ) ** 2 + τ**2)
+        return 1 - curve[1:] / curve[:-1]
     curve = torch.cos((time + 0.008) / 1.008 * pi / 2) ** 2
     return (1 - curve[1:] / curve[:-1]).clamp(max=0.999)
 
@@ -123,6 +128,8 @@ class Schedule:
         s, σ = self.signal, self.std
         if self.prediction == "epsilon":
             return 1 / s, -σ / s
+        if self.prediction == "flow":
+            return 1 / (s + σ), -σ / (s + σ)
         return (s, -σ) if self.prediction == "v" else (torch.zeros_like(s), torch.ones_like(s))
 
 # %% ../../nbs/5_diffusion/01_schedule.ipynb #8cdefa57
@@ -154,6 +161,8 @@ def prediction_target(
     "What the denoiser should have predicted."
     if schedule.prediction == "v":
         return coefficient_at(schedule.signal, index, z0) * noise - coefficient_at(schedule.std, index, z0) * z0
+    if schedule.prediction == "flow":
+        return noise - z0
     return noise if schedule.prediction == "epsilon" else z0
 
 

@@ -278,7 +278,7 @@ class Experiment:
         weight = None
         if r.metric != "identity":
             weight = lift(latent_curvature(self.generator(kind, seed), latents, self.sets["train"], r.metric))
-        ldm, training = trainings.hyperldm(latents, conditions, r, seed, drawn, weight)
+        ldm, training = trainings.hyperldm(latents, conditions, r, seed, weight, drawn)
         if condition == kind:
             condition = None
         elif condition == self.recipe.question:

@@ -35,6 +35,7 @@ class Training(NamedTuple):
 
     model: nn.Module  # as it starts
     steps: Callable[[], Steps]
+    check: Callable[[], object] | None = None  # called after the last step; what it returns is reported
 
 
 class DivergedError(NumbersError):
@@ -104,6 +105,8 @@ class Parts:
         def build(name: str, settings: dict) -> dict[str, Tensor]:
             for _ in progress(checkpointed(training.steps(), self.run.checkpoint(name), settings), desc=name):
                 pass
+            if training.check is not None:
+                self.report(f"{name}: {training.check()}")
             return training.model.state_dict()
 
         training.model.load_state_dict(self.kept(part, seed, build, condition))

@@ -6,6 +6,7 @@
 __all__ = ['DEMO', 'PRESETS', 'Preset', 'shortened', 'Source', 'run_folder']
 
 # %% ../../nbs/7_evaluation/appendix/presets.ipynb #f5a496cd
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from ..dataset.features import bank_note
 from ..dataset.sources import Split, open_tasks, scenes_bank, with_coco_tasks
 from .experiment import Experiment
 from .fewshot import SHOTS, Shots
+from .overrides import override
 from .recipe import PAPER, Generator, Recipe
 from .rows import ROWS
 from ..hypernet.metatrain import Adaptation
@@ -33,6 +35,15 @@ class Preset:
     kinds: tuple[Generator, ...] = ("hnet", "hvae")  # generators that they are drawn for
     seeds: int = 5
     audit: bool = True
+
+    def override(self, changes: Mapping[str, Any]) -> "Preset":
+        "With other settings; those of the ~paper rows begin with `paper.`. Raises `ValueError` for what is none."
+        theirs = {path: value for path, value in changes.items() if path.startswith("paper.")}
+        if theirs and self.paper is None:
+            raise ValueError(f"expected settings of the preset's only recipe, got {next(iter(theirs))!r}")
+        own = {path: value for path, value in changes.items() if path not in theirs}
+        paper = self.paper and override(self.paper, {k.removeprefix("paper."): v for k, v in theirs.items()})
+        return replace(self, recipe=override(self.recipe, own), paper=paper)
 
 
 def shortened(
@@ -62,9 +73,9 @@ _PAPER_ON_SCENES = replace(
     stored=Adaptation(steps=10, lr=0.5),
     finetuned=Adaptation(steps=50, lr=0.5),
     hnet=replace(PAPER.hnet, steps=300, schedule="constant"),
-    hvae_training=replace(PAPER.hvae_training, steps=3_000),
-    hyperldm=replace(PAPER.hyperldm, steps=3_000),
-    hyperclip_training=replace(PAPER.hyperclip_training, steps=1_500),
+    hvae_training=TrainConfig(steps=3_000, lr=1e-4),
+    hyperldm=TrainConfig(steps=3_000, lr=2.5e-4),
+    hyperclip_training=TrainConfig(steps=1_500, lr=3e-4),
 )
 
 # %% ../../nbs/7_evaluation/appendix/presets.ipynb #b27dbe5d

@@ -17,13 +17,13 @@ from ..core.blocks import check_fields
 from ..core.energy import Optimizer
 from ..core.training import TrainConfig
 from ..dataset.batches import Scale
-from ..diffusion.denoisers import PUBLISHED_SIZE, DenoiserConfig
+from ..diffusion.denoisers import SECOND_PUBLISHED_SIZE, DenoiserConfig, DenoiserKind
 from ..diffusion.hyperldm import PAPER_TRAINING, LDMConfig
 from ..diffusion.sampling import Variance
 from ..diffusion.schedule import DiffusionConfig
 from ..guidance.guide import Guidance
 from ..guidance.hyperclip import PAPER_CONTRAST, ContrastConfig, HyperCLIPConfig
-from ..hypernet.hvae import PAPER_HVAE, HVAEConfig, HVAELoss
+from ..hypernet.hvae import PAPER_HVAE, PAPER_HVAE_SIZE, HVAEConfig, HVAELoss
 from ..hypernet.metatrain import Adaptation, Episodes
 
 # %% ../../nbs/7_evaluation/03_recipe.ipynb #3dad46ab
@@ -81,7 +81,7 @@ class Recipe:
     hyperldm: TrainConfig = TrainConfig(steps=1_500, lr=1e-3, weight_decay=1e-2, schedule="linear")
     diffusion: DiffusionConfig = DiffusionConfig(timesteps=100, schedule="cosine", prediction="v")
     denoiser: DenoiserConfig = DenoiserConfig(hidden=256, depth=3, tower=1, dropout=0.2)
-    denoiser_kind: Literal["residual", "published"] = "residual"  # which network; the paper's code has two
+    denoiser_kind: DenoiserKind = "residual"  # ours, or one of the two of the published code
     scale: Literal["dimension", "global"] = "dimension"  # how latents are standardised for diffusion
     ldm: LDMConfig = LDMConfig(batch=256, drop=0.1, embedding_noise=0.1)
     metric: Literal["identity", "hessian", "gauss_newton"] = "identity"  # in which the error of diffusion is measured
@@ -177,15 +177,15 @@ PAPER = Recipe(
     hvae_views=8,
     finetuned=Adaptation(steps=50, lr=0.1),
     hvae_fraction=(2 / 3, 1.0),
-    hvae=HVAEConfig(),
+    hvae=PAPER_HVAE_SIZE,
     hvae_loss=HVAELoss(),
     hvae_training=PAPER_HVAE,
     posterior=1.0,
     question_regression=None,
     hyperldm=PAPER_TRAINING,
     diffusion=DiffusionConfig(),
-    denoiser=PUBLISHED_SIZE,
-    denoiser_kind="published",
+    denoiser=SECOND_PUBLISHED_SIZE,
+    denoiser_kind="published_second",
     ldm=LDMConfig(),
     clamp=None,
     variance="posterior",
@@ -250,6 +250,7 @@ EARLIER = {
 # Fields that came after version 0.1, of the recipe and of the configurations in it. Their defaults must not change.
 ADDED: dict[type, tuple[str, ...]] = {
     TrainConfig: ("epochs",),
+    HVAEConfig: ("decodes", "decoder_gain"),
     Recipe: (
         "feature_scale",
         "embedding_scale",

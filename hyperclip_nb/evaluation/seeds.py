@@ -25,7 +25,7 @@ from .experiment import Experiment
 from .fewshot import SHOTS, Shots, choose_steps, few_shot_scores, few_shot_table
 from .methods import train_method
 from .presets import Preset, Source
-from .recipe import Generator
+from .recipe import Generator, to_kept
 from .rows import ROWS, Method, check_rows
 from .scoring import score, score_null, score_shuffled
 
@@ -117,7 +117,7 @@ def run_seed(
     if threads:
         torch.set_num_threads(threads)
     x = source.open(Run.open(out), preset.recipe, device)
-    settings = {"data": x.parts.data, "recipe": preset.recipe, "seed": seed}
+    settings = {"data": x.parts.data, "recipe": to_kept(preset.recipe), "seed": seed}
 
     def curves() -> dict[str, Tensor]:
         found, chosen = score_few_shot(x, seed, preset.kinds, preset.shots)
@@ -128,7 +128,7 @@ def run_seed(
     x.run.part(f"few_shot-{seed}", {**settings, "shots": preset.shots, "kinds": preset.kinds}, curves)
     if preset.paper is not None and preset.paper_methods:
         y = source.open(Run.open(out / "paper"), preset.paper, device)
-        settings |= {"recipe": preset.paper, "methods": preset.paper_methods}
+        settings |= {"recipe": to_kept(preset.paper), "methods": preset.paper_methods}
         y.run.part(f"scores-{seed}", settings, lambda: packed(*score_seed(y, seed, preset.paper_methods)))
 
 # %% ../../nbs/7_evaluation/appendix/seeds.ipynb #b79709c5

@@ -7,6 +7,7 @@ __all__ = ['PAPER_HVAE', 'PAPER_HVAE_SIZE', 'HVAEConfig', 'HVAE', 'sample_poster
            'train_hvae', 'read_pieces', 'hvae_latents']
 
 # %% ../../nbs/3_hypernet/05_hvae.ipynb #d06d0e82
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -43,8 +44,9 @@ class HVAEConfig:
     components: int | None = None  # principal components k that the encoder reads; None: all standardised weights
     decodes: Literal["weights", "components"] = "weights"  # what the decoder makes: all weights, or the k components
     scale: Scale = "dimension"  # how weights are standardised (see `Standardizer`)
-    activation: Activation = "relu"
+    activation: Activation = "relu"  # of hidden layers
     log_var_offset: float = -1.0  # added to the encoder's log-variances
+    decoder_gain: float = 1.0  # factor of the initial weights of the decoder's last layer
 
     def __post_init__(self):
         widths = lambda sizes: all(width >= 1 for width in sizes)
@@ -61,6 +63,7 @@ class HVAEConfig:
             ),
             ("scale", self.scale in get_args(Scale), "'dimension' or 'global'"),
             ("activation", self.activation in get_args(Activation), "'relu' or 'silu'"),
+            ("decoder_gain", 0 <= self.decoder_gain < math.inf, "0 or a positive number"),
         )
 
 # %% ../../nbs/3_hypernet/05_hvae.ipynb #1eac4b87
@@ -91,9 +94,10 @@ class HVAE(nn.Module):
         widths = config.hidden[::-1] if config.decoder_hidden is None else config.decoder_hidden
         made = layout.size if self.unit is None else cast(int, k)
         self.decoder = perceptron((config.latent_size, *widths, made), kind, generator=generator)
-        self.rectified = kind == "relu" and len(widths) > 0
+        self.rectified, last = kind == "relu" and len(widths) > 0, cast(nn.Linear, self.decoder[-1])
+        with torch.no_grad():
+            last.weight.mul_(config.decoder_gain)
         if self.unit is None:
-            last = cast(nn.Linear, self.decoder[-1])
             self.decoder[-1] = WideLinear(last.weight, last.bias, self.rectified)
         self._product: tuple[list, WideLinear] | None = None  # see `head`
 
@@ -215,6 +219,13 @@ class HVAE(nn.Module):
             return squared_distance(self.decoder[:-1](z), self.head, x)
         return self.unit**2 * ((self.decoder(z) - x[:, :-1]).square().sum(1) + x[:, -1])
 
+    def squared_length(
+        self,
+        x: Tensor,  # [T, P] or [T, k + 1] from `read`
+    ) -> Tensor:  # [T]
+        "‖w − m‖²/s²: the squared error of a decoder that knows nothing but the mean."
+        return x.square().sum(1) if self.unit is None else self.unit**2 * (x[:, :-1].square().sum(1) + x[:, -1])
+
     def fast_energy(
         self,
         batch: TaskBatch | Ragged,  # the tasks and their examples
@@ -298,27 +309,32 @@ def _loss(model: HVAE, x: Tensor, held_out: TaskBatch | None, config: HVAELoss, 
 # %% ../../nbs/3_hypernet/05_hvae.ipynb #234a53df
 PAPER_HVAE = TrainConfig(lr=1e-4, epochs=2_000)  # an epoch sees every task once, in some view
 # The paper's size and loss in a form that learns at P = 394,240; `HVAEConfig()` is the published form, whose units die.
-PAPER_HVAE_SIZE = HVAEConfig(components=512, decodes="components", scale="global", activation="silu")
+PAPER_HVAE_SIZE = HVAEConfig(components=512, decodes="components", scale="global", activation="silu", decoder_gain=0.1)
 
 
 def train_hvae(
     model: HVAE,  # trained in place
     weights: Tensor,  # [V, T, P] fine-tuned weights; may be memory-mapped: batches are read from it
-    tasks: TaskSet,  # their tasks
-    seen: Tensor,  # [V, T, N] bool: the examples that each view was adapted to
+    tasks: TaskSet | None = None,  # their tasks; not needed for the error in weight space alone
+    seen: Tensor | None = None,  # [V, T, N] bool: the examples that each view was adapted to; the same
     train: TrainConfig = PAPER_HVAE,
     config: HVAELoss = HVAELoss(),
 ) -> fit:  # an iterator over updates; nothing is trained until it is used up
     "Train encoder and decoder on fine-tuned networks (algorithm 8). Raises `ValueError` for what does not fit."
-    check_views(tasks, seen)
-    shape, uses_tasks = [len(seen), len(tasks), model.layout.size], config.factors[1] > 0
-    if list(weights.shape) != shape:
-        raise ValueError(f"weights: expected {shape}, got {list(weights.shape)}")
-    if uses_tasks and (whole := int((seen.sum(-1) >= tasks.sizes("all").cpu()).sum())):
-        raise ValueError(
-            f"seen: expected held-out examples for the task's loss, got {whole} views without any; "
-            f"draw smaller fractions"
-        )
+    shape, size, uses_tasks = list(weights.shape), model.layout.size, config.factors[1] > 0
+    if len(shape) != 3 or shape[2] != size:
+        raise ValueError(f"weights: expected [V, T, {size}], got {shape}")
+    if tasks is not None and seen is not None:
+        check_views(tasks, seen)
+        if shape[:2] != (wanted := [len(seen), len(tasks)]):
+            raise ValueError(f"weights: expected {[*wanted, size]}, got {shape}")
+        if uses_tasks and (whole := int((seen.sum(-1) >= tasks.sizes("all").cpu()).sum())):
+            raise ValueError(
+                f"seen: expected held-out examples for the task's loss, got {whole} views without any; "
+                f"draw smaller fractions"
+            )
+    elif uses_tasks:
+        raise ValueError("tasks, seen: expected both for the task's loss, got None")
 
     @cache
     def components() -> Tensor:  # [V, T, k + 1]: where they are decoded, nothing in a step has the size of the weights
@@ -329,7 +345,7 @@ def train_hvae(
         view, task = (torch.randint(n, (config.batch,), generator=generator) for n in shape[:2])
         source = weights if model.unit is None else components()
         w = source[view.to(source.device), task.to(source.device)].to(model.w0)
-        if not uses_tasks:
+        if not uses_tasks or tasks is None or seen is None:
             return w, None
         whole = tasks.batch(task.to(tasks.device), "all")
         return w, examples_under(whole, ~seen[view, task, : whole.mask.shape[1]], config.examples, generator)
@@ -339,7 +355,8 @@ def train_hvae(
         return _loss(model, model.read(w) if model.unit is None else w, held_out, config, generator)
 
     # Small networks on large directions: a checkpoint holds what changes, `make` makes the rest again.
-    return fit(model if model.unit is None else [*model.parameters()], loss, batches, train.for_items(len(tasks), config.batch))
+    train = train.for_items(shape[1], config.batch)
+    return fit(model if model.unit is None else [*model.parameters()], loss, batches, train)
 
 
 def read_pieces(

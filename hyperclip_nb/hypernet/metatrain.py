@@ -29,7 +29,7 @@ class Adaptation:
 
     steps: int | tuple[int, int] = 10  # gradient steps K; a range is drawn from uniformly, for every task anew
     lr: float = 0.1  # inner learning rate
-    optimizer: Optimizer = "sgd"
+    optimizer: Optimizer = "sgd"  # of these steps
 
     @property
     def bounds(self) -> tuple[int, int]:
