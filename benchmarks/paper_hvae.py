@@ -28,7 +28,7 @@ from hyperclip_nb.core.training import TrainConfig, progress
 from hyperclip_nb.dataset.batches import TaskSet
 from hyperclip_nb.dataset.sources import open_tasks
 from hyperclip_nb.hypernet.finetune import draw_views, finetune
-from hyperclip_nb.hypernet.hvae import PAPER_HVAE, PAPER_HVAE_SIZE, HVAE, HVAEConfig, train_hvae
+from hyperclip_nb.hypernet.hvae import HVAE, PAPER_HVAE, PAPER_HVAE_SIZE, HVAEConfig, train_hvae
 from hyperclip_nb.hypernet.hvae_health import hvae_report
 from hyperclip_nb.hypernet.hypernetworks import MNet
 from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, fit_meta

@@ -967,7 +967,7 @@ def test_bounds_are_tail_probabilities():
     assert std_bounds(1)[0] == 0 and std_bounds(68)[0] == 0.3 and 6 < std_bounds(1)[1] < 6.1
     assert std_bounds(6) == (0, 3) and std_bounds(261, 1.5) == (0.3, 4.5) and std_bounds(261, -1) == (0, math.inf)
     assert std_bounds(261, temperature=0.5) == (0.15, 3) and std_bounds(261, temperature=2.0) == (0.3, 6)
-    assert std_bounds(261, steps=4)[0] == 0 and std_bounds(261, steps=5)[0] == 0.3
+    assert std_bounds(261, 0.9) == (0, 3) and std_bounds(261, steps=4)[0] == 0 and std_bounds(261, steps=5)[0] == 0.3
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 1.5, 4.0])
@@ -1004,6 +1004,7 @@ def test_samples_too_wide_or_too_narrow_are_an_error():
         check_samples(0.2 * u, e, schedule_of())
     check_samples(0.2 * u, e, schedule_of(), temperature=0.5)
     check_samples(0.2 * u, e, schedule_of(), steps=3)
+    check_samples(0.2 * u, e, schedule_of(), gamma=0.0)
     check_samples(4 * u, e, schedule_of(), gamma=1.5)
     check_samples(0.2 * u, e[:1].expand(100, 4), schedule_of())  # a hundred times the same question
     check_samples(u[:, :0], e[:0], schedule_of())

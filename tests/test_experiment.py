@@ -17,7 +17,7 @@ from hyperclip_nb.diffusion.schedule import DiffusionConfig
 from hyperclip_nb.evaluation.experiment import Experiment
 from hyperclip_nb.evaluation.methods import train_method
 from hyperclip_nb.evaluation.recipe import EARLIER, NEEDS, PAPER, Recipe, fields_of, read_recipe
-from hyperclip_nb.evaluation.rows import ROWS, Method
+from hyperclip_nb.evaluation.rows import FEW_SHOT_ROWS, ROWS, Method
 from hyperclip_nb.evaluation.scoring import score, score_null, score_shuffled
 from hyperclip_nb.evaluation.seeds import score_few_shot, score_seed
 from hyperclip_nb.guidance.hyperclip import ContrastConfig, HyperCLIPConfig
@@ -201,7 +201,7 @@ def test_the_papers_recipe_runs_at_a_small_size(tmp_path):
         latent_size=4,
         hnet_hidden=(5, 5, 5),
         views=2,
-        hvae=replace(PAPER.hvae, latent_size=4, hidden=(5, 5)),
+        hvae=replace(PAPER.hvae, latent_size=4, hidden=(5, 5), components=3),
         **{
             f: short
             for f in (
@@ -212,13 +212,15 @@ def test_the_papers_recipe_runs_at_a_small_size(tmp_path):
                 "film",
                 "conditional_maml",
                 "hvae_training",
-                "hyperldm",
                 "hyperclip_training",
             )
         },
         hyperclip=replace(PAPER.hyperclip, hidden=(6,)),
         contrast=replace(PAPER.contrast, batch=4),
-        ldm=replace(PAPER.ldm, batch=8),
+        # Long enough for samples that pass the check of `HyperLDM.path`.
+        hyperldm=TrainConfig(steps=300, lr=3e-3),
+        denoiser=replace(PAPER.denoiser, hidden=64),
+        ldm=replace(PAPER.ldm, batch=32),
         finetuned=Adaptation(steps=2, lr=0.1),
         guidance_steps=(1,),
         guidance_prior=(0.0,),
@@ -231,16 +233,21 @@ def test_the_papers_recipe_runs_at_a_small_size(tmp_path):
     assert all(torch.isfinite(v).all() for v in scores.values())
 
 
-def test_few_shot_curves_start_at_the_zero_shot_score(tmp_path):
-    x = experiment(tmp_path)
-    curves, chosen = score_few_shot(x, 0, ("hnet", "hvae"), (0, 1, "all"), repeats=1)
-    assert torch.allclose(curves["hnet"][0], score(x, train_method(x, 0, "hnet_maml"), 0))
-    assert set(chosen["hvae"]) == {"1", "all"} and set(curves) == {
-        "hnet",
-        "hvae",
-        "hnet_hyperldm_g1.5",
-        "hvae_hyperldm_g1.5",
-    }
+def test_few_shot_rows_start_at_the_zero_shot_score(tmp_path):
+    x, rows = experiment(tmp_path), [id for id in FEW_SHOT_ROWS if id.startswith("few_shot")]
+    curves, chosen = score_few_shot(x, 0, rows, (0, 1, "2_as_they_come", "all"))
+    zero = {"few_shot": "hnet_maml"} | {f"few_shot~{id}": id for id in ("multitask", "mnet_maml", "cond_multitask")}
+    for row, id in {**zero, "few_shot~cond_hnet_maml": "cond_hnet_maml", "few_shot~hvae": "mean_latent"}.items():
+        assert torch.allclose(curves[f"{row}/0"], score(x, train_method(x, 0, id), 0)), row
+    for row in rows:
+        for shots in ("/1", "/2_as_they_come", ""):
+            assert set(chosen[row + shots]) == {"steps"} and set(chosen[f"{row}~frequencies{shots}"]) == {
+                "steps",
+                "alpha",
+            }
+            shuffled = f"{row}{shots}+shuffled" in curves, f"{row}~frequencies{shots}+shuffled" in curves
+            assert {*shuffled} == {Method.parse(row).reads_questions and not shots}
+    assert all(values.shape == (5,) and Method.parse(id).label for id, values in curves.items())
 
 
 def test_more_tasks_reach_the_unconditional_networks_only(tmp_path):

@@ -12,11 +12,14 @@ from hyperclip_nb.diffusion.denoisers import DenoiserConfig
 from hyperclip_nb.diffusion.hyperldm import HyperLDM
 from hyperclip_nb.diffusion.schedule import DiffusionConfig
 from hyperclip_nb.evaluation.fewshot import (
+    Mixture,
     choose_steps,
     ensemble_latents,
     few_shot_guidance,
     few_shot_scores,
     few_shot_table,
+    log_frequencies,
+    mixture_logits,
     score_learner,
     support_draws,
 )
@@ -81,6 +84,53 @@ def test_every_repeat_sees_every_task_once(uneven):
         by_task(uneven, 1, repeats=2),
     )  # the last repeat stays in the dictionary
     assert first != second
+
+
+def test_images_as_they_come_are_counted_in_all_seeded_and_nested(uneven):
+    five, again, two = (by_task(uneven, f"{n}_as_they_come", seed=s) for n, s in ((5, 3), (5, 3), (2, 3)))
+    assert five == again and all(two[i] <= five[i] for i in five)
+    support = by_task(uneven, "all")
+    for i, task in enumerate(uneven.tasks):
+        assert len(five[i]) <= min(5, len(task.support)) and five[i] <= support[i]
+    drawn = [batch for r in range(300) for batch in support_draws(uneven, "5_as_they_come", seed=r)]
+    task = next(i for i, task in enumerate(uneven.tasks) if len(task.support) == 33)
+    labels = torch.cat([b.labels[b.index == task][b.mask[b.index == task]] for b in drawn]).bincount().double()
+    there = torch.tensor([label for _, label in uneven.tasks[task].support]).bincount().double()
+    torch.testing.assert_close(labels / labels.sum(), there / there.sum(), atol=0.05, rtol=0)
+
+
+def test_no_shots_are_an_empty_support_set(uneven, hnet):
+    (total,) = {int(batch.mask.sum()) for batch in support_draws(uneven, 0)}
+    start = normal(len(uneven), 4)
+    plain = 100 * set_accuracy(hnet(start), uneven, layout).double()
+    assert total == 0 and torch.allclose(score_learner(lambda b: [start[b.index]], hnet, uneven, 0)[0], plain)
+
+
+def test_frequencies_are_smoothed_counts_and_none_changes_nothing(uneven, hnet):
+    batch = uneven.batch(uneven.all_ids, "support")
+    for t, task in enumerate(uneven.tasks):
+        counts = torch.tensor([label for _, label in task.support]).bincount(minlength=len(task.answers)).float()
+        for α in (1.0, 30.0):
+            wanted = ((counts + α) / (counts + α).sum()).log()
+            torch.testing.assert_close(log_frequencies(batch, α)[t, : len(counts)], wanted)
+            assert not log_frequencies(batch, α)[t, len(counts) :].any()
+    assert not log_frequencies(batch, None).any()
+    start = normal(len(uneven), 4)
+    path = lambda b: [start[b.index], start[b.index] + 0.1]
+    table = score_learner(path, hnet, uneven, "all", (0, 1), alphas=(None, 1.0, 1e9))
+    assert table.shape == (6, len(uneven))
+    assert torch.equal(table[[0, 2]], table[[0, 0]]) and torch.equal(table[[3, 5]], table[[3, 3]])  # a huge α is none
+    assert torch.equal(table[[0, 3]], score_learner(path, hnet, uneven, "all", (0, 1)))
+
+
+def test_a_mixture_is_the_weighted_mean_of_probabilities(uneven, hnet):
+    batch, z = uneven.batch(uneven.all_ids, "query"), normal(3, len(uneven), 4)
+    shares = normal(3, len(uneven), seed=1)
+    found = mixture_logits(Mixture(z, shares), hnet, batch).exp()
+    each = torch.stack([batch_logits(hnet(one), batch, layout).softmax(-1) for one in z])
+    torch.testing.assert_close(found, (shares.softmax(0)[..., None, None] * each).sum(0))
+    alone = mixture_logits(Mixture(z[:1], torch.zeros(1, len(uneven))), hnet, batch)
+    torch.testing.assert_close(alone.softmax(-1), mixture_logits(z[0], hnet, batch).softmax(-1))
 
 
 @pytest.mark.parametrize("shots", [1, "all"])
@@ -194,8 +244,8 @@ def test_ensembles_of_latents():
 
 
 def test_bad_input_is_refused(uneven, hnet):
-    for shots, repeats in ((0, 1), ("some", 1), (1, 0), (1.5, 1)):
-        with pytest.raises(ValueError, match="at least 1 shot"):
+    for shots, repeats in ((-1, 1), ("some", 1), (1, 0), (1.5, 1), ("0_as_they_come", 1), ("5_at_once", 1)):
+        with pytest.raises(ValueError, match="expected shots of 0 or more"):
             next(support_draws(uneven, shots, repeats))
     with pytest.raises(ValueError, match="range"):
         few_shot_scores(hnet, normal(4), uneven, [1], Adaptation(steps=(1, 3)))

@@ -6,7 +6,10 @@ import torch
 from test_hvae import LAYOUT, SMALL, SPANNED, rng, toy_weights
 
 from hyperclip_nb.core.blocks import Standardizer, principal_directions
-from hyperclip_nb.core.training import TrainConfig, run
+from hyperclip_nb.core.runs import Run
+from hyperclip_nb.core.training import TrainConfig, fit, run
+from hyperclip_nb.evaluation.parts import Parts, Training
+from hyperclip_nb.evaluation.recipe import Recipe
 from hyperclip_nb.hypernet.hvae import HVAE, HVAEConfig, HVAELoss, kl_to_prior, train_hvae
 from hyperclip_nb.hypernet.hvae_health import hvae_report
 
@@ -142,3 +145,13 @@ def test_a_small_start_learns_where_an_ordinary_one_has_to_silence_its_units_fir
         after.append(hvae_report(model, weights).r2)
     assert before[0] < -0.3 and abs(before[1]) < 0.02
     assert after[1] > 0.3 and after[0] < after[1] / 2
+
+
+def test_what_a_check_says_is_reported_once_where_a_part_is_trained(tmp_path):
+    told, model = [], torch.nn.Linear(1, 1)
+    parts = Parts(Run.create(tmp_path, {}), Recipe(), "toy", report=told.append)
+    loss = lambda batch, generator: model.weight.square().sum()
+    steps = lambda: fit(model, loss, lambda generator: None, TrainConfig(steps=2))
+    for _ in range(2):  # the second time the part is loaded
+        parts.trained("hvae", 0, Training(model, steps, lambda: "R² 0.70"))
+    assert told[0] == "hvae-0: R² 0.70" and len(told) == 2 and told[1].endswith(" s")

@@ -271,6 +271,21 @@ def test_noise_has_the_standard_deviation_that_was_given(std):
     torch.testing.assert_close(total, expected, rtol=0.1, atol=0)
 
 
+def test_posteriors_are_drawn_from_anew_at_every_step():
+    "Algorithm 10 encodes at every step: with means, their standard deviations, and a noise of 1."
+    generate, mean, std = Affine(), 100.0 * torch.arange(50)[:, None].expand(1, 50, Z), draw(1, 50, Z).abs() + 0.5
+    model = HyperCLIP.make(LAYOUT, generate(draw(20, Z)), E, HyperCLIPConfig())
+    seen, original = [], generate.forward
+    generate.forward = lambda z: (seen.append(z), original(z))[1]
+    config = ContrastConfig(batch=50, latent_noise=1.0)
+    run(train_hyperclip(model, generate, mean, draw(50, E), TrainConfig(steps=200), config, std))
+    steps = torch.stack([z[z[:, 0].argsort()] for z in seen])  # [S, 50, Z]: means are far apart, so they tell the task
+    drawn = (steps - mean) / std
+    torch.testing.assert_close(drawn.var(0).mean(), torch.tensor(1.0), rtol=0.05, atol=0)
+    assert drawn.mean(0).abs().max() < 0.4  # 200 draws around the mean, for every task and dimension
+    assert (drawn[1:] * drawn[:-1]).mean().abs() < 0.02  # no step repeats the last one
+
+
 @pytest.mark.parametrize(
     "change, word",
     [

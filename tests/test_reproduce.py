@@ -8,7 +8,7 @@ from hyperclip_nb.evaluation.claims import claims, few_shot_rows, summarised
 from hyperclip_nb.evaluation.presets import PRESETS, Source, run_folder, shortened
 from hyperclip_nb.evaluation.recipe import Recipe
 from hyperclip_nb.evaluation.reproduce import audits, reproduce
-from hyperclip_nb.evaluation.rows import ROWS
+from hyperclip_nb.evaluation.rows import FEW_SHOT_ROWS, ROWS
 from hyperclip_nb.evaluation.seeds import packed, unpacked
 
 
@@ -20,7 +20,9 @@ def test_scores_and_settings_survive_the_packing():
 
 def test_every_preset_names_rows_that_exist_and_shortening_touches_steps_only():
     for preset in PRESETS.values():
-        assert set(preset.methods) | set(preset.paper_methods) <= set(ROWS)
+        assert set(preset.methods) | set(preset.paper_methods) <= {*ROWS, *FEW_SHOT_ROWS}
+        assert {*preset.methods} <= {*preset.zero_shot_methods, *preset.few_shot_methods}
+        assert {*preset.zero_shot_methods} <= {*ROWS} and {*preset.few_shot_methods} <= {*FEW_SHOT_ROWS}
     short = shortened(Recipe(), 0.1)
     assert (
         short.hnet.steps == Recipe().hnet.steps // 10
@@ -38,7 +40,7 @@ def test_claims_follow_their_intervals():
         "hnet_hyperclip": base + 1,
         "hnet_hyperclip+shuffled": base - 1,
     }
-    text = claims(scores, {"hnet/1": base, "hnet_hyperldm_g1.5/1": base + 1})
+    text = claims(scores, {"few_shot/1": base, "few_shot~hnet_hyperldm_g1.5/1": base + 1})
     lines = {line.split("|")[1].strip(): line.split("|")[3].strip() for line in text.splitlines()[2:]}
     assert lines["HNet + HyperCLIP above unconditional multitask"] == "yes"
     assert lines["HNet + HyperCLIP above Conditional multitask"] == "no"
@@ -50,8 +52,13 @@ def test_the_audit_and_the_curves_are_tables(tmp_path):
     x = experiment(tmp_path)
     text = audits(x, 0)
     assert all(f"{kind} + HyperLDM, {of}" in text for kind in ("HNet", "HVAE") for of in ("latents", "predictions"))
-    table = few_shot_rows(summarised({f"hnet/{shots}": torch.rand(2, 5) for shots in ("0", "10", "2", "all")}))
-    assert "HNet, z0" in table and table.index("| 2 shots") < table.index("| 10 shots") < table.index("| all shots")
+    ids = [f"few_shot{shots}" for shots in ("/0", "/20_as_they_come", "/10", "/2", "", "~frequencies", "/2+shuffled")]
+    table = few_shot_rows(summarised({id: torch.rand(2, 5) for id in ids})).splitlines()
+    heads = ["Start", "0 shots", "2 shots", "10 shots", "20 as they come", "all shots"]
+    assert table[0] == f"| {' | '.join(heads)} |" and [line.split(" | ")[0] for line in table[2:]] == [
+        "| HNet, z0",
+        "| Few-shot adaptation on the support set, with its answers' frequencies",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -115,7 +115,7 @@ class HyperLDM:
         return z
 
 # %% ../../nbs/5_diffusion/04_hyperldm.ipynb #6620f65d
-SAMPLE_STD = 0.3, 3.0  # bounds for standardised samples of many questions at γ from 0 to 1
+SAMPLE_STD = 0.3, 3.0  # bounds for standardised samples of many questions at γ = 1
 
 
 def std_bounds(
@@ -129,7 +129,9 @@ def std_bounds(
         return 0.0, math.inf
     (low, high), share = SAMPLE_STD, 14 / questions  # e⁻¹⁴ is one in a million
     least, most = 1 - 2 * share**0.5, 1 + 2 * share**0.5 + 2 * share
-    low = 0.0 if steps is not None and steps < 5 else min(low, max(0.0, least) ** 0.5) * min(1.0, temperature)
+    low = min(low, max(0.0, least) ** 0.5) * min(1.0, temperature)
+    if gamma < 1 or (steps is not None and steps < 5):
+        low = 0.0
     return low, max(high, most**0.5) * max(1.0, gamma) * max(1.0, temperature)
 
 
@@ -153,9 +155,7 @@ def check_samples(
         return
     gain = abs(schedule.clean_coefficients[1][-1].item())
     if found < low:
-        cause = (
-            "the denoiser has collapsed to the middle of all latents: it was trained too briefly, or on other latents"
-        )
+        cause = "the denoiser has collapsed to the middle of all latents, trained too briefly or on other latents"
     elif gain > 2:
         cause = (
             f"an error of the prediction ({schedule.prediction}) is multiplied by {gain:.0f} at the schedule's last "

@@ -29,7 +29,7 @@ from ..dataset.tasks import Splits, Task
 from ..diffusion.hyperldm import HyperLDM
 from . import trainings
 from .parts import Parts, announce, once
-from .recipe import Generator, Recipe
+from .recipe import Generator, Recipe, Variant, varied
 from .statistics import task_scores
 from .trainings import ConditionalKind, Finetuned, Stored
 from ..guidance.guide import guide
@@ -131,6 +131,10 @@ class Experiment:
         training = trainings.hnet(self.layout, self.unconditional, start, self.recipe, seed)
         return self.parts.trained("hnet", seed, training)
 
+    def before_fine_tuning(self, seed: int) -> MNet:
+        "Where fine-tuning starts: algorithm 2 or 3."
+        return self.mnet_maml(seed) if self.recipe.hvae_start == "mnet_maml" else self.multitask(seed)
+
     @once
     def to_fine_tune(self) -> TaskSet:
         "What the HVAE learns from: all training tasks, and as many COCO tasks as have their share."
@@ -142,8 +146,7 @@ class Experiment:
     @once
     def fine_tuned(self, seed: int) -> Finetuned:
         "Their fine-tuned weights. By far the largest thing here: its seed makes it again, so it is never written."
-        start = self.mnet_maml(seed) if self.recipe.hvae_start == "mnet_maml" else self.multitask(seed)
-        return trainings.fine_tuned(start, self.to_fine_tune(), self.recipe, seed)
+        return trainings.fine_tuned(self.before_fine_tuning(seed), self.to_fine_tune(), self.recipe, seed)
 
     @once
     def hvae(self, seed: int) -> HVAE:
@@ -271,9 +274,11 @@ class Experiment:
         kind: Generator,
         seed: int,
         condition: str | None = None,  # which condition (see `condition`); None: that of `kind`
+        variant: Variant = "",  # of the recipe (see `varied`)
     ) -> HyperLDM:
         "Latent diffusion over a generator's latents (paper, algorithms 12 and 13)."
-        r, conditions, (latents, std) = self.recipe, self.condition(condition or kind, seed), self.stored(kind, seed)
+        r, conditions = varied(self.recipe, variant), self.condition(condition or kind, seed)
+        latents, std = self.stored(kind, seed)
         drawn = r.posterior * std if kind == "hvae" and r.posterior else None
         weight = None
         if r.metric != "identity":
@@ -283,7 +288,9 @@ class Experiment:
             condition = None
         elif condition == self.recipe.question:
             condition = "embedding"
-        self.parts.trained(f"{kind}_hyperldm", seed, training, condition)
+        parts = copy.copy(self.parts)
+        parts.recipe = r
+        parts.trained(f"{kind}_hyperldm", seed, training, "-".join(filter(None, [condition, variant])) or None)
         return ldm
 
     @once
@@ -308,20 +315,26 @@ class Experiment:
         questions: Questions,
         *,
         generator: torch.Generator,  # of the noise
-        **options: Any,  # `condition` as for `hyperldm`, and all of `HyperLDM.path`: gamma, samples, energy …
+        **options: Any,  # `condition`, `variant` as for `hyperldm`, all of `HyperLDM.path`: gamma, samples, energy …
     ) -> Iterator[Tensor]:  # [K, T, Z] each, the noise first
         "The way that latents take from noise to what `sample` returns."
         ldm, conditions, options = self._sampling(kind, seed, questions, generator=generator, **options)
         return ldm.trajectory(conditions, **options)
 
     def _sampling(
-        self, kind: Generator, seed: int, questions: Questions, condition: str | None = None, **options: Any
+        self,
+        kind: Generator,
+        seed: int,
+        questions: Questions,
+        condition: str | None = None,
+        variant: Variant = "",
+        **options: Any,
     ) -> tuple[HyperLDM, Tensor, dict[str, Any]]:
         conditions = self.condition(condition or kind, seed, questions)
         usual: dict[str, Any] = {"clamp": self.recipe.clamp}
         if options.get("sampler", "ddpm") == "ddpm":
             usual["variance"] = self.recipe.variance
-        return self.hyperldm(kind, seed, condition), conditions, usual | options
+        return self.hyperldm(kind, seed, condition, variant), conditions, usual | options
 
     def walk(
         self,

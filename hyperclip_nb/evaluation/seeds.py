@@ -17,16 +17,16 @@ import torch
 from torch import Tensor
 
 from ..core.runs import Run
-from ..core.seeds import seeded
 from ..core.training import progress
 from ..core.workers import side_by_side
 from .controls import chance, majority
 from .experiment import Experiment
-from .fewshot import SHOTS, Shots, choose_steps, few_shot_scores, few_shot_table
+from .fewshot import SHOTS, Shots
+from .learners import score_few_shot_row
 from .methods import train_method
 from .presets import Preset, Source
-from .recipe import Generator, to_kept
-from .rows import ROWS, Method, check_rows
+from .recipe import to_kept
+from .rows import FEW_SHOT_ROWS, ROWS, Method, check_rows
 from .scoring import score, score_null, score_shuffled
 
 # %% ../../nbs/7_evaluation/appendix/seeds.ipynb #d6cb01cc
@@ -67,30 +67,20 @@ def score_fixed(experiment: Experiment, split: str = "test") -> dict[str, Tensor
 def score_few_shot(
     experiment: Experiment,
     seed: int,
-    kinds: Sequence[Generator] = ("hnet", "hvae"),
+    rows: Sequence[str] = FEW_SHOT_ROWS,  # ids, without shots and frequencies
     shots: Sequence[Shots] = SHOTS,
     split: str = "test",
     repeats: int = 1,  # draws of support images
-) -> tuple[dict[str, dict[Shots, Tensor]], Chosen]:  # start -> shots -> [T] percent
-    "Few-shot curves of the generators, from the start that meta-training gives and from a guided one."
-    x, curves, chosen = experiment, {}, {}
-    steps, draws = (0, *x.recipe.few_shot_steps), {"repeats": repeats, "seed": seed}
-    for kind in kinds:
-        generate, how = x.generator(kind, seed), replace(x.recipe.stored, steps=1)
-        plain = x.hnet(seed).z0 if kind == "hnet" else x.latents(kind, seed).flatten(0, 1).mean(0)
-        guided = {
-            on: x.sample(kind, seed, x.embeddings[on], gamma=1.5, samples=10, generator=seeded(seed, "start", on)).mean(
-                0
-            )
-            for on in ("val", split)
-        }
-        for name, start in {kind: {"val": plain, split: plain}, f"{kind}_hyperldm_g1.5": guided}.items():
-            some = [n for n in shots if n != 0]
-            table = few_shot_table(generate, start["val"], x.sets["val"], some, how, steps, **draws)
-            best = choose_steps(table, steps)
-            curves[name] = few_shot_scores(generate, start[split], x.sets[split], shots, how, {0: 0, **best}, **draws)
-            chosen[name] = {str(n): k for n, k in best.items()}
-    return curves, chosen
+    controls: bool = True,  # shuffled questions with the whole support set, too
+) -> tuple[dict[str, Tensor], Chosen]:  # method id -> [T] percent
+    "Train what is missing, then score every few-shot row of one seed."
+    check_rows(rows)
+    scores, chosen = dict[str, Tensor](), Chosen()
+    for id in progress(rows, desc=f"seed {seed}, few-shot rows"):
+        found, settings = score_few_shot_row(experiment, seed, id, shots, split, repeats, controls)
+        scores |= found
+        chosen |= settings
+    return scores, chosen
 
 # %% ../../nbs/7_evaluation/appendix/seeds.ipynb #cfdc8d6a
 def packed(scores: Mapping[str, Tensor], chosen: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -119,13 +109,10 @@ def run_seed(
     x = source.open(Run.open(out), preset.recipe, device)
     settings = {"data": x.parts.data, "recipe": to_kept(preset.recipe), "seed": seed}
 
-    def curves() -> dict[str, Tensor]:
-        found, chosen = score_few_shot(x, seed, preset.kinds, preset.shots)
-        return packed({f"{start}/{n}": value for start, rows in found.items() for n, value in rows.items()}, chosen)
-
-    rows = {"methods": preset.methods}
-    x.run.part(f"scores-{seed}", {**settings, **rows}, lambda: packed(*score_seed(x, seed, preset.methods)))
-    x.run.part(f"few_shot-{seed}", {**settings, "shots": preset.shots, "kinds": preset.kinds}, curves)
+    rows, few = preset.zero_shot_methods, preset.few_shot_methods
+    x.run.part(f"scores-{seed}", {**settings, "methods": rows}, lambda: packed(*score_seed(x, seed, rows)))
+    curves = lambda: packed(*score_few_shot(x, seed, few, preset.shots))
+    x.run.part(f"few_shot-{seed}", {**settings, "methods": few, "shots": preset.shots}, curves)
     if preset.paper is not None and preset.paper_methods:
         y = source.open(Run.open(out / "paper"), preset.paper, device)
         settings |= {"recipe": to_kept(preset.paper), "methods": preset.paper_methods}

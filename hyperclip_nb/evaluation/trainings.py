@@ -147,7 +147,7 @@ def hnet_stored(generator: HNet, tasks: TaskSet, adaptation: Adaptation, r: Reci
 def hvae_stored(
     generator: HVAE,
     weights: Tensor,  # [V, T', P] fine-tuned
-    ids: Tensor | None,  # [T] which of them are wanted; None: all
+    ids: Tensor | None = None,  # [T] which of them are wanted; None: all
 ) -> Stored:
     "Means and standard deviations of the posteriors of fine-tuned weights (paper, algorithms 10 and 13)."
     if ids is None:
@@ -243,5 +243,7 @@ def hyperclip(
     with torch.no_grad():
         sample = generator(latents[:few].flatten(0, 1)) if config.components else None
     model = HyperCLIP.make(layout, sample, conditions.shape[1], config, seed).to(latents.device)
-    train = replace(r.hyperclip_training, seed=seed)
-    return Training(model, lambda: train_hyperclip(model, generator, latents, conditions, train, r.contrast, std))
+    train, contrast = replace(r.hyperclip_training, seed=seed), r.contrast
+    if r.posterior and isinstance(generator, HVAE):  # its posteriors are drawn from at every step, as for HyperLDM
+        contrast = replace(contrast, latent_noise=r.posterior)
+    return Training(model, lambda: train_hyperclip(model, generator, latents, conditions, train, contrast, std))

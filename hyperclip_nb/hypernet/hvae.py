@@ -36,7 +36,7 @@ from .finetune import check_views, examples_under
 # %% ../../nbs/3_hypernet/05_hvae.ipynb #36b974d4
 @dataclass(frozen=True, kw_only=True)
 class HVAEConfig:
-    "The shape of an HVAE; the defaults are the paper's."
+    "The shape of an HVAE; the defaults are the published form's (see `PAPER_HVAE_SIZE`)."
 
     latent_size: int = 128  # Z
     hidden: tuple[int, ...] = (128, 128)  # widths of the encoder's hidden layers
@@ -112,12 +112,11 @@ class HVAE(nn.Module):
         last = self.decoder[-1]
         if isinstance(last, WideLinear):
             return last
-        weight, bias = cast(nn.Linear, last).parameters()
-        parts = weight, bias, *cast(tuple[Tensor, Tensor], (self.project, self.unit))
-        state = [(part.dtype, part.device, part._version) for part in parts]
+        (weight, bias), project, unit = last.parameters(), cast(Tensor, self.project), cast(Tensor, self.unit)
+        state = [(part.dtype, part.device, part._version) for part in (weight, bias, project, unit)]
         if self._product is None or self._product[0] != state:
             with torch.no_grad():
-                columns = product(self.unit**2 * weight.mT, self.project.mT)  # [H, P]
+                columns = product(unit**2 * weight.mT, project.mT)  # [H, P]
                 layer = WideLinear(columns.mT, self.from_components(bias[None])[0], self.rectified)
             self._product = state, layer.requires_grad_(False)
         return self._product[1]
