@@ -19,8 +19,8 @@ from .experiment import Experiment
 from .fewshot import SHOTS, Shots
 from .overrides import override
 from .recipe import PAPER, Generator, Recipe
-from .rows import ROWS
-from ..hypernet.metatrain import Adaptation
+from .rows import FEW_SHOT_ROWS, ROWS
+from ..hypernet.metatrain import Adaptation, Episodes
 
 # %% ../../nbs/7_evaluation/appendix/presets.ipynb #1f59bbe3
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +45,18 @@ class Preset:
         paper = self.paper and override(self.paper, {k.removeprefix("paper."): v for k, v in theirs.items()})
         return replace(self, recipe=override(self.recipe, own), paper=paper)
 
+    @property
+    def zero_shot_methods(self) -> tuple[str, ...]:
+        "Rows that see no picture of their task."
+        return tuple(id for id in self.methods if id not in FEW_SHOT_ROWS)
+
+    @property
+    def few_shot_methods(self) -> tuple[str, ...]:
+        "Rows that see pictures: the curves of `kinds`, and those among the methods."
+        starts = {"hnet": "few_shot", "hvae": "few_shot~hvae"}
+        curves = [row for kind in self.kinds for row in (starts[kind], f"few_shot~{kind}_hyperldm_g1.5")]
+        return tuple(dict.fromkeys([*curves, *(id for id in self.methods if id in FEW_SHOT_ROWS)]))
+
 
 def shortened(
     recipe: Recipe,
@@ -60,21 +72,33 @@ _PAPER_ROWS = (
     "hnet_maml",
     "hnet_hyperclip",
     "hvae_hyperclip",
-    "hnet_hyperldm_g1",
-    "hnet_hyperldm_g1.5",
-    "hvae_hyperldm_g1",
-    "hvae_hyperldm_g1.5",
+    *(
+        f"{kind}_hyperldm_g{gamma}{samples}"
+        for kind in ("hnet", "hvae")
+        for gamma in ("1", "1.5")
+        for samples in ("", "@10")
+    ),
 )
 _PAPER_ON_SCENES = replace(
     PAPER,
     hidden=16,
+    feature_scale="unit",
+    embedding_scale="standardized",
     multitask=Recipe().multitask,
+    episodes=Episodes(),
     inner=Adaptation(steps=10, lr=0.5),
+    anchor=1.0,
+    hnet=TrainConfig(steps=900, lr=3e-3),
+    latent_size=16,
     stored=Adaptation(steps=10, lr=0.5),
+    stored_for_hyperclip=Adaptation(steps=50, lr=0.5),
+    views=8,
+    hvae_views=None,
     finetuned=Adaptation(steps=50, lr=0.5),
-    hnet=replace(PAPER.hnet, steps=300, schedule="constant"),
-    hvae_training=TrainConfig(steps=3_000, lr=1e-4),
-    hyperldm=TrainConfig(steps=3_000, lr=2.5e-4),
+    hvae=replace(PAPER.hvae, latent_size=16, hidden=(128,), components=128),
+    hvae_training=TrainConfig(epochs=200, lr=1e-3),
+    hyperldm=TrainConfig(epochs=500, lr=2.5e-4),
+    denoiser=replace(PAPER.denoiser, hidden=256),
     hyperclip_training=TrainConfig(steps=1_500, lr=3e-4),
 )
 
@@ -91,6 +115,13 @@ DEMO = (
     "nearest_latent",
     "question_regression",
 )
+_FEW_SHOT = ("few_shot~multitask", "few_shot~mnet_maml", "few_shot~cond_multitask", "hvae_hyperldm_g1.5~few_shot")
+_PICTURES = (
+    "regression_draws~likelihood@32",
+    "regression_draws~unlabelled@32",
+    "hvae_hyperldm_g1~likelihood@32",
+    "hvae_hyperldm_g1~unlabelled@32",
+)
 _SMOKE_ROWS = (
     "clip_zero_shot",
     "multitask",
@@ -103,7 +134,9 @@ _SMOKE_ROWS = (
     "hnet_hyperldm_g1",
     "hvae_hyperldm_g1.5",
     "hvae_hyperldm_g1.5@10",
+    "hvae_hyperldm_g1.5~mean_latent@10",
     "question_regression",
+    "few_shot~multitask",
 )
 _META_VQA_ROWS = (
     "clip_zero_shot",
@@ -123,16 +156,25 @@ _META_VQA_ROWS = (
     "hvae_hyperldm_g1@10",
     "hvae_hyperldm_g1.5",
     "hvae_hyperldm_g1.5@10",
+    "hvae_hyperldm_g1~first_denoiser",
+    "hvae_hyperldm_g1.5~z0@10",
+    "hvae_hyperldm_g1.5~mean_latent@10",
     "mean_latent",
     "nearest_latent",
     "latent_regression",
+    *_FEW_SHOT,
 )
 _SMOKE = replace(
     shortened(Recipe(), 0.03), views=2, guidance_steps=(5, 10), guidance_prior=(0.03,), few_shot_steps=(5, 10)
 )
 PRESETS = {
     "demo": Preset(recipe=Recipe(), methods=DEMO, shots=(0, 1, "all"), kinds=("hvae",), seeds=3, audit=False),
-    "scenes": Preset(recipe=Recipe(), paper=_PAPER_ON_SCENES, paper_methods=_PAPER_ROWS),
+    "scenes": Preset(
+        recipe=Recipe(),
+        methods=(*ROWS, *_FEW_SHOT, *_PICTURES),
+        paper=_PAPER_ON_SCENES,
+        paper_methods=_PAPER_ROWS,
+    ),
     "smoke": Preset(recipe=_SMOKE, methods=_SMOKE_ROWS, shots=(0, 1, "all"), seeds=1),
     "paper": Preset(recipe=PAPER, methods=_META_VQA_ROWS, seeds=3),
 }

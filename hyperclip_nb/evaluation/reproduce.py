@@ -20,6 +20,7 @@ from ..core.runs import Run
 from ..core.seeds import seeded
 from .audit import Audit, audit_latents, audit_predictions, audit_table
 from .claims import claims, few_shot_figure, few_shot_rows, summarised
+from .classification import classification_table, classify_split
 from .experiment import Experiment
 from .overrides import differences
 from .presets import PRESETS, Preset, Source, run_folder
@@ -38,19 +39,19 @@ def collected(
     x: Experiment,
     preset: Preset,
     seeds: Sequence[int],  # all of them scored
-) -> tuple[Scores, Chosen, Scores]:  # rows, what was chosen for them, and few-shot curves by "start/shots"
+) -> tuple[Scores, Chosen, Scores]:  # rows, what was chosen for them, and few-shot rows at every number of shots
     "What `run_seeds` left in the run."
     scores, chosen = gather(x.run, seeds, "scores")
-    curves, steps = gather(x.run, seeds, "few_shot")
+    curves, picked = gather(x.run, seeds, "few_shot")
+    whole = [id for id in curves if not Method.parse(id).shots]
+    scores |= {id: curves[id] for id in whole}
+    chosen |= {id: picked[id] for id in whole if id in picked}
     if preset.paper is not None and preset.paper_methods:
         as_paper = lambda id: str(replace(Method.parse(id), variant="paper"))
-        theirs, picked = gather(Run.open(x.run.path / "paper"), seeds, "scores")
+        theirs, settings = gather(Run.open(x.run.path / "paper"), seeds, "scores")
         scores |= {as_paper(id): value for id, value in theirs.items()}
-        chosen |= {as_paper(id): settings for id, settings in picked.items()}
+        chosen |= {as_paper(id): found for id, found in settings.items()}
     scores |= {id: value[None] for id, value in score_fixed(x).items()}
-    for kind in preset.kinds:
-        row = str(Method(name="few_shot", generator=kind))
-        scores[row], chosen[row] = curves[f"{kind}/all"], {"steps": steps[kind]["all"]}
     return scores, chosen, curves
 
 
@@ -85,7 +86,7 @@ def more_tables(
     scores: Scores,  # [S, T] each
     curves: Scores,
 ) -> str:  # Markdown
-    "What stands below the table: claims, few-shot curves, families, and the audit."
+    "What stands below the table: claims, few-shot curves, families, task classification, and the audit."
     families = [task.family or "all" for task in x.sets["test"].tasks]
     own = {id: value for id, value in scores.items() if not Method.parse(id).control}
     sections = {
@@ -93,6 +94,9 @@ def more_tables(
         "Few-shot curves": few_shot_rows(summarised(curves)),
         "By family": family_table(own, families),
     }
+    if kinds := [kind for kind in GENERATORS if f"{kind}_hyperclip" in preset.methods and preset.audit]:
+        picked = {kind: {split: classify_split(x, kind, 0, split) for split in ("train", "test")} for kind in kinds}
+        sections["Task classification with HyperCLIP, seed 0"] = classification_table(picked)
     if audited(preset):
         sections["Memorisation audit, seed 0"] = audits(x, 0)
     return "".join(f"\n## {title}\n\n{text}" for title, text in sections.items())
