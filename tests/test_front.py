@@ -61,7 +61,8 @@ def test_the_module_is_the_command():
 
 def test_the_readme_is_short_and_made_from_the_index():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert len(readme.split()) <= 1_200
+    words = [word for word in readme.split() if any(map(str.isalnum, word))]  # the lines of tables are none
+    assert len(words) <= 1_200
     for component in "Data set", "Base network", "Hypernetworks", "Guidance", "Diffusion":
         assert f"**{component}**: [" in readme
     for link in [part.split(")")[0] for part in readme.split("](")[1:]]:
