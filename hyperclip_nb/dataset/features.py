@@ -44,6 +44,7 @@ from hyperclip_nb.core.files import (
     write_json,
     write_safetensors,
 )
+from ..core.workers import loader_context
 from .tasks import Task
 
 # %% ../../nbs/1_dataset/06_features.ipynb #118e9c5c
@@ -376,7 +377,8 @@ def _encode_shards(request: _Request, shards: dict[Path, list[str]]) -> Iterator
     "Encode shard after shard; the workers load ahead across their borders."
     size, name = request.batch_size, str(request.manifest.encoder.get("model", "this encoder"))
     batches = [ids[i : i + size] for ids in shards.values() for i in range(0, len(ids), size)]
-    stream = iter(DataLoader(_Batches(request.load, batches), batch_size=None, num_workers=request.workers))
+    context, drawn = loader_context(request.workers), _Batches(request.load, batches)
+    stream = iter(DataLoader(drawn, batch_size=None, num_workers=request.workers, multiprocessing_context=context))
     for path, ids in shards.items():
         rows, seen = [], 0
         bad: dict[str, str] = {}

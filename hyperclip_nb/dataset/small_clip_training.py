@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..core.files import sha256_of, write_json, write_safetensors
 from ..core.seeds import step_seed
 from ..core.training import TrainConfig, Update, fit, progress
+from ..core.workers import loader_context
 from .captions import caption_batch
 from .encoders import ClipEncoder, nearest_questions
 from .questions import Question, category_of, find_question, reserved_cells
@@ -94,7 +95,8 @@ def train_small_clip(
     model = open_clip.CLIP(**settings).to(memory_format=torch.channels_last)
     loss_of, normalize = open_clip.ClipLoss(), SMALL_PICTURES.normalize
     drawn = Pairs(tokenizer, config.updates, batch, config.seed, general)
-    stream = iter(DataLoader(drawn, batch_size=None, num_workers=workers))
+    context = loader_context(workers)
+    stream = iter(DataLoader(drawn, batch_size=None, num_workers=workers, multiprocessing_context=context))
 
     def loss(pairs: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         pictures, tokens = pairs

@@ -1,5 +1,6 @@
 "SIGKILL at random moments: the same command goes on, to the same files, and nothing temporary is left."
 
+import contextlib
 import os
 import random
 import signal
@@ -41,6 +42,29 @@ def test_a_killed_command_goes_on_to_the_same_files(home, seconds, tmp_path, job
     assert set(ends) <= {0, -signal.SIGKILL}
     finish(job, home, tmp_path / "out")
     assert content(tmp_path / "out") == content(home / job)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd/1").exists(), reason="needs /proc")
+def test_processes_that_load_pictures_end_with_the_killed_command(home, tmp_path):
+    out, log = tmp_path / "out", tmp_path / "out.log"
+
+    def there() -> int:  # processes that write to the command's log
+        found = 0
+        for link in Path("/proc").glob("[0-9]*/fd/1"):
+            with contextlib.suppress(OSError):
+                found += os.readlink(link) == str(log)
+        return found
+
+    process = start("features", home, out, log, workers=2)
+    patience = time.monotonic() + 60
+    while there() < 3 and process.is_alive() and time.monotonic() < patience:
+        time.sleep(0.01)
+    assert there() >= 3, log.read_text()[-2000:]
+    kill(process)
+    patience = time.monotonic() + 30  # torch looks every five seconds whether the parent lives
+    while there() and time.monotonic() < patience:
+        time.sleep(0.1)
+    assert not there()
 
 
 @pytest.mark.parametrize("round", range(10 if LONG else 1))
