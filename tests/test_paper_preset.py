@@ -46,7 +46,8 @@ SMALL = {
     "hyperclip_training.steps": 300,
     "few_shot_steps": (10, 50),
 }
-GUIDED = [id for id in PRESETS["paper"].methods if Method.parse(id).name in ("hyperclip", "hyperldm")]
+ROWS = [(id, Method.parse(id)) for id in PRESETS["paper"].methods]
+GUIDED = [id for id, row in ROWS if row.name in ("hyperclip", "hyperldm") and not row.variant]
 SURE = [id for id in GUIDED if Method.parse(id).name == "hyperclip" or Method.parse(id).samples > 1]  # not one draw
 PRESET = PRESETS["paper"].override(SMALL)
 
