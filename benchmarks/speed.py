@@ -319,8 +319,13 @@ def bench(
     wanted = [id.strip() for id in only.split(",")] if only else list(ROWS)
     if unknown := [id for id in wanted if id not in ROWS]:
         raise ValueError(f"only: expected ids out of {', '.join(ROWS)}, got {', '.join(unknown)}")
+    if out is not None and (out.is_dir() or not out.parent.is_dir() and out.parent.exists()):
+        raise ValueError(f"out: expected a file to write, got {out}")
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0)) if core is None else core})
+        allowed = os.sched_getaffinity(0)
+        if core is not None and core not in allowed:
+            raise ValueError(f"core: expected one of {', '.join(map(str, sorted(allowed)))}, got {core}")
+        os.sched_setaffinity(0, {max(allowed) if core is None else core})
     torch.set_num_threads(1)
     if quick:  # what each of 25 processes would load for itself, as it does where memory is measured
         importlib.import_module("torch._dynamo")  # the optimiser's

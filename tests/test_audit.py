@@ -13,6 +13,8 @@ from hyperclip_nb.evaluation.audit import (
     audit_latents,
     audit_predictions,
     audit_table,
+    compare_answers,
+    from_latents,
     prediction_distances,
     rank_share,
     same_group,
@@ -114,6 +116,31 @@ def test_prediction_distance_is_the_mean_total_variation(hnet, tasks, numbers):
     assert torch.equal(
         prediction_distances(hnet, z, tasks, train, ids=torch.tensor([2, 0]), numbers=numbers), distances[[2, 0]]
     )
+
+
+def test_errors_overlap_as_sets_do_and_probabilities_of_several_networks_are_averaged(hnet, tasks):
+    z, train = normal(3, 4, 4), normal(7, 4, seed=1)
+    found = compare_answers(hnet, {"three": from_latents(hnet, z)}, tasks, train)["three"]
+    for t in range(4):
+        batch = tasks.batch(torch.tensor([t]), "query")
+        predict = lambda latent: batch_logits(hnet(latent[None]), batch, layout)[0].softmax(-1)
+        wrong = lambda p: {n for n, (a, b) in enumerate(zip(p.argmax(-1).tolist(), batch.labels[0].tolist())) if a != b}
+        p = torch.stack([predict(latent) for latent in z[:, t]]).mean(0)
+        assert found.accuracy[t].item() == pytest.approx(100 * (1 - len(wrong(p)) / len(p)))
+        for a in range(7):
+            other = predict(train[a])
+            torch.testing.assert_close(found.distances[t, a], (p - other).abs().sum(1).mean() / 2)
+            either = wrong(p) | wrong(other)
+            expected = len(wrong(p) & wrong(other)) / max(1, len(either))
+            assert found.errors[t, a].item() == pytest.approx(expected)
+
+
+def test_distances_of_long_vectors_are_those_of_short_ones():
+    train, points = normal(30, 600), normal(5, 600, seed=1)
+    found = audit_one(torch.cat([points, train[:1]]), train)
+    scaled = train / train.std(0)
+    torch.testing.assert_close(found.nearest[0], (points[0] / train.std(0) - scaled).norm(dim=1).sort().values[:2])
+    assert found.nearest[-1, 0] < 1e-4
 
 
 def test_copies_are_flagged_by_their_predictions_and_fresh_latents_are_not():

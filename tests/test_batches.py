@@ -45,6 +45,19 @@ def test_a_random_subset_is_drawn_without_repetition_and_from_the_part(ragged):
         assert (hits.sum(1) == 1).all() and (hits.sum(0) <= 1).all()
 
 
+def test_a_task_that_there_is_not_is_named(ragged):
+    ids = torch.tensor([0, 5])
+    for use in (
+        ragged.batch,
+        ragged.ragged,
+        ragged.buckets,
+        lambda ids: ragged.split(ids, 2, 2, seeded()),
+        lambda ids: ragged.shots(ids, 1, seeded()),
+    ):
+        with pytest.raises(ValueError, match=r"ids: expected tasks 0 to 4, got \[0, 5\]"):
+            use(ids)
+
+
 def test_every_example_is_equally_likely(ragged):
     generator, seen = seeded(1), torch.zeros(9)
     pool = scale_features(ragged.bank.images[ragged.bank.image_rows([i for i, _ in ragged.tasks[0].support])])

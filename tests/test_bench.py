@@ -11,7 +11,15 @@ def test_outside_of_a_checkout_it_says_so(capsys, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "arguments, said", [(["--only", "a,g"], "got g"), (["--device", "tpu"], "tpu"), (["--core", "one"], "one")]
+    "arguments, said",
+    [
+        (["--only", "a,g"], "got g"),
+        (["--device", "tpu"], "tpu"),
+        (["--core", "one"], "one"),
+        (["--core", "9999"], "core: expected one of 0"),
+        (["--core", "-1"], "core: expected one of 0"),
+        (["--out", "/"], "out: expected a file to write, got /"),
+    ],
 )
 def test_wrong_arguments_get_a_sentence(capsys, arguments, said):
     code, text = call(capsys, "bench", *arguments)

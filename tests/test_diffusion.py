@@ -118,6 +118,8 @@ def test_truncation_keeps_the_data_end():
         (dict(schedule="quadratic"), "schedule"),
         (dict(prediction="noise"), "prediction"),
         (dict(timesteps=0), "timesteps"),
+        (dict(timesteps=2**31), "timesteps: expected 1 to 100,000"),
+        (dict(timesteps=2**63), "timesteps"),
         (dict(beta_start=0.0), "beta_start"),
         (dict(beta_start=0.1, beta_end=0.01), "beta"),
         (dict(beta_end=1.0), "beta_end"),
@@ -917,6 +919,30 @@ def test_bad_requests():
     ):
         with pytest.raises(ValueError, match=word):
             call()
+
+
+@pytest.mark.parametrize(
+    "sampler, name, values",
+    [
+        *[(sampler, "clamp", [0.0, -1.0, math.nan]) for sampler in SAMPLERS],
+        ("ddpm", "temperature", [-1.0, math.inf, math.nan]),
+        ("ddim", "eta", [-0.1, 1.1, math.inf, math.nan]),
+    ],
+)
+def test_numbers_that_mean_nothing_are_refused_by_every_sampler(sampler, name, values):
+    for value in values:
+        with pytest.raises(ValueError, match=f"{name}: expected .*, got {value}"):
+            next(SAMPLERS[sampler](model, NOISE, schedule_of(), generator=seeded(0), **{name: value}))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("gamma", [0, 1, 1.5])
+@pytest.mark.parametrize("shape", [(2, 5), (3, 2, 7), (2, 0), (1,)])
+def test_noise_of_another_size_is_refused(sampler, gamma, shape):
+    ldm = untrained()
+    denoise = with_cfg(ldm.denoiser, torch.randn(2, 4), gamma)
+    with pytest.raises(ValueError, match=r"expected latents \[..., 2\], got"):
+        list(SAMPLERS[sampler](denoise, torch.randn(shape), ldm.schedule, generator=seeded(0), steps=3))
 
 
 def test_one_view_and_several_are_the_same_thing():

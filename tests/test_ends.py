@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from hyperclip_nb.basenet.adapter import WeightLayout, answer_ids, set_accuracy
+from hyperclip_nb.basenet.adapter import WeightLayout, answer_ids, batch_logits, set_accuracy
 from hyperclip_nb.cli import commands
 from hyperclip_nb.cli.commands import main
 from hyperclip_nb.core.blocks import BOUNDS, NumbersError, check_bounds
@@ -26,6 +26,7 @@ from hyperclip_nb.diffusion.sampling import SAMPLERS
 from hyperclip_nb.diffusion.schedule import DiffusionConfig, Schedule
 from hyperclip_nb.evaluation.parts import DivergedError, Parts, Training
 from hyperclip_nb.evaluation.recipe import Recipe
+from hyperclip_nb.evaluation.statistics import ensemble
 
 # --- one place for what can be expected
 
@@ -194,19 +195,25 @@ def test_no_worker_outlives_its_parent(tmp_path, who, number, code, said):
 # --- numbers that are none
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30, 0.0])
 @pytest.mark.parametrize("where", ["weights", "features"])
-def test_no_accuracy_comes_from_numbers_that_are_not_finite(ragged, value, where):
+def test_no_accuracy_comes_from_numbers_that_have_no_direction(ragged, value, where):
     layout = WeightLayout(ragged.images.shape[1], 4)
     w = torch.randn(len(ragged), layout.size, generator=torch.Generator().manual_seed(0))
     assert set_accuracy(w, ragged, layout).isfinite().all()
     if where == "weights":
-        w[1, -1] = value
+        w[1, -1] = value or 1e25
     else:
         ragged.images[ragged.images.shape[0] // 2] = value
-    with pytest.raises(NumbersError, match=r"logits: expected finite numbers, got nan or infinity for [1-9]\d* of"):
+        w *= bool(value)  # with zero weights, a picture without features stays without
+    with pytest.raises(
+        NumbersError, match=r"logits: expected finite numbers that are not all 0, got .* for [1-9]\d* of"
+    ):
         for part in ("query", "support"):
             set_accuracy(w, ragged, layout, part)
+    batch = ragged.batch(ragged.all_ids, "all")
+    with pytest.raises(NumbersError, match="logits"):  # the mean with a sound network would hide it
+        ensemble(torch.stack([batch_logits(torch.randn_like(w), batch, layout), batch_logits(w, batch, layout)]))
 
 
 def test_answers_are_those_of_argmax():

@@ -188,7 +188,10 @@ def test_a_training_question_is_not_its_own_neighbour(explorer, x):
         ("What is love?", (), "at least two"),
         ("What is love?", ("a",), "at least two"),
         ("What color is the cat?", ("red",), "at least two"),
-        ("What color is the cat?", ("red", "red"), "more than once"),
+        ("What color is the cat?", ("red", "red"), "different answers, got 'red' and 'red'"),
+        ("What color is the cat?", ("red", "blue", "Red "), "different answers, got 'red' and 'Red'"),
+        ("What color is the cat?", ("light  blue", "Ligh\N{FULLWIDTH LATIN SMALL LETTER T} blue"), "different answers"),
+        ("How many?", split_answers("1,000,2,000"), "semicolons"),
         ("What color is the cat?", tuple(f"a{i}" for i in range(200)), "at most 40 answers, got 200"),
         ("🙂", ("yes", "no"), "expected a question"),
         ("why " * 5_000, ("yes", "no"), "at most 200 characters, got 20,000"),
@@ -204,6 +207,9 @@ def test_a_training_question_is_not_its_own_neighbour(explorer, x):
 def test_what_can_not_be_asked_is_refused_in_a_sentence(explorer, box, question, answers, said):
     with pytest.raises(ValueError, match=said) as error:
         explorer.ask(question, answers)
+    if "tokens" not in said:  # the same at every door
+        with pytest.raises(ValueError, match=said):
+            task_for(question, answers)
     assert "\n" not in str(error.value) and len(str(error.value)) < 250
     box.form.fields["answers"].value = ", ".join(answers)
     box.form.fields["question"].value = question
@@ -231,8 +237,11 @@ def test_words_that_nobody_taught_are_named(explorer):
 
 
 def test_answers_are_split_as_people_write_them():
-    assert split_answers(" red, light blue;green\nyellow,, ") == ("red", "light blue", "green", "yellow")
-    assert split_answers(" , ;") == ()
+    assert split_answers(" red, light blue,green,yellow,, ") == ("red", "light blue", "green", "yellow")
+    for between in (";", "\n", " ;\r\n", ";;"):  # then a comma may be part of an answer
+        assert split_answers(f"1,000{between} black, white {between}red,") == ("1,000", "black, white", "red")
+    assert split_answers("red,blue;") == split_answers("red,blue\n") == ("red", "blue")
+    assert split_answers(" , ;") == split_answers("\n") == ()
 
 
 def test_own_answers_get_pictures_that_they_fit(x):
@@ -449,7 +458,23 @@ def test_pictures_keep_their_place():
     assert path_layer(frame, np.zeros((2, 3, 2))).count("<polyline") == 3
 
 
-@pytest.mark.parametrize("text", ["What is\udcff?", "What\nis it?", "What \x00 is it?"])
+@pytest.mark.parametrize(
+    "text", ["آیا گربه می‌خوابد؟", "Quelle couleur\u202f?", "猫は\u3000何色?", "Is the 👩\u200d💻 happy?"]
+)
+def test_joiners_and_wide_spaces_are_text(text):
+    task, _ = task_for(text, ("بله\u200cها", "no"), query=2)
+    assert task.question == text and task.answers[0] == "بله\u200cها"
+
+
+@pytest.mark.parametrize("blank", ["", " ", "\u200b", "\u200d \ufeff"])
+def test_signs_without_width_are_no_text(blank):
+    with pytest.raises(ValueError, match="expected a question, got an empty text"):
+        task_for(blank, ("a", "b"))
+    with pytest.raises(ValueError, match="expected answers with letters"):
+        task_for("What is it?", ("a", blank))
+
+
+@pytest.mark.parametrize("text", ["What is\udcff?", "What\nis it?", "What \x00 is it?", "a\u2028b?", "a \u202e b?"])
 def test_text_that_cannot_be_printed_is_no_question(text):
     with pytest.raises(ValueError, match="printed on one line"):
         task_for(text, ("a", "b"))

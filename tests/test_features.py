@@ -519,7 +519,7 @@ def test_pipes_among_the_pictures_are_refused(tmp_path):
 # A folder that is not the bank's, pieces that answer another request
 
 
-@pytest.mark.parametrize("kind", ["tar", "index", "temporary", "link", "photo", "shards link"])
+@pytest.mark.parametrize("kind", ["tar", "index", "temporary", "link", "photo", "shards link", "texts", "piece"])
 def test_a_folder_of_something_else_is_left_alone(tmp_path, kind):
     user = tmp_path / "user"
     (user / "shards").mkdir(parents=True)
@@ -532,6 +532,11 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path, kind):
     elif kind == "link":
         (tmp_path / "elsewhere").write_text("mine")
         (user / "texts.safetensors").symlink_to(tmp_path / "elsewhere")
+    elif kind == "texts":  # a bank's own names, without its index
+        (user / "shards").rmdir()
+        (user / "texts.safetensors").write_text("mine")
+    elif kind == "piece":
+        (user / "shards" / "00000000.safetensors").write_text("mine")
     elif kind == "photo":
         (user / "beach.png").write_text("mine")
     else:
@@ -659,6 +664,82 @@ def test_an_encoder_with_one_way_to_embed_makes_a_bank(tmp_path):
             return super().encode_texts(texts, pooling)
 
     assert set(build_bank(tmp_path, One(), TASKS, load, workers=0).questions) == {"clip"}
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_pipe_in_a_bank_is_refused_and_never_waited_for(tmp_path, name, finished):
+    build_bank(tmp_path, Toy(), TASKS, load, workers=0)
+    if not finished:
+        manifest = json.loads((tmp_path / "manifest.json").read_text()) | {"complete": False, "files": {}}
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    (tmp_path / name).unlink()
+    os.mkfifo(tmp_path / name)
+    if not finished and name == "images.safetensors":  # it is written now, whole or not at all, and never read before
+        assert build_bank(tmp_path, Toy(), TASKS, load, workers=0).images.isfinite().all()
+        return
+    with pytest.raises(FileError, match=f"{name}: expected a file, found a pipe"):
+        build_bank(tmp_path, Toy(), TASKS, load, workers=0)
+
+
+def test_a_pipe_for_a_checkpoint_is_refused_and_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "open_clip_model.safetensors")
+    (tmp_path / "open_clip_config.json").write_text("{}")
+    pipe = str(tmp_path / "open_clip_model.safetensors")
+    for model, pretrained in (f"local-dir:{tmp_path}", None), ("ViT-B-32", pipe):
+        with pytest.raises(FileError, match="expected a file, found a pipe"):
+            load_encoder(model, pretrained, quick_gelu=False)
+
+
+def test_a_manifest_of_something_else_is_left_alone(tmp_path):
+    (tmp_path / "manifest.json").write_text('{"name": "a page", "icons": []}')
+    with pytest.raises(FileError, match="manifest.json: .*encoder"):
+        build_bank(tmp_path, Toy(), TASKS, load, workers=0)
+    assert os.listdir(tmp_path) == ["manifest.json"]  # not even a lock
+
+
+@pytest.mark.parametrize("name", ["images", "prompts", "questions"])
+def test_two_rows_of_one_name_are_refused(tmp_path, name):
+    build_bank(tmp_path, Toy(), TASKS, load, workers=0)
+    index, manifest = (json.loads((tmp_path / f"{file}.json").read_text()) for file in ("index", "manifest"))
+    index[name][1] = index[name][0]
+    (tmp_path / "index.json").write_text(json.dumps(index))
+    manifest["files"]["index.json"] = files.sha256_of(tmp_path / "index.json")
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(FileError, match=f"index.json: {name}: .* occurs more than once"):
+        FeatureBank.open(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest | {"schema": 2}))
+    with pytest.raises(FileError, match="manifest.json: expected schema 1, got 2"):
+        FeatureBank.open(tmp_path)
+
+
+def test_a_matrix_of_another_shape_than_the_index_says_is_named(tmp_path):
+    bank = build_bank(tmp_path, Toy(), TASKS, load, workers=0)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    for shape in (len(bank.images) + 1, 3), (len(bank.images),), (len(bank.images), 0), (len(bank.images), 2, 2):
+        save_file({"images": torch.ones(shape, dtype=torch.float16)}, tmp_path / "images.safetensors")
+        manifest["files"]["images.safetensors"] = files.sha256_of(tmp_path / "images.safetensors")
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(FileError, match=r"images.safetensors: expected float16 \[\d+, E\], got"):
+            FeatureBank.open(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["prompts", "questions.clip", "questions.tokens"])
+@pytest.mark.parametrize("change", [lambda x: x[1:], lambda x: torch.cat([x, x]), lambda x: x[:, 0], torch.Tensor.int])
+def test_rows_that_do_not_fit_the_index_are_named(tmp_path, name, change):
+    "Whole files that belong to different banks: every hash is right, and the rows are somebody else's."
+    build_bank(tmp_path, Toy(), TASKS, load, workers=0)
+    texts = load_file(tmp_path / "texts.safetensors")
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    for tensors in texts | {name: change(texts[name])}, {k: x for k, x in texts.items() if k != "prompts"}:
+        save_file({k: x.contiguous() for k, x in tensors.items()}, tmp_path / "texts.safetensors")
+        manifest["files"]["texts.safetensors"] = files.sha256_of(tmp_path / "texts.safetensors")
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        key = name if "prompts" in tensors else "prompts"
+        with pytest.raises(
+            FileError, match=rf"texts.safetensors: {key}: expected \[\d+, E\], .*index.json, got torch."
+        ):
+            FeatureBank.open(tmp_path)
 
 
 def test_a_finished_bank_is_used_where_nothing_can_be_written(tmp_path, monkeypatch):

@@ -355,6 +355,15 @@ def test_files_of_two_builds_are_refused(tmp_path):
         load_meta_vqa(tmp_path / "out")
 
 
+@pytest.mark.parametrize("content", ["{}", '{"complete": "mine"}', "mine"])
+def test_a_file_of_another_kind_under_the_name_of_ours_is_left_alone(tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "meta_vqa.json").write_text(content)
+    with pytest.raises(FileError, match="meta_vqa.json"):
+        build_meta_vqa(write_vqa(tmp_path / "a", miniature()), tmp_path / "out")
+    assert {p.name: p.read_text() for p in (tmp_path / "out").iterdir()} == {"meta_vqa.json": content}
+
+
 def test_published_files_are_read_and_never_overwritten(tmp_path):
     build_meta_vqa(write_vqa(tmp_path / "a", miniature()), tmp_path / "out")
     (tmp_path / "out" / "meta_vqa.json").unlink()  # as downloaded

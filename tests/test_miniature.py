@@ -1,6 +1,8 @@
 "From the downloads to a table of results, in files of the real formats: every command in between, with the small CLIP."
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import miniature
@@ -170,6 +172,39 @@ def test_a_small_clip_of_one_s_own(home, tmp_path):
     ours, theirs = (FeatureBank.open(home / name) for name in ("mine", "features"))
     assert ours.index == theirs.index
     assert torch.equal(ours.images, theirs.images) and torch.equal(ours.prompts, theirs.prompts)
+
+
+def test_a_small_clip_that_is_half_written_is_refused(tmp_path, monkeypatch):
+    "Old and new files side by side are never taken for one model, and every write that breaks off can be repeated."
+    encoder, mine = load_small_clip(), tmp_path / "mine"
+    save = lambda record: save_small_clip(mine, encoder.model, encoder.tokenizer, record)
+    save({})
+    assert encoder.fingerprint == load_small_clip(folder=mine).fingerprint
+    replace = os.replace
+    with torch.no_grad():
+        next(encoder.model.parameters()).add_(1)
+    for left in range(3):  # renames that still go well
+        went = []
+
+        def broken(old, new):
+            if len(went) == left:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            went.append(new)
+            replace(old, new)
+
+        monkeypatch.setattr(os, "replace", broken)
+        with pytest.raises(OSError, match="No space"):
+            save({})
+        monkeypatch.undo()
+        assert len(list(mine.iterdir())) == 3
+        if left:
+            with pytest.raises(FileError, match="is not the file that small_clip.json describes"):
+                load_small_clip(folder=mine)
+        else:
+            load_small_clip(folder=mine)
+    save({})
+    ours, theirs = (e.model.state_dict() for e in (encoder, load_small_clip(folder=mine)))
+    assert all(torch.equal(x.half(), theirs[name].half()) for name, x in ours.items())
 
 
 def test_other_tasks_are_refused(home, tmp_path, capsys):

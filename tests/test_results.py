@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -9,8 +10,11 @@ import torch
 
 from hyperclip_nb.core.files import FileError
 from hyperclip_nb.core.runs import Run
+from hyperclip_nb.evaluation.calibration import Probabilities, Scored, calibration_error
 from hyperclip_nb.evaluation.results import (
     Results,
+    calibration_table,
+    controls_table,
     family_table,
     read_results,
     tabulate,
@@ -72,6 +76,80 @@ def test_what_is_compared_with_what(results):
     assert [r.method for r in results.rows] == sorted(
         (r.method for r in results.rows), key=lambda id: Method.parse(id).place
     )
+
+
+@pytest.fixture(scope="module")
+def measured(scores):
+    "The same, with probabilities, and cells of two."
+    g = torch.Generator().manual_seed(3)
+
+    def probabilities():
+        bins = torch.randint(1, 9, (3, 15, 1), generator=g).double() * torch.tensor([1.0, 0.5, 1.0])
+        return Probabilities(1 + torch.rand(3, 20, generator=g, dtype=torch.float64), bins)
+
+    rows = {
+        id: Scored(value, probabilities(), probabilities(), torch.rand(3, generator=g) + 1, torch.rand(3, 9) * 100)
+        if value.ndim == 2
+        else value
+        for id, value in scores.items()
+    }
+    rows["hvae_hyperldm_g1.5"] = rows["question_regression"] = rows["hvae_hyperldm_g1.5@10"]
+    rows["cond_multitask@10"] = rows["cond_multitask"]
+    table = tabulate(
+        rows,
+        n=torch.full((20,), 5),
+        dataset="x",
+        world_seed=0,
+        seeds=[0, 1, 2],
+        wall_s=1,
+        resamples=200,
+        tasks={"test": 20},
+        cells=[str(i // 2) for i in range(20)],
+    )
+    return rows, table
+
+
+def test_probabilities_stand_in_the_table(measured, tmp_path):
+    rows, results = measured
+    found, row = rows["multitask"], results.row("multitask")
+    assert results.cells == 10 and -1 <= row.icc <= 1 and results.row("chance").raw is msgspec.UNSET
+    for kind in ("raw", "tempered"):
+        written, was = getattr(row, kind), getattr(found, kind)
+        assert written.nll == pytest.approx(was.nll.mean().item(), abs=1e-4)
+        assert written.of_questions == pytest.approx(was.nll.mean(0).tolist(), abs=1e-3)
+        assert written.ece == pytest.approx(calibration_error(was.bins).mean().item(), abs=1e-3)
+        assert torch.tensor(written.bins).equal(was.bins.float())
+    assert row.temperature == pytest.approx(found.temperature.tolist(), abs=1e-3)
+    assert row.validation == pytest.approx(found.validation.mean().item(), abs=1e-3)
+    assert results.row("cond_multitask+shuffled").raw.bins is msgspec.UNSET  # only its summary
+    gap = results.row("cond_multitask").vs["multitask"]
+    difference = (rows["cond_multitask"].tempered.nll - found.tempered.nll).mean().item()
+    assert gap.nll == pytest.approx(difference, abs=1e-4) and gap.nll_ci95[0] <= gap.nll <= gap.nll_ci95[1]
+    path = write_results(tmp_path, results)
+    assert read_results(path) == results
+    lines = path.read_text().splitlines()
+    assert sum('"ci95"' in line for line in lines) == sum("]" in line and '"ci95"' in line for line in lines)
+    assert len(calibration_table(results).splitlines()) == 2 + sum(
+        not Method.parse(row.method).control and row.raw is not msgspec.UNSET for row in results.rows
+    )
+
+
+def test_ten_networks_are_compared_with_ten(measured):
+    vs = measured[1].row("hvae_hyperldm_g1.5@10").vs
+    assert {"hvae_hyperldm_g1.5", "cond_multitask", "cond_multitask@10", "question_regression"} <= set(vs)
+    assert "question_regression@10" not in vs and "cond_multitask@10" not in measured[1].row("few_shot").vs
+    lines = to_markdown(measured[1]).splitlines()
+    assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
+    assert "10 cells" in lines[-1] and "intra-class correlation" in lines[-1]
+    head = controls_table(measured[1]).splitlines()[0]
+    assert "− Question regression" in head and "− Unconditional multitask" in head
+
+
+def test_a_table_of_an_earlier_version_is_read_and_shown():
+    for path in sorted((Path(__file__).parent.parent / "benchmarks" / "results").glob("*.json")):
+        if '"rows"' in path.read_text() and '"method"' in path.read_text():
+            results = read_results(path)
+            assert to_markdown(results) and controls_table(results)
 
 
 def test_json_has_the_documented_fields(results):
@@ -151,6 +229,9 @@ def spoil(**changes):
         (spoil(vs={"absent": {"diff": 1, "ci95": [0, 2]}}), r"absent"),
         (spoil(vs={"multitask": {"diff": 1}}), r"ci95.*\$\.rows\[0\]\.vs"),
         (spoil(std=-1), r"\$\.rows\[0\]\.std"),
+        (spoil(guided={"10": "absent"}), r"absent"),
+        (lambda t: t["rows"][0].update(raw={"nll": -1, "ci95": [0, 1], "ece": 3}), r"\$\.rows\[0\]\.raw\.nll"),
+        (lambda t: t["rows"][0].update(raw={"nll": 1, "ci95": [2, 1], "ece": 3}), r"lower end first"),
         (lambda t: t.pop("wall_s"), "wall_s"),
         (lambda t: t.update(extra=1), "extra"),
         (lambda t: t["rows"].append(t["rows"][0]), r"once, got \['chance'\]"),

@@ -4,8 +4,10 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import signal
+import socket
 import threading
 import time
 import warnings
@@ -29,6 +31,10 @@ def ones(n=3):
 
 def never():
     raise AssertionError("built again")
+
+
+def make_x(run):
+    return run.part("x", {}, ones())
 
 
 @pytest.fixture
@@ -153,10 +159,15 @@ def test_a_directory_of_something_else_is_left_alone(tmp_path):
     (tmp_path / "beach.png").touch()
     with pytest.raises(RunError, match="beach.png"):
         Run.create(tmp_path, {})
+    assert os.listdir(tmp_path) == ["beach.png"]  # not even a lock
     with pytest.raises(RunError, match="without manifest.json"):
         Run.open(tmp_path)
     with pytest.raises(RunError, match="nothing there"):
         Run.open(tmp_path / "nowhere")
+    (tmp_path / "manifest.json").write_text('{"name": "a page", "icons": []}')
+    with pytest.raises(RunError, match="expected schema 1, got None"):
+        Run.create(tmp_path, {}, resume=False)
+    assert sorted(os.listdir(tmp_path)) == ["beach.png", "manifest.json"]
 
 
 @pytest.mark.parametrize(
@@ -217,6 +228,8 @@ LEADING_OUT = [
     ".",
     "",
     "a\0b",
+    "manifest.json",
+    ".lock",
 ]
 
 
@@ -244,6 +257,21 @@ def test_a_manifest_names_only_files_of_its_own_directory(run, tmp_path, name):
     assert victim.read_text() == "mine" and (run.path / "x.safetensors").exists()
 
 
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../../x", "", "..", "deep/../x", "a" * 300])
+def test_a_part_is_made_only_inside_of_its_run(run, name):
+    before, around = sorted(os.listdir(run.path)), sorted(os.listdir(run.path.parent))
+    for action in (
+        lambda: run.part(f"{name}/x" if name in ("", "..") else name, {}, never),
+        lambda: run.write_text(name, "x"),
+        lambda: run.write_json(name, {}),
+        lambda: run.metrics(f"{name}/x" if name in ("", "..") else name),
+    ):
+        with pytest.raises(FileError, match="expected names of files inside this folder"):
+            action()
+    assert sorted(os.listdir(run.path)) == before and sorted(os.listdir(run.path.parent)) == around
+    Run.open(run.path).verify()
+
+
 def test_what_is_no_file_is_refused_and_never_waited_for(run):
     run.part("x", {}, ones())
     (run.path / "x.safetensors").unlink()
@@ -253,14 +281,26 @@ def test_what_is_no_file_is_refused_and_never_waited_for(run):
             action()
 
 
-def test_a_lock_that_is_a_link_is_refused(run, tmp_path):
-    victim = tmp_path / "keys"
+@pytest.mark.parametrize("name, use", [(".lock", lambda run: run.has("x", {})), (".x.lock", make_x)])
+@pytest.mark.parametrize("kind", ["link", "dangling link", "pipe", "folder", "socket"])
+def test_what_lies_in_a_lock_s_place_is_not_touched(run, tmp_path, kind, name, use):
+    victim, place = tmp_path / "keys", run.path / name
     victim.write_text("mine")
-    (run.path / ".lock").unlink(missing_ok=True)
-    (run.path / ".lock").symlink_to(victim)
-    with pytest.raises(FileError, match="expected a lock, found a link"):
-        run.has("x", {})
-    assert victim.read_text() == "mine"
+    place.unlink(missing_ok=True)
+    put = {
+        "link": lambda: place.symlink_to(victim),
+        "dangling link": lambda: place.symlink_to(tmp_path / "nothing"),
+        "pipe": lambda: os.mkfifo(place),
+        "folder": place.mkdir,
+        "socket": lambda: socket.socket(socket.AF_UNIX).bind(os.path.relpath(place)),
+    }
+    put[kind]()
+    with pytest.raises(
+        FileError, match=rf"{re.escape(str(place))}: expected a (lock|file), found a {kind.split()[-1]}"
+    ):
+        use(run)
+    assert os.path.lexists(place) and victim.read_text() == "mine" and not (tmp_path / "nothing").exists()
+    assert not (run.path / "x.safetensors").exists()
 
 
 def test_who_waits_says_for_whom(run):
@@ -475,7 +515,7 @@ def test_two_processes_lose_nothing(run):
 def test_a_part_is_built_once_and_who_waits_for_it_says_for_whom(run, monkeypatch):
     began, go, got = threading.Event(), threading.Event(), []
     monkeypatch.setattr(runs.claimed.__wrapped__, "__defaults__", (0.05,))  # patience
-    monkeypatch.setattr(runs.warnings, "warn", lambda message, **where: (got.append(message), go.set()))
+    monkeypatch.setattr(files.warnings, "warn", lambda message, **where: (got.append(message), go.set()))
 
     def build():
         began.set()

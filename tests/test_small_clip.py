@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from open_clip.tokenizer import SimpleTokenizer
 
 from hyperclip_nb.core.files import FileError
+from hyperclip_nb.core.training import TrainConfig
 from hyperclip_nb.dataset import small_clip_training, sources
 from hyperclip_nb.dataset.encoders import nearest_questions
-from hyperclip_nb.dataset.questions import find_question, questions, scenes_tasks
+from hyperclip_nb.dataset.questions import find_question, questions, reserved_cells, scenes_tasks
 from hyperclip_nb.dataset.scenes import CATEGORY
 from hyperclip_nb.dataset.small_clip import (
     ASSETS,
@@ -31,6 +32,7 @@ from hyperclip_nb.dataset.small_clip_training import (
     generalise,
     pairs_hash,
     retrieval_accuracy,
+    save_small_clip,
     train_small_clip,
 )
 from hyperclip_nb.dataset.sources import scenes_bank
@@ -112,8 +114,11 @@ def test_texts_that_cannot_be_encoded(encoder, text, words):
 def test_generalised_questions_are_questions_about_the_category():
     for question in questions():
         general = generalise(question.text)
-        if question.subject in CATEGORY:
-            category = CATEGORY[question.subject]
+        category = CATEGORY.get(question.subject, question.subject)
+        told = {
+            f"{category}/{family}" for family in ((question.family, "place") if question.side else (question.family,))
+        }
+        if question.subject in CATEGORY and not told & reserved_cells():
             assert (
                 question.subject not in general and category.split()[-1] in general
             )  # sky objects: the plural ends otherwise
@@ -143,7 +148,8 @@ def test_the_recipe_begins_as_recorded(encoder, monkeypatch):
     "The first steps of the training give the recorded losses: pictures and captions are those of the shipped weights."
     record = small_clip_record()
     assert record["pairs"] == pairs_hash(encoder.tokenizer)
-    assert record["recipe"] == RECIPE.__dict__ and len(record["loss"]) == RECIPE.steps
+    own = {name: value for name, value in RECIPE.__dict__.items() if value is not None}
+    assert record["recipe"] == own and len(record["loss"]) == RECIPE.steps
     monkeypatch.setattr(small_clip_training, "progress", lambda updates: itertools.islice(updates, 3))
     _, updates = train_small_clip(encoder.tokenizer, RECIPE, workers=0)
     assert [u.loss for u in updates] == pytest.approx(record["loss"][:3], abs=0.05)
@@ -157,7 +163,7 @@ def test_size():
 
 
 def test_recorded_accuracy(encoder, splits):
-    "On a tenth of the held-out questions: 675 pictures, of which another processor's rounding may turn a few."
+    "On a tenth of the held-out questions: 650 pictures, of which another processor's rounding may turn a few."
     scores = zero_shot_accuracy(encoder, splits["test"][::10])
     figures = small_clip_record()["figures"]
     assert sum(scores.values()) / len(scores) == pytest.approx(figures["zero-shot, every tenth task"], abs=0.01)
@@ -168,7 +174,7 @@ def test_recorded_accuracy(encoder, splits):
 
 
 def test_questions_keep_what_is_asked(encoder, splits):
-    for pooling, share in ("clip", 0.95), ("tokens", 0.75):
+    for pooling, share in ("clip", 0.9), ("tokens", 0.75):
         test, train = (encoder.encode_texts([t.question for t in splits[part]], pooling) for part in ("test", "train"))
         nearest = nearest_questions(test, train)[:, 0].tolist()
         assert sum(a.family == splits["train"][i].family for a, i in zip(splits["test"], nearest)) >= share * len(
@@ -198,3 +204,14 @@ def test_scenes_bank_is_made_once(tmp_path, monkeypatch, splits, encoder):
     assert torch.equal(bank.images, second.images)
     ids = few["val"][1].images
     assert torch.equal(second.images[second.image_rows(ids)].norm(dim=-1) > 0, torch.ones(75, dtype=torch.bool))
+
+
+def test_scenes_bank_takes_another_small_clip(tmp_path, monkeypatch, splits, encoder):
+    monkeypatch.setattr(sources, "scenes_tasks", lambda world_seed, labels: {"train": splits["train"][:1]})
+    monkeypatch.setattr(sources, "kept_labels", lambda path, world_seed: [])
+    model, _ = train_small_clip(encoder.tokenizer, TrainConfig(steps=1, lr=1e-3), batch=4, workers=0)
+    save_small_clip(tmp_path / "clip", model, encoder.tokenizer, {"steps": 1})
+    _, shipped = scenes_bank(tmp_path)
+    _, other = scenes_bank(tmp_path, clip=tmp_path / "clip")
+    assert small_clip_record(tmp_path / "clip")["steps"] == 1
+    assert other.folder != shipped.folder and not torch.allclose(other.images, shipped.images, atol=0.1)

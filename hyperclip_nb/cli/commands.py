@@ -172,7 +172,7 @@ class Adapt:
     "Generate a network for a question from its text, and let it classify a sheet of scenes."
 
     question: Annotated[str, tyro.conf.Positional]  # in words, for example "What color is the comet?"
-    answers: str = ""  # separated by commas; may be left out for a question worded like one of the scenes'
+    answers: str = ""  # with commas between them, or semicolons; not needed for a question worded as one of the scenes'
     run: Folder = None  # a run directory; default: runs/demo under the data directory
     data: Folder = None  # where features are cached; default as for demo
     out: Folder = None  # folder for the sheet and the weights; default: asked/ in the run directory

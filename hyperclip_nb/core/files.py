@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['KINDS', 'T', 'DTYPES', 'HyperclipError', 'FileError', 'RunError', 'replacing', 'write_atomic', 'own_temporary',
-           'sweep', 'path_inside', 'check_regular', 'folder_lock', 'read_utf8', 'read_json', 'name_the_keys',
-           'plain_value', 'write_json', 'tensors_digest', 'to_plain', 'fingerprint', 'sha256_of', 'write_safetensors',
-           'save_tensors', 'load_tensors']
+           'sweep', 'path_inside', 'check_regular', 'held_lock', 'folder_lock', 'read_utf8', 'read_json',
+           'name_the_keys', 'plain_value', 'write_json', 'tensors_digest', 'to_plain', 'fingerprint', 'sha256_of',
+           'write_safetensors', 'save_tensors', 'load_tensors']
 
 # %% ../../nbs/0_core/appendix/files.ipynb #e9a97c2e
 import codecs
@@ -151,15 +151,12 @@ def check_regular(path: str | Path) -> None:
 
 # %% ../../nbs/0_core/appendix/files.ipynb #82ffc7ec
 @contextmanager
-def folder_lock(
-    folder: Path,
+def held_lock(
+    place: Path,  # the lock's file
+    doing: str,  # what is done while it is held, for the note that somebody waits
     patience: float = 5.0,  # seconds before the wait is mentioned
 ) -> Iterator[None]:
-    "Hold a folder's `.lock` in this block. Raises `FileError` if that name is no file of its own."
-    place = folder / ".lock"
-    if not os.access(folder, os.W_OK):
-        yield
-        return
+    "Hold a lock in this block. Raises `FileError` if its name is no file of its own."
     if place.is_symlink():
         raise FileError(f"{place}: expected a lock, found a link; remove it")
     check_regular(place)
@@ -167,12 +164,25 @@ def folder_lock(
     try:
         lock.acquire(timeout=patience)
     except Timeout:
-        warnings.warn(f"{folder}: waiting for {_holder(place)}, which works in this folder", stacklevel=4)
+        warnings.warn(f"{place.parent}: waiting for {_holder(place)}, which {doing}", stacklevel=6)
         lock.acquire()
     try:
         yield
     finally:
         lock.release()
+
+
+@contextmanager
+def folder_lock(
+    folder: Path,
+    patience: float = 5.0,  # seconds before the wait is mentioned
+) -> Iterator[None]:
+    "Hold a folder's `.lock` in this block. Raises `FileError` as `held_lock` does."
+    if not os.access(folder, os.W_OK):
+        yield
+        return
+    with held_lock(folder / ".lock", "works in this folder", patience):
+        yield
 
 
 def _holder(place: Path) -> str:

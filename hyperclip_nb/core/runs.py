@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'run_dir', 'data_dir', 'check_device', 'code_version', 'FileEntry', 'Manifest', 'to_settings',
-           'read_manifest', 'fits', 'check_file', 'entering', 'claimed', 'Run', 'checkpointed']
+           'read_manifest', 'own_path', 'fits', 'check_file', 'entering', 'claimed', 'Run', 'checkpointed']
 
 # %% ../../nbs/0_core/04_runs.ipynb #cab88f7a
 import hashlib
@@ -17,20 +17,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal
 
 import msgspec
 import torch
-from filelock import FileLock, Timeout
 from torch import Tensor
 
 import hyperclip_nb
 from .blocks import check_finite
 from hyperclip_nb.core.files import (
+    FileError,
     RunError,
-    _holder,
     fingerprint,
     folder_lock,
+    held_lock,
     load_tensors,
     path_inside,
     read_json,
@@ -87,7 +88,7 @@ def check_device(
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         there = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         there += ["mps"] if torch.backends.mps.is_available() else []
-        why = (str(error).strip().splitlines() or ["it can't be used"])[0][:120]
+        why = shorten((str(error).strip().splitlines() or ["it can't be used"])[0], 120, placeholder=" …")
         raise ValueError(f"expected a device that is there ({', '.join(there)}), got {name!r}: {why}") from None
 
 # %% ../../nbs/0_core/04_runs.ipynb #b47a01d1
@@ -153,20 +154,28 @@ def read_manifest(
         )
     manifest = read_json(file, Manifest)
     for name in manifest.files:
-        path_inside(folder, name)
+        own_path(folder, name)
     return manifest
 
 
+def own_path(
+    folder: Path,  # a run directory
+    name: str,  # of a file that a manifest lists, or may list
+) -> Path:
+    "Raises `FileError` for a name that leads out of the directory, and for what the directory itself needs."
+    if name in ("manifest.json", ".lock"):
+        raise FileError(f"{folder}: expected the name of a part or a table, got {name!r}; nothing was opened")
+    return path_inside(folder, name)
+
+
 def _take_up(
-    folder: Path,  # a directory that is to be a run's, lock held
+    folder: Path,  # a directory that is to be a run's
 ) -> Manifest:
     "The manifest to go on with, an empty one for a new run. Raises `RunError` for a directory of something else."
-    if (folder / "manifest.json").exists():
-        manifest = read_manifest(folder)
-        for place in {folder, *((folder / name).parent for name in manifest.files)}:
-            sweep(place)
-        return manifest
-    if others := sorted(p.name for p in folder.iterdir() if not p.name.startswith(".")):
+    others = sorted(p.name for p in folder.iterdir() if not p.name.startswith("."))
+    if (folder / "manifest.json").exists():  # looked for last: another process may begin the same run now
+        return read_manifest(folder)
+    if others:
         raise RunError(f"{folder}: expected a run directory or an empty one, found no manifest.json but {others[:5]}")
     return Manifest(SCHEMA, {}, [], "", {})
 
@@ -208,11 +217,11 @@ def entering(
     settings: Any,  # dict or dataclass: what decides its content
 ) -> Iterator[Path]:  # where to write it
     "Write a file in this block: its old entry is gone before, its new one comes after."
-    plain = to_settings(settings)
+    plain, path = to_settings(settings), own_path(folder, file)
     if manifest.files.pop(file, None):
         write_json(folder / "manifest.json", manifest)
-    yield folder / file
-    manifest.files[file] = FileEntry(sha256_of(folder / file), plain, code_version())
+    yield path
+    manifest.files[file] = FileEntry(sha256_of(path), plain, code_version())
     write_json(folder / "manifest.json", manifest)
 
 # %% ../../nbs/0_core/04_runs.ipynb #0ba67a15
@@ -222,21 +231,15 @@ def claimed(
     name: str,  # of a part
     patience: float = 2.0,  # seconds before the wait is mentioned
 ) -> Iterator[None]:
-    "Hold a part's own lock while it is built."
+    "Hold a part's own lock while it is built. Raises `FileError` as `held_lock` does."
     place = (folder / name).with_name(f".{Path(name).name}.lock")
     place.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(place)
-    try:
-        lock.acquire(timeout=patience)
-    except Timeout:
-        warnings.warn(f"{folder}: waiting for {_holder(place)}, which is building the part {name!r}", stacklevel=4)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # an open file stays, where the system wants it to
-            place.unlink()
-        lock.release()
+    with held_lock(place, f"is building the part {name!r}", patience):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # an open file stays, where the system wants it to
+                place.unlink()
 
 
 class Run:
@@ -260,8 +263,11 @@ class Run:
         "Make a run directory, or go on with the one that is there. Raises `RunError` if it is of something else."
         path = Path(path)
         path.mkdir(parents=True, exist_ok=True)
+        _take_up(path)  # where something else lies, nothing is written, not even a lock
         with folder_lock(path):
             run = cls(path, _take_up(path))
+            for place in {path, *((path / name).parent for name in run.manifest.files)}:
+                sweep(place)
             old = [] if resume else [*map(path.joinpath, run.manifest.files), *path.glob("*.resume.safetensors")]
             kept = run.manifest.files if resume else {}
             run.manifest = Manifest(SCHEMA, to_settings(config, order=None), list(seeds), code_version(), kept)
@@ -316,6 +322,7 @@ class Run:
     ) -> dict[str, Tensor]:  # on the CPU
         "Load a part, or build and store it. Raises `RunError` if its file is damaged."
         file = f"{name}.safetensors"
+        own_path(self.path, file)
         with self.locked():
             if fits(self.path, self.manifest, file, settings):
                 return self._finished(name)
@@ -343,7 +350,7 @@ class Run:
 
     def metrics(self, name: str) -> Callable[[Any], None]:
         "Start NAME.jsonl anew; returns the function that appends a record to it as a line of JSON."
-        path = self.path / f"{name}.jsonl"
+        path = own_path(self.path, f"{name}.jsonl")
         write_atomic(path, b"")
 
         def append(record: Any) -> None:

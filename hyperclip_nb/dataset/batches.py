@@ -220,6 +220,13 @@ class TaskSet:
             part
         ]
 
+    def _sizes_of(self, ids: Tensor, part: Part) -> Tensor:  # [T]
+        "Raises `ValueError` for a task that there is not; on a GPU torch finds it, later and in its own words."
+        try:
+            return self.sizes(part)[ids]
+        except IndexError as error:
+            raise ValueError(f"ids: expected tasks 0 to {len(self) - 1}, got {ids.tolist()[:10]}") from error
+
     def _examples(self, ids: Tensor, position: Tensor, mask: Tensor) -> Tensor:  # [T, N]
         "Places in the flat list of all tasks' examples."
         # A padded place repeats some real image: a zero vector has no direction, and its cosine no second derivative.
@@ -254,7 +261,7 @@ class TaskSet:
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:  # positions [T, N] in each task's list, and which of them are real
         "The examples of `batch` and `ragged`."
-        position, mask = _subset(self.sizes(part)[ids], examples, fraction, generator)
+        position, mask = _subset(self._sizes_of(ids, part), examples, fraction, generator)
         return self.support_size[ids][:, None] + position if part == "query" else position, mask
 
     def batch(
@@ -298,7 +305,7 @@ class TaskSet:
         generator: torch.Generator,  # draws them
     ) -> tuple[TaskBatch, TaskBatch]:
         "Two disjoint random subsets of each task's examples: a fresh support and query set for meta-training."
-        first, second = _deal(self.sizes("all")[ids], support, query, generator)
+        first, second = _deal(self._sizes_of(ids, "all"), support, query, generator)
         return self.gather(ids, *first), self.gather(ids, *second)
 
     def episode(
@@ -327,7 +334,7 @@ class TaskSet:
         "At most `shots` support images of every answer, for few-shot evaluation."
         if shots < 1:
             raise ValueError(f"expected at least 1 shot, got {shots}")
-        counts = self.support_size[ids]
+        counts = self._sizes_of(ids, "support")
         order = _random_order(counts, int(counts.max()), generator)
         real = _mask(counts, order.shape[1])
         place, mask = _first_of_each(self._labels[self._examples(ids, order, real)].masked_fill(~real, -1), shots)
@@ -341,5 +348,5 @@ class TaskSet:
         limit: int = 1_000_000,  # largest number of padded examples in a bucket
     ) -> list[Tensor]:  # task ids, each a batch of alike sizes
         "Group tasks of alike size, so that padding wastes little."
-        order = ids[self.sizes(part)[ids].argsort(descending=True, stable=True)]
+        order = ids[self._sizes_of(ids, part).argsort(descending=True, stable=True)]
         return [order[begin:end] for begin, end in stretches(self.sizes(part)[order].tolist(), waste, limit)]

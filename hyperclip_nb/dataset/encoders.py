@@ -259,6 +259,10 @@ def load_encoder(
             )
     if quick_gelu is None:
         quick_gelu = bool(is_name and open_clip.get_pretrained_cfg(model, pretrained).get("quick_gelu"))
+    inside = Path(model.removeprefix("local-dir:")).glob("*") if model.startswith("local-dir:") else ()
+    for path in (Path(pretrained or "."), *inside):
+        if not path.is_dir():  # to read from a pipe would never end
+            check_regular(path)
     try:
         if pretrained and zipfile.is_zipfile(pretrained) and _is_program(pretrained):
             raise ValueError(

@@ -203,10 +203,13 @@ class _Set(Struct):
 
 def _write_set(folder: Path, texts: Mapping[str, bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
+    there = [name for name in texts if (folder / name).exists()]
+    if (folder / SET).exists():
+        read_json(folder / SET, _Set)  # a file of another kind under this name is not ours to replace
+    elif there:
+        raise FileError(f"{folder}: expected no other task files, found {', '.join(there)}; choose another folder")
     with folder_lock(folder):
         sweep(folder)
-        if there := [name for name in texts if (folder / name).exists() and not (folder / SET).exists()]:
-            raise FileError(f"{folder}: expected no other task files, found {', '.join(there)}; choose another folder")
         write_json(folder / SET, _Set(False))
         for name, text in texts.items():
             write_atomic(folder / name, text)

@@ -203,6 +203,7 @@ class Guided:
         mix = torch.tensor([[1 - γ, γ]]).to(self.e)
 
         def denoise(z_t: Tensor, t: Tensor) -> Tensor:
+            net.check(z_t, None)
             c = table[int(t)] if few else shift + table[int(t)]
             if γ in (0, 1):
                 h = body(z_t, c)

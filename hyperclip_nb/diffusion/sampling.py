@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['Spacing', 'Denoise', 'Step', 'Variance', 'SAMPLERS', 'EnergyRule', 'select_steps', 'truncated', 'respaced',
-           'Preparable', 'prepared', 'fresh_noise', 'backwards', 'clean_latent', 'posterior', 'sample_ddpm',
-           'sample_ddim', 'sample_dpm', 'guided_prediction', 'Guidable', 'with_cfg', 'gradient', 'with_energy']
+           'Preparable', 'prepared', 'fresh_noise', 'check_sampling', 'backwards', 'clean_latent', 'posterior',
+           'sample_ddpm', 'sample_ddim', 'sample_dpm', 'guided_prediction', 'Guidable', 'with_cfg', 'gradient',
+           'with_energy']
 
 # %% ../../nbs/5_diffusion/02_sampling.ipynb #718c3027
 from collections.abc import Callable, Iterator, Sequence
@@ -105,6 +106,20 @@ def fresh_noise(
 Step = tuple[Tensor, tuple[float, ...], tuple[float, ...]]
 
 
+def check_sampling(
+    clamp: float | None = None,  # bound of the predicted clean latent
+    temperature: float = 1.0,
+    eta: float = 0.0,
+) -> None:
+    "Raises `ValueError` for numbers with which a sampler would go on to numbers that mean nothing."
+    if clamp is not None and not clamp > 0:
+        raise ValueError(f"clamp: expected a number above 0, or None, got {clamp}")
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature: expected a finite number of 0 or more, got {temperature}")
+    if not 0 <= eta <= 1:
+        raise ValueError(f"eta: expected 0 to 1, got {eta}")
+
+
 def backwards(
     schedule: Schedule,
     *columns: Tensor,  # [n] each: a sampler's coefficients
@@ -161,6 +176,7 @@ def sample_ddpm(
     variance: Variance = "beta",  # of the fresh noise; "posterior" as in the published code
 ) -> Iterator[Tensor]:  # [..., Z] each, steps + 1 of them: the path, the noise first
     "Ancestral sampling (paper, algorithm 14; Ho et al. 2020, algorithm 2)."
+    check_sampling(clamp, temperature)
     schedule = respaced(schedule, steps, spacing)
     path, denoise = _ddpm_steps(schedule, variance), prepared(denoise, schedule)
     σξ = fresh_noise(noise, [temperature * std for _, _, (_, _, std) in path], generator)
@@ -197,6 +213,7 @@ def sample_ddim(
     eta: float = 0.0,  # share of fresh noise: 0 deterministic, 1 DDPM with the posterior's variance
 ) -> Iterator[Tensor]:  # [..., Z] each, steps + 1 of them: the path, the noise first
     "Denoising diffusion implicit models (Song et al. 2021, equations 12 and 16)."
+    check_sampling(clamp, eta=eta)
     schedule = respaced(schedule, steps, spacing)
     path, denoise = _ddim_steps(schedule, eta), prepared(denoise, schedule)
     σξ = fresh_noise(noise, [row[-1] for _, _, row in path], generator)
@@ -234,6 +251,7 @@ def sample_dpm(
     clamp: float | None = None,  # bound of the predicted clean latent, in standard deviations
 ) -> Iterator[Tensor]:  # [..., Z] each, steps + 1 of them: the path, the noise first
     "DPM-Solver++(2M): second order, deterministic, made for 5 to 20 steps (Lu et al. 2022, algorithm 2)."
+    check_sampling(clamp)
     schedule = respaced(schedule, steps, spacing)
     path, denoise = _dpm_steps(schedule), prepared(denoise, schedule)
     z = before = noise  # at the first step ρ = 0, and what was before does not count

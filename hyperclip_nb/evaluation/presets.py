@@ -14,7 +14,7 @@ from typing import Any
 from ..core.runs import Run, run_dir
 from ..core.training import TrainConfig
 from ..dataset.features import bank_note
-from ..dataset.sources import Split, open_tasks, scenes_bank, with_coco_tasks
+from ..dataset.sources import Split, fewer_cells, open_tasks, scenes_bank, with_coco_tasks
 from .experiment import Experiment
 from .fewshot import SHOTS, Shots
 from .overrides import override
@@ -107,7 +107,7 @@ DEMO = (
     "clip_zero_shot",
     "multitask",
     "cond_multitask",
-    "cond_multitask~clip",
+    "cond_multitask~question_regression",
     "hvae_hyperclip",
     "hvae_hyperldm_g1",
     "hvae_hyperldm_g1.5",
@@ -116,12 +116,6 @@ DEMO = (
     "question_regression",
 )
 _FEW_SHOT = ("few_shot~multitask", "few_shot~mnet_maml", "few_shot~cond_multitask", "hvae_hyperldm_g1.5~few_shot")
-_PICTURES = (
-    "regression_draws~likelihood@32",
-    "regression_draws~unlabelled@32",
-    "hvae_hyperldm_g1~likelihood@32",
-    "hvae_hyperldm_g1~unlabelled@32",
-)
 _SMOKE_ROWS = (
     "clip_zero_shot",
     "multitask",
@@ -171,7 +165,7 @@ PRESETS = {
     "demo": Preset(recipe=Recipe(), methods=DEMO, shots=(0, 1, "all"), kinds=("hvae",), seeds=3, audit=False),
     "scenes": Preset(
         recipe=Recipe(),
-        methods=(*ROWS, *_FEW_SHOT, *_PICTURES),
+        methods=(*ROWS, *_FEW_SHOT, "regression_draws~likelihood@32"),
         paper=_PAPER_ON_SCENES,
         paper_methods=_PAPER_ROWS,
     ),
@@ -186,6 +180,8 @@ class Source:
 
     data: Path | None = None  # where the scenes' features are cached
     world: int = 0  # seed of the scenes' world
+    cells: float = 1.0  # share of the scenes' training cells that is kept (see `fewer_cells`)
+    clip: Path | None = None  # folder of another small CLIP that reads the scenes
     tasks: Path | None = None  # folder of task files, in place of the scenes
     features: Path | None = None  # their features
     split: Split = "standard"
@@ -195,6 +191,10 @@ class Source:
     def __post_init__(self):
         if (self.tasks is None) != (self.features is None):
             raise ValueError("expected both tasks and features, or neither (the scenes)")
+        if not 0 <= self.world < 2**31:
+            raise ValueError(f"world: expected 0 to {2**31 - 1}, got {self.world}")
+        if self.split != "standard" and not self.tasks:
+            raise ValueError(f"split: expected task files for {self.split!r}, got the scenes")
         if self.instances and not self.tasks:
             raise ValueError("expected task files beside instances; the scenes have no COCO tasks")
 
@@ -212,7 +212,8 @@ class Source:
     def open(self, run: Run, recipe: Recipe, device: str, train: bool = True) -> Experiment:
         "The experiment on this data."
         if self.tasks is None or self.features is None:
-            return Experiment(*scenes_bank(self.data, self.world), run, recipe, device, train)
+            splits, bank = scenes_bank(self.data, self.world, self.clip)
+            return Experiment(fewer_cells(splits, self.cells), bank, run, recipe, device, train)
         splits, bank = open_tasks(self.tasks, self.features, self.split)
         options: dict[str, Any] = {"extra": recipe.coco_share, "device": device, "scale": recipe.feature_scale}
         mixed = with_coco_tasks(splits, bank, self.instances, **options) if self.instances else None

@@ -41,7 +41,7 @@ class Adaptation:
         check_fields(
             self,
             ("steps", 0 <= low <= high, "K >= 0 or a range (low, high)"),
-            ("lr", self.lr > 0, "a number above 0"),
+            ("lr", 0 < self.lr < float("inf"), "a finite number above 0"),
             ("optimizer", self.optimizer in get_args(Optimizer), "'sgd' or 'adam'"),
         )
 

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import random
+import resource
 import shutil
 import warnings
 from collections.abc import Callable, Iterator
@@ -199,7 +200,7 @@ def test_a_reader_raises_nothing_but_the_projects_own(home, tmp_path, monkeypatc
     originals = {path.name: path.read_bytes() for path in place.iterdir() if path.suffix == ".json"}
     documents = {file: json.loads(originals[file]) for file in reader.files}
     where = {file: [*places(document)] for file, document in documents.items()}
-    refused = 0
+    refused, memory = 0, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for i in range(COUNT):
         file = rng.choice(reader.files)
         content = mutated(documents[file], where[file], rng)
@@ -215,6 +216,8 @@ def test_a_reader_raises_nothing_but_the_projects_own(home, tmp_path, monkeypatc
         for other in {file, *reader.changes}:
             (place / other).write_bytes(originals[other])
     assert COUNT / 10 < refused
+    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory  # kB: no number in a file may ask for gigabytes
+    assert grown < 1_000_000
 
 
 def test_a_manifest_with_a_name_that_no_file_can_have(tmp_path):

@@ -1,0 +1,67 @@
+"""What carries the gain, in two studies on the scenes' world 0.
+
+cells: unconditional, conditional, regressed and diffused networks with a quarter, half and all of the training cells.
+clips: the same rows with other small CLIPs, trained with other seeds (`train_small_clip`, ten minutes each).
+Each table is a run of its own with the same recipe; a call that was interrupted goes on.
+
+python benchmarks/gain.py cells --workers 2                          # 3 seeds; rewrites results/cells.json
+python benchmarks/gain.py clips --workers 2 --clip seed0 seed1 seed2 # rewrites results/clips.json
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from hyperclip_nb.core.files import write_json
+from hyperclip_nb.core.runs import run_dir
+from hyperclip_nb.evaluation.presets import Preset, Source
+from hyperclip_nb.evaluation.recipe import Recipe
+from hyperclip_nb.evaluation.reproduce import reproduce
+from hyperclip_nb.evaluation.results import Results
+
+SHARES = (0.25, 0.5, 1.0)
+METHODS = (
+    "clip_zero_shot",
+    "multitask",
+    "cond_multitask",
+    "cond_multitask~question_regression",
+    "hvae_hyperldm_g1.5~embedding@10",
+    "hvae_hyperldm_g1.5",
+    "hvae_hyperldm_g1.5@10",
+    "latent_regression",
+    "question_regression",
+)
+PRESET = Preset(recipe=Recipe(), methods=METHODS, kinds=(), audit=False)
+RESULTS = Path(__file__).parent / "results"
+
+
+def summary(results: Results) -> dict[str, Any]:
+    "What the notebook shows of a table."
+    rows = {row.method: {"label": row.label, "accuracy": row.accuracy, "ci95": row.ci95} for row in results.rows}
+    return {"tasks": results.tasks, "seeds": len(results.seeds), "rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=("cells", "clips"))
+    parser.add_argument("--clip", type=Path, nargs="+", default=[], help="folders of small CLIPs (study clips)")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--data", type=Path, help="data directory; default: as the command's")
+    parser.add_argument("--out", type=Path, help="default: results/STUDY.json")
+    chosen = parser.parse_args()
+    if chosen.study == "cells":
+        sources = {f"{share:g}": Source(data=chosen.data, cells=share) for share in SHARES}
+    else:
+        sources = {folder.name: Source(data=chosen.data, clip=folder) for folder in chosen.clip}
+    found = {}
+    for name, source in sources.items():
+        out = run_dir(f"{chosen.study}-{name}", chosen.data, 0)
+        found[name] = summary(reproduce(PRESET, out=out, source=source, seeds=chosen.seeds, workers=chosen.workers))
+        write_json(chosen.out or RESULTS / f"{chosen.study}.json", found)
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
