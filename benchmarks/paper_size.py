@@ -39,7 +39,7 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 sys.path.insert(0, str(Path(__file__).parent))
 from rows import alike, all_tasks
@@ -55,6 +55,7 @@ from hyperclip_nb.dataset.planted import NOTE, PlantedEncoder
 from hyperclip_nb.dataset.tasks import Splits, split_validation
 from hyperclip_nb.evaluation import trainings
 from hyperclip_nb.evaluation.experiment import Experiment
+from hyperclip_nb.evaluation.learners import FACTORS
 from hyperclip_nb.evaluation.methods import train_method
 from hyperclip_nb.evaluation.parts import Parts, Training, once
 from hyperclip_nb.evaluation.presets import PRESETS
@@ -64,6 +65,7 @@ from hyperclip_nb.evaluation.scoring import TrainedMethod, score, score_shuffled
 from hyperclip_nb.evaluation.trainings import Finetuned
 from hyperclip_nb.hypernet.finetune import draw_views, finetune
 from hyperclip_nb.hypernet.hvae import HVAE, train_hvae
+from hyperclip_nb.hypernet.metatrain import adapt
 
 RESULTS = Path(__file__).parent / "results" / "paper_size.json"
 README = Path(__file__).parent / "README.md"
@@ -82,14 +84,20 @@ def planted(out: Path) -> tuple[Splits, FeatureBank]:
 # ---- the table ----
 
 
-class Calls(TorchDispatchMode):
-    "Counts the operators that are called."
+class Operations(TorchDispatchMode):
+    "Counts the operators that are called, and the floating-point operations of products among them."
 
-    count = 0
+    def __init__(self):
+        super().__init__()
+        self.calls, self.flops = 0, 0
 
     def __torch_dispatch__(self, function, types, arguments=(), named=None):
-        self.count += 1
-        return function(*arguments, **(named or {}))
+        named = named or {}
+        result = function(*arguments, **named)
+        self.calls += 1
+        if count := flop_registry.get(function.overloadpacket):
+            self.flops += count(*arguments, **named, out_val=result)
+        return result
 
 
 @dataclass
@@ -116,11 +124,11 @@ def counted(work: Callable[[], Any]) -> tuple[float, float]:  # floating-point o
     "What one piece of work asks of a processor. With two threads nothing goes to numpy, which torch can't count."
     torch.set_num_threads(2)
     try:
-        with FlopCounterMode(display=False) as flops, Calls() as calls:
+        with Operations() as found:
             work()
     finally:
         torch.set_num_threads(1)
-    return float(flops.get_total_flops()), calls.count
+    return float(found.flops), float(found.calls)
 
 
 def timed(work: Callable[[], Any], least: float = 4.0) -> float:  # seconds
@@ -151,7 +159,7 @@ class Meter(Parts):
 
     def trained(self, part: str, seed: int, training: Training, condition: str | None = None) -> Any:
         steps = training.steps()
-        self.add(part, "step", len(steps), lambda: next(steps))
+        self.add(", ".join(filter(None, [part, condition])), "step", len(steps), lambda: next(steps))
         if isinstance(steps, keep_best):  # now and then the validation tasks are scored
             began = time.process_time()
             steps.consider()
@@ -184,6 +192,7 @@ class Begun(Experiment):
         for kind in "hnet", "hvae":
             self.hyperldm(kind, 0)
             self.hyperclip(kind, 0)
+        self.hyperldm("hvae", 0, variant="first_denoiser")
         self.scoring()
         return self.meter.costs
 
@@ -195,6 +204,7 @@ class Begun(Experiment):
             weights = torch.randn(1, 1, layout.size).expand(1, len(tasks), -1)
             training = lambda: train_hvae(model, weights, tasks, seen, r.hvae_training, r.hvae_loss)
             model = HVAE(layout, r.hvae)
+            model.scaler.std.fill_(1)
             self.held["hvae",] = self.meter.trained("hvae", 0, Training(model, training))
         return self.held["hvae",]
 
@@ -219,9 +229,10 @@ class Begun(Experiment):
         r, few = self.recipe, 10
         self.sets["few"] = TaskSet(self.sets["val"].tasks[:few], self.sets["val"].bank, scale=r.feature_scale)
         questions = self.embeddings["few"] = {name: e[:few] for name, e in self.embeddings["val"].items()}
-        methods = [Method.parse(id) for id in PRESETS["paper"].methods]
-        # A row is scored once, with three derangements, and without a question.
-        times = {m: TEST * (5 if m.reads_questions else 1) for m in methods}
+        preset = PRESETS["paper"]
+        methods = [Method.parse(id) for id in preset.zero_shot_methods]
+        # A row is scored once, with three derangements, without a question, and on validation for its temperature.
+        times = {m: TEST * (5 if m.reads_questions else 1) + VALIDATION for m in methods}
         sampled = sum(times[m] * m.samples for m in methods if m.name == "hyperldm")
         walks = [steps for steps in r.guidance_steps for _ in r.guidance_prior]
         walked = sum(VALIDATION * sum(walks) + times[m] * max(walks) for m in methods if m.name == "hyperclip")
@@ -230,9 +241,17 @@ class Begun(Experiment):
         network = TrainedMethod(lambda q, _: generate(torch.zeros(len(self.embedding(q)), r.latent_size))[None])
         draw = lambda: self.sample("hvae", 0, questions, gamma=1.5, generator=random, check=False)
         walk = lambda: last(self.walk("hvae", 0, questions, 5, r.guidance_prior[-1]))
+        # Descents on the support loss, and the sampler that it bends, for each number of shots.
+        bent = [id for id in preset.few_shot_methods if Method.parse(id).variant == "few_shot"]
+        steps = max(r.few_shot_steps) * (len(preset.few_shot_methods) - len(bent))
+        steps += len(FACTORS) * r.diffusion.timesteps * len(bent)
+        shots = (TEST + VALIDATION) * sum(n != 0 for n in preset.shots)
+        support, fit = self.sets["few"].ragged(self.sets["few"].all_ids, "support"), replace(r.stored, steps=5)
+        descent = lambda: adapt(generate, torch.zeros(r.latent_size), support, fit)
         self.meter.add("samples", "network", sampled, draw, few)
         self.meter.add("walks", "step", walked, walk, 5 * few)
         self.meter.add("scores", "network", scored, lambda: score(self, network, 0, "few"), few)
+        self.meter.add("few shots", "step", shots * steps, descent, 5 * few)
 
 
 def line(cost: Cost) -> str:

@@ -1,12 +1,15 @@
 """The preset `paper`, whole, in small: every method with all controls, on planted features.
 
 Planted features (`hyperclip_nb.dataset.planted`) are for tests, never for claims. What is asked here is that nothing
-diverges, collapses or ignores its question. Sizes and lengths are a laptop's: E = 96, hidden 32, 150 tasks, Z = 32 in
-place of 128, trainings of seconds. Learning rates are higher, since the trainings are short, and the HNet starts at the
-network for all tasks, since a short training from the identity does not get as far as that network. All else is the
-preset's: losses, schedules, networks, both kinds of guidance, what is chosen on validation questions.
+diverges, collapses or ignores its question. Sizes and lengths are a laptop's: E = 96, hidden 32, 150 tasks, 4 views,
+a denoiser of 256 units, Z = 32 for the HNet and 8 for the HVAE in place of 128, trainings of seconds, fewer shots and
+settings to choose from. (With 95 training tasks in 32 dimensions of the HVAE, samples have a std of 0.64 to 0.70: the
+denoiser averages between points that lie far apart.) Learning rates are higher, since the trainings are short, and the
+HNet starts at the network for all tasks, since a short training from the identity does not get as far as that network.
+All else is the preset's: losses, schedules, networks, both kinds of guidance, what is chosen on validation questions.
 """
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 
@@ -45,10 +48,12 @@ SMALL = {
     "hyperldm.lr": 1e-3,
     "hyperclip_training.steps": 300,
     "few_shot_steps": (10, 50),
+    "guidance_steps": (5, 20, 50),
 }
-GUIDED = [id for id in PRESETS["paper"].methods if Method.parse(id).name in ("hyperclip", "hyperldm")]
+ROWS = [(id, Method.parse(id)) for id in PRESETS["paper"].methods]
+GUIDED = [id for id, row in ROWS if row.name in ("hyperclip", "hyperldm") and not row.variant]
 SURE = [id for id in GUIDED if Method.parse(id).name == "hyperclip" or Method.parse(id).samples > 1]  # not one draw
-PRESET = PRESETS["paper"].override(SMALL)
+PRESET = replace(PRESETS["paper"].override(SMALL), shots=(0, 1, "all"))
 
 
 class Ran:
@@ -111,7 +116,7 @@ def test_guided_networks_beat_one_network_for_all_and_lose_with_the_wrong_questi
 
 
 def test_single_samples_do_so_on_average(ran):
-    single = [id for id in GUIDED if id not in SURE and not Method.parse(id).variant]
+    single = [id for id in GUIDED if id not in SURE]
     mean = lambda suffix: sum(ran.accuracy(id + suffix) for id in single) / len(single)
     assert len(single) == 4 and mean("") > ran.accuracy("multitask") and mean("+shuffled") < mean("") - 1
 
