@@ -14,7 +14,7 @@ from hyperclip_nb.evaluation.audit import (
     audit_predictions,
     audit_table,
     compare_answers,
-    from_latents,
+    networks_from,
     prediction_distances,
     rank_share,
     same_group,
@@ -120,7 +120,7 @@ def test_prediction_distance_is_the_mean_total_variation(hnet, tasks, numbers):
 
 def test_errors_overlap_as_sets_do_and_probabilities_of_several_networks_are_averaged(hnet, tasks):
     z, train = normal(3, 4, 4), normal(7, 4, seed=1)
-    found = compare_answers(hnet, {"three": from_latents(hnet, z)}, tasks, train)["three"]
+    found = compare_answers(hnet, {"three": networks_from(hnet, z)}, tasks, train)["three"]
     for t in range(4):
         batch = tasks.batch(torch.tensor([t]), "query")
         predict = lambda latent: batch_logits(hnet(latent[None]), batch, layout)[0].softmax(-1)

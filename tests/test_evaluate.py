@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hyperclip_nb.dataset.tasks import cells_of
 from hyperclip_nb.evaluation.calibration import (
     BOUNDS,
     Predictions,
@@ -21,7 +22,6 @@ from hyperclip_nb.evaluation.statistics import (
     Bootstrap,
     best_on,
     by_group,
-    cells_of,
     ensemble,
     holm,
     intraclass,

@@ -32,6 +32,7 @@ from .small_clip import ASSETS, load_small_clip
 from hyperclip_nb.dataset.tasks import (
     Splits,
     Task,
+    cells_of,
     fill_template,
     image_disjoint,
     leave_out,
@@ -64,10 +65,10 @@ def fewer_cells(
     "The same splits with some training cells only, dropped whole. Raises `ValueError` for a share out of bounds."
     if not 0 < share <= 1:
         raise ValueError(f"share: expected above 0 and at most 1, got {share}")
-    of = lambda task: task.cell or task.question
-    cells = Tape("fewer cells").shuffled(sorted({of(task) for task in splits["train"]}))
+    of_tasks = cells_of(splits["train"])
+    cells = Tape("fewer cells").shuffled(sorted(set(of_tasks)))
     kept = set(cells[: max(1, round(share * len(cells)))])
-    return {**splits, "train": [task for task in splits["train"] if of(task) in kept]}
+    return {**splits, "train": [task for task, cell in zip(splits["train"], of_tasks) if cell in kept]}
 
 # %% ../../nbs/1_dataset/08_sources.ipynb #e344a635
 OWN = {"train.json": "train", "val.json": "val", "test.json": "test", "tasks.json": "test"}
@@ -186,7 +187,7 @@ def _check_enough(path: Path, splits: Splits) -> None:
                 f"{path}: expected at least 2 {name} tasks, since controls give a task the question of another, "
                 f"found {len(splits[name])}; write more of them, or move some from another split"
             )
-    cells = Counter(task.cell or task.question for task in splits["test"])
+    cells = Counter(cells_of(splits["test"]))
     cell, largest = cells.most_common(1)[0]
     if 2 * largest > len(splits["test"]):
         raise FileError(

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Networks', 'AMONG', 'NOISED', 'AUDITED', 'MEASURED', 'Audit', 'rank_share', 'two_nearest', 'same_group',
-           'audit_latents', 'from_latents', 'Answers', 'compare_answers', 'prediction_distances', 'relative',
+           'audit_latents', 'networks_from', 'Answers', 'compare_answers', 'prediction_distances', 'relative',
            'audit_predictions', 'audit_generator', 'audit_numbers', 'audit_seed', 'numbers_table', 'audit_table']
 
 # %% ../../nbs/7_evaluation/appendix/audit.ipynb #72dcb3ea
@@ -20,11 +20,12 @@ from ..basenet.adapter import adapter_logits
 from ..core.seeds import noise_like, seeded
 from ..dataset.batches import Part, TaskBatch, TaskSet
 from ..dataset.encoders import nearest_questions
+from ..dataset.tasks import cells_of
 from .experiment import Experiment
 from .recipe import Generator
 from .results import markdown_table, plain
 from .rows import GENERATORS
-from .statistics import cells_of
+from .statistics import numbered
 from ..hypernet.hypernetworks import WeightGenerator
 
 # %% ../../nbs/7_evaluation/appendix/audit.ipynb #d8ac0172
@@ -93,8 +94,7 @@ def same_group(
     rows: Tensor | None = None,  # [M] training tasks to compare; default: all
 ) -> Tensor:  # [M, A] bool
     "Which training tasks belong to the group of another, itself included: `leave_out` for distances among them."
-    number = {group: i for i, group in enumerate(dict.fromkeys(groups))}
-    ids = torch.tensor([number[group] for group in groups])
+    ids = numbered(groups)
     return (ids if rows is None else ids[rows.cpu()])[:, None] == ids
 
 # %% ../../nbs/7_evaluation/appendix/audit.ipynb #1f2e71f9
@@ -129,7 +129,7 @@ def audit_latents(
 Networks = Callable[[Tensor], Tensor]  # ids of tasks [T'] -> weights [K, T', P] whose probabilities are averaged
 
 
-def from_latents(
+def networks_from(
     generate: WeightGenerator,
     latents: Tensor,  # [T, Z] one for each task, or [K, T, Z]
 ) -> Networks:
@@ -193,7 +193,7 @@ def prediction_distances(
     "Total variation between predictions of a task's network and of each training task's, a mean over its images."
     if len(latents) != len(tasks):
         raise ValueError(f"expected a latent for each of the {len(tasks)} tasks, got {len(latents)}")
-    networks = {"": from_latents(generate, latents)}
+    networks = {"": networks_from(generate, latents)}
     return compare_answers(generate, networks, tasks, train, **options)[""].distances
 
 
@@ -223,11 +223,11 @@ def audit_predictions(
     "The same for what networks answer: distances are `relative` total variations of predictions."
     rows = torch.randperm(len(train), generator=generator)[:probes].to(train.device)
     own = same_group(groups if groups is not None else [str(i) for i in range(len(train))], rows).to(train.device)
-    known = {AMONG: from_latents(generate, train)}
+    known = {AMONG: networks_from(generate, train)}
     if noise is not None:
-        known[NOISED] = from_latents(generate, train + noise * noise_like(train, generator))
+        known[NOISED] = networks_from(generate, train + noise * noise_like(train, generator))
     of_train = compare_answers(generate, known, train_tasks, train, ids=rows)
-    for_tasks = {name: from_latents(generate, it) if isinstance(it, Tensor) else it for name, it in audited.items()}
+    for_tasks = {name: networks_from(generate, it) if isinstance(it, Tensor) else it for name, it in audited.items()}
     found = compare_answers(generate, for_tasks, tasks, train)
     among = two_nearest(relative(of_train[AMONG].distances), own)
     noised = two_nearest(relative(of_train[NOISED].distances)) if noise is not None else None
@@ -297,7 +297,7 @@ def audit_generator(
         return lambda ids: w[None, ids]
 
     networks: dict[str, Tensor | Networks] = {name: of(w) for name, w in audited.items()}
-    networks["ten networks"] = from_latents(generate, z)
+    networks["ten networks"] = networks_from(generate, z)
     answers = audit_predictions(
         generate,
         networks,

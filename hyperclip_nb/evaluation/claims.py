@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from msgspec import UNSET
 from torch import Tensor
 
-from .results import Claim, Difference, Results, markdown_row, markdown_table, plain
+from .results import Claim, Difference, Results, markdown_table, plain
 from .rows import GENERATORS, Method
 from .statistics import Bootstrap, best_on, holm
 from ..plots.pictures import few_shot_curve
@@ -201,11 +201,8 @@ def few_shot_rows(curves: Curves) -> str:
     "Few-shot rows as a Markdown table, percent with intervals."
     shots = sorted({n for row in curves.values() for n in row}, key=shots_order)
     names = [n.replace("_", " ") if "_" in n else f"{n} shots" for n in shots]
-    lines = [markdown_row(["Start", *names]), markdown_row(["---", *["---:"] * len(shots)])]
-    lines += [
-        markdown_row([start, *(plain(*row[n]) if n in row else "" for n in shots)]) for start, row in curves.items()
-    ]
-    return "\n".join(lines) + "\n"
+    rows = [[start, *(plain(*row[n]) if n in row else "" for n in shots)] for start, row in curves.items()]
+    return markdown_table(["Start", *names], rows)
 
 
 def few_shot_figure(curves: Curves) -> Axes:

@@ -15,7 +15,7 @@ from torch import Tensor
 from . import trainings
 from .experiment import Experiment
 from .recipe import Generator
-from .results import markdown_row, plain
+from .results import markdown_table, plain
 from .rows import GENERATORS
 from ..guidance.hyperclip import TaskClassification, classify_tasks
 
@@ -47,12 +47,9 @@ def classification_table(
 ) -> str:  # Markdown, ends with a line break
     "How often HyperCLIP picks a network's own question, in percent."
     splits: Sequence[str] = list(next(iter(found.values())))
-    lines = [
-        markdown_row(["Generator", *(f"{split.capitalize()} tasks" for split in splits), "Chance"]),
-        markdown_row(["---", *["---:"] * (len(splits) + 1)]),
-    ]
+    rows = []
     for kind, results in found.items():
         accuracies = (plain(results[split].accuracy) for split in splits)
         fewest = min(choices, *(len(result.chosen) for result in results.values()))
-        lines.append(markdown_row([GENERATORS[kind], *accuracies, plain(100 / fewest)]))
-    return "\n".join(lines) + "\n"
+        rows.append([GENERATORS[kind], *accuracies, plain(100 / fewest)])
+    return markdown_table(["Generator", *(f"{split.capitalize()} tasks" for split in splits), "Chance"], rows)

@@ -19,7 +19,6 @@ from torch import Tensor
 from ..basenet.adapter import batch_logits
 from ..core.seeds import seeded
 from ..dataset.batches import TaskBatch
-from .controls import derangement
 from .experiment import Experiment, Questions
 from hyperclip_nb.evaluation.fewshot import (
     ALPHAS,
@@ -34,7 +33,7 @@ from hyperclip_nb.evaluation.fewshot import (
 from .methods import Latents, first_latent, regression_draws
 from .recipe import Generator
 from .rows import FEW_SHOT_ROWS, Method
-from .scoring import pick
+from .scoring import shuffled_questions
 from .statistics import best_on
 from ..hypernet.hypernetworks import WeightGenerator
 from ..hypernet.metatrain import Adaptation, adaptation_path
@@ -193,9 +192,8 @@ def score_few_shot_row(
     own = {on: x.embeddings[on] for on in ("val", split)}
     learners = {on: method.learner(q, seeded(seed, "start", on)) for on, q in own.items()}
     if controls and row.reads_questions:
-        cells = [task.cell or str(i) for i, task in enumerate(x.sets[split].tasks)]
-        deal = derangement(len(cells), seeded(seed, "shuffle", 0), cells).to(x.device)
-        learners["shuffled"] = method.learner(pick(own[split], deal), seeded(seed, "start", split))
+        (others,) = shuffled_questions(x, seed, split, times=1)
+        learners["shuffled"] = method.learner(others, seeded(seed, "start", split))
 
     def table(learner: str, n: Shots, places: Sequence[int], α: Sequence[float | None]) -> Mapping[tuple, Tensor]:
         tasks = x.sets["val" if learner == "val" else split]

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from ..core.files import RunError
 from ..core.runs import Run
+from ..dataset.tasks import cells_of
 from .audit import AUDITED, numbers_table
 from .calibration import Scored
 from hyperclip_nb.evaluation.claims import (
+    Curves,
     choose_guided,
     claims,
     claims_table,
@@ -38,7 +40,6 @@ from .report import reliability_figure, results_figure
 from .results import Results, calibration_table, family_table, tabulate, write_results
 from .rows import GENERATORS, Method, check_rows
 from .seeds import Chosen, audited, gather, run_seeds, score_fixed, unflattened
-from .statistics import cells_of
 from ..plots.pictures import save
 
 # %% ../../nbs/7_evaluation/10_reproduce.ipynb #ed7b357d
@@ -86,17 +87,16 @@ def more_tables(
     preset: Preset,
     results: Results,
     scores: Scores,  # [S, T] each
-    curves: Scores,
+    few_shot: Curves,
 ) -> str:  # Markdown
     "What stands below the table: sentences, claims, probabilities, few-shot curves, families and more."
-    tasks = x.sets["test"].tasks
-    families, cells = [task.family or "all" for task in tasks], cells_of(tasks)
+    families = [task.family or "all" for task in x.sets["test"].tasks]
     own = {id: value for id, value in scores.items() if not Method.parse(id).control}
     sections = {
         "What generation brings": what_generation_brings(results) + "\n",
         "What is claimed": claims_table(results.claims or []),
         "How good the probabilities are": calibration_table(results),
-        **({"Few-shot curves": few_shot_rows(summarised(curves, cells))} if curves else {}),
+        **({"Few-shot curves": few_shot_rows(few_shot)} if few_shot else {}),
         "By family": family_table(own, families),
     }
     if kinds := [kind for kind in GENERATORS if f"{kind}_hyperclip" in preset.methods and preset.audit]:
@@ -177,11 +177,12 @@ def reproduce(
         cells=cells,
     )
     results = msgspec.structs.replace(results, guided=guided, claims=claims(scores, curves, guided, cells))
-    write_results(run, results, more=more_tables(x, preset, results, scores, curves))
+    few_shot = summarised(curves, cells) if curves else {}
+    write_results(run, results, more=more_tables(x, preset, results, scores, few_shot))
     figures = {
         "forest": results_figure(results),
         "reliability": reliability_figure(results),
-        **({"few_shot": few_shot_figure(summarised(curves, cells))} if curves else {}),
+        **({"few_shot": few_shot_figure(few_shot)} if few_shot else {}),
     }
     for title, axes in figures.items():
         figure: Any = axes.figure

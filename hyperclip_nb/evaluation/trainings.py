@@ -20,6 +20,7 @@ from ..core.blocks import Standardizer
 from ..core.seeds import seeded, step_seed
 from ..core.training import Steps, TrainConfig, keep_best
 from ..dataset.batches import TaskSet
+from ..dataset.tasks import cells_of
 from ..diffusion.denoisers import DENOISERS
 from ..diffusion.hyperldm import HyperLDM, train_hyperldm
 from .parts import Training
@@ -201,7 +202,7 @@ def question_regression(
     seed: int,
 ) -> Training:
     "From a question to the latent that similar questions have, by a learned distance."
-    cells, size = [task.cell or task.question for task in tasks.tasks], min(r.regression_size, questions.shape[1])
+    cells, size = cells_of(tasks.tasks), min(r.regression_size, questions.shape[1])
     model = QuestionRegression(questions, latents, cells, size, r.regression_heads, seed).to(tasks.device)
     config = replace(r.question_regression or TrainConfig(steps=1), seed=seed)
     return Training(model, lambda: train_question_regression(model, config, r.regression_noise))
