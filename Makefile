@@ -8,7 +8,7 @@ export PYTHONHASHSEED ?= 0
 # Large tensors in huge pages: a quarter less time where weights are 50 MB a batch.
 export THP_MEM_ALLOC_ENABLE ?= 1
 
-.PHONY: setup demo test nbtest unit drill lab app sync check hooks execute docs clean
+.PHONY: setup demo test nbtest unit drill lab app sync check hooks execute docs dist clean
 
 setup: $(VENV)/.ready
 
@@ -60,6 +60,10 @@ docs: $(VENV)/.docs  ## documentation site in _docs/html, built offline, links c
 $(VENV)/.docs: $(VENV)/.ready
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --editable ".[docs]"
 	@touch $@
+
+dist: setup         ## source distribution and wheel in dist/
+	rm -rf build dist
+	python -c "from setuptools import build_meta as b; b.build_sdist('dist'); b.build_wheel('dist')"
 
 clean:
 	rm -rf build dist *.egg-info _proc _docs .pytest_cache .mypy_cache .ruff_cache

@@ -1,5 +1,6 @@
 "Everything about the package is read from settings.ini, which nbdev reads too."
 
+import re
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -8,18 +9,26 @@ from setuptools import find_packages, setup
 config = ConfigParser(delimiters=["="])
 config.read(Path(__file__).parent / "settings.ini", encoding="utf-8")
 cfg = config["DEFAULT"]
-readme = Path(__file__).parent / "README.md"
+# A package index has no files beside the README: there, its links and pictures are those of the repository.
+text = (Path(__file__).parent / "README.md").read_text(encoding="utf-8")
+text = re.sub(r"(!\[[^]]*\])\((?!https?:)", rf"\1({cfg['git_url']}/raw/{cfg['branch']}/", text)
+text = re.sub(r"\]\((?!https?:|#)", rf"]({cfg['git_url']}/blob/{cfg['branch']}/", text)
 extras = {name.removesuffix("_requirements"): cfg[name].split() for name in cfg if name.endswith("_requirements")}
 
 setup(
     name=cfg["lib_name"],
     version=cfg["version"],
     description=cfg["description"],
-    long_description=readme.read_text(encoding="utf-8") if readme.exists() else "",
+    long_description=text,
     long_description_content_type="text/markdown",
     author=cfg["author"],
     author_email=cfg["author_email"],
     url=cfg["git_url"],
+    project_urls={
+        "Documentation": cfg["doc_host"] + cfg["doc_baseurl"],
+        "Changes": f"{cfg['git_url']}/blob/{cfg['branch']}/CHANGELOG.md",
+        "Paper": "https://arxiv.org/abs/2210.08942",
+    },
     license="Apache-2.0",
     keywords=cfg["keywords"].split(),
     packages=find_packages(include=[cfg["lib_name"], cfg["lib_name"] + ".*"]),
@@ -34,8 +43,8 @@ setup(
     classifiers=[
         "Development Status :: 3 - Alpha",
         "Intended Audience :: Science/Research",
-        "License :: OSI Approved :: Apache Software License",
         "Programming Language :: Python :: 3",
+        "Typing :: Typed",
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
     ],
     zip_safe=False,

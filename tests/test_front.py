@@ -1,6 +1,7 @@
 "The front door: names imported when they are used, the command as a module, notebooks that a stranger can open."
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,15 @@ def test_a_misspelt_name_is_an_attribute_error_that_says_where_to_look():
     with pytest.raises(ImportError, match="HyperCLP"):
         from hyperclip_nb import HyperCLP  # noqa: F401
     assert not hasattr(hc, "torch")
+
+
+def test_the_version_is_the_same_everywhere():
+    named = re.search(r"^version = (\S+)$", (ROOT / "settings.ini").read_text(encoding="utf-8"), re.M)[1]
+    cited = re.search(r"^version: (\S+)$", (ROOT / "CITATION.cff").read_text(encoding="utf-8"), re.M)[1]
+    changes = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    released = re.findall(r"^## (?:Unreleased|(\d+\.\d+\.\d+) \(\d{4}-\d\d-\d\d\))$", changes, re.M)
+    assert named == cited == hc.__version__ and re.fullmatch(r"\d+\.\d+\.\d+", named)
+    assert len(released) == changes.count("\n## ") and (not any(released) or named in released)
 
 
 def test_the_module_is_the_command():
