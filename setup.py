@@ -13,7 +13,15 @@ cfg = config["DEFAULT"]
 text = (Path(__file__).parent / "README.md").read_text(encoding="utf-8")
 text = re.sub(r"(!\[[^]]*\])\((?!https?:)", rf"\1({cfg['git_url']}/raw/{cfg['branch']}/", text)
 text = re.sub(r"\]\((?!https?:|#)", rf"]({cfg['git_url']}/blob/{cfg['branch']}/", text)
-extras = {name.removesuffix("_requirements"): cfg[name].split() for name in cfg if name.endswith("_requirements")}
+
+
+def expanded(extra: str) -> list[str]:
+    "What an extra asks for; a word in settings.ini that names another extra stands for what that one asks for."
+    words = cfg[f"{extra}_requirements"].split()
+    return [r for word in words for r in (expanded(word) if f"{word}_requirements" in cfg else [word])]
+
+
+extras = {name: expanded(name) for name in (key.removesuffix("_requirements") for key in cfg if "_requirements" in key)}
 
 setup(
     name=cfg["lib_name"],
@@ -35,7 +43,7 @@ setup(
     package_data={cfg["lib_name"]: ["assets/*", "py.typed"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
-    extras_require=extras,
+    extras_require={name: sorted({*listed}) for name, listed in extras.items()},
     entry_points={
         "console_scripts": cfg["console_scripts"].split(),
         "nbdev": [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"],

@@ -98,7 +98,8 @@ class App:
                 raise ValueError(f"{name}: expected {want}, got {got}")
         if importlib.util.find_spec("voila") is None:
             raise ValueError(
-                "expected the package voila, which serves notebooks as pages, found none: pip install voila"
+                "expected the package voila, which serves notebooks as pages, found none: "
+                'pip install "hyperclip_nb[app]"'
             )
         with socket.socket(socket.AF_INET6 if address.version == 6 else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

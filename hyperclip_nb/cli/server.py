@@ -5,22 +5,26 @@
 # %% auto #0
 __all__ = ['LOCAL', 'refusal', 'Door', 'Full', 'Places', 'VisitorPage', 'Server']
 
+# %% ../../nbs/9_cli/appendix/server.ipynb #extraafe
+from ..core.extras import extra
+
+with extra("app"):
+    import tornado.web
+    from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
+    from tornado.httpserver import HTTPServer
+    from tornado.httputil import HTTPServerRequest
+    from tornado.ioloop import IOLoop
+    from tornado.routing import Router
+    from traitlets import Integer
+    from voila.app import Voila
+    from voila.tornado.handler import TornadoVoilaHandler
+
 # %% ../../nbs/9_cli/appendix/server.ipynb #afe46a65
 import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
 from urllib.parse import urlsplit
-
-import tornado.web
-from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
-from tornado.httpserver import HTTPServer
-from tornado.httputil import HTTPServerRequest
-from tornado.ioloop import IOLoop
-from tornado.routing import Router
-from traitlets import Integer
-from voila.app import Voila
-from voila.tornado.handler import TornadoVoilaHandler
 
 # %% ../../nbs/9_cli/appendix/server.ipynb #70492b55
 LOCAL = ("localhost", "127.0.0.1", "[::1]")

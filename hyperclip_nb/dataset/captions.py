@@ -6,13 +6,18 @@
 __all__ = ['CARDS', 'LONGEST', 'SIGN', 'noun_phrase', 'questions_about', 'flat_scene', 'cells_told', 'caption', 'sign',
            'card_scene', 'quiz_card', 'card_question', 'caption_batch', 'all_texts']
 
+# %% ../../nbs/1_dataset/appendix/captions.ipynb #extra208
+from ..core.extras import extra
+
+with extra("plots"):
+    from PIL import Image, ImageDraw
+
 # %% ../../nbs/1_dataset/appendix/captions.ipynb #208ae76f
 import re
 from collections.abc import Callable, Iterator
 from functools import cache
 
 import numpy as np
-from PIL import Image, ImageDraw
 
 from .questions import AT, FAMILIES, Question, find_question, questions, reserved_cells
 from hyperclip_nb.dataset.scenes import (

@@ -6,6 +6,14 @@
 __all__ = ['FORMATS', 'ENDINGS', 'as_rgb', 'Preprocessing', 'weights_hash', 'ClipEncoder', 'nearest_questions', 'load_encoder',
            'read_image', 'ImageFolder']
 
+# %% ../../nbs/1_dataset/04_encoders.ipynb #extra3f3
+from ..core.extras import extra
+
+with extra("clip"):
+    import open_clip
+    from PIL import Image, ImageOps
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
 # %% ../../nbs/1_dataset/04_encoders.ipynb #3f30762c
 import _codecs
 import hashlib
@@ -21,12 +29,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import open_clip
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
 from torch import Tensor, nn
-from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
 from ..core.files import FileError, check_regular, sha256_of
 from .features import check_finite

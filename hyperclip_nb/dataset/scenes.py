@@ -8,6 +8,13 @@ __all__ = ['GLYPHS', 'CATEGORIES', 'THINGS', 'CATEGORY', 'NOUNS', 'POSES', 'V', 
            'glyph_image', 'glyph_mask', 'contact_sheet', 'Tape', 'Thing', 'Scene', 'color_distance', 'legible', 'spots',
            'draw_scene']
 
+# %% ../../nbs/1_dataset/02_scenes.ipynb #extraa98
+from ..core.extras import extra
+
+with extra("plots"):
+    import matplotlib
+    from PIL import Image, ImageDraw, ImageFont
+
 # %% ../../nbs/1_dataset/02_scenes.ipynb #a985f5b5
 import hashlib
 import textwrap
@@ -18,10 +25,8 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
 
-import matplotlib
 import numpy as np
 from msgspec import Struct
-from PIL import Image, ImageDraw, ImageFont
 
 # %% ../../nbs/1_dataset/02_scenes.ipynb #3418672c
 def indefinite(phrase: str) -> str:

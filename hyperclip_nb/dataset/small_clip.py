@@ -6,6 +6,12 @@
 __all__ = ['PADDING', 'UNKNOWN', 'clip_tokenizer', 'CONTEXT', 'SMALL_PICTURES', 'PICTURES', 'ASSETS', 'WEIGHTS', 'SmallTokenizer',
            'small_clip_config', 'small_clip_record', 'load_small_clip', 'zero_shot_accuracy']
 
+# %% ../../nbs/1_dataset/05_small_clip.ipynb #extra81e
+from ..core.extras import extra
+
+with extra("clip"):
+    from open_clip.tokenizer import SimpleTokenizer
+
 # %% ../../nbs/1_dataset/05_small_clip.ipynb #81e5becc
 import warnings
 from collections.abc import Iterable, Sequence
@@ -17,7 +23,6 @@ from typing import Annotated, TypedDict
 import msgspec
 import torch
 import torch.nn.functional as F
-from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
 
 from ..core.files import FileError, read_json, sha256_of

@@ -6,12 +6,17 @@
 __all__ = ['RECIPE', 'generalise', 'Pairs', 'train_small_clip', 'pairs_hash', 'save_small_clip', 'retrieval_accuracy',
            'small_clip_figures']
 
+# %% ../../nbs/1_dataset/appendix/small_clip_training.ipynb #extraf5a
+from ..core.extras import extra
+
+with extra("clip"):
+    import open_clip
+
 # %% ../../nbs/1_dataset/appendix/small_clip_training.ipynb #f5a496cd
 import hashlib
 import math
 from pathlib import Path
 
-import open_clip
 import torch
 import torch.nn.functional as F
 from torch import Tensor

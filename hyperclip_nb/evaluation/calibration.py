@@ -6,13 +6,18 @@
 __all__ = ['BINS', 'BOUNDS', 'Predictions', 'tempered', 'confidence_bins', 'calibration_error', 'Probabilities', 'Scored',
            'judge', 'fit_temperature', 'reliability_plot']
 
+# %% ../../nbs/7_evaluation/appendix/calibration.ipynb #extra1b7
+from ..core.extras import extra
+
+with extra("plots"):
+    from matplotlib.axes import Axes
+
 # %% ../../nbs/7_evaluation/appendix/calibration.ipynb #1b76a5c2
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from matplotlib.axes import Axes
 from torch import Tensor
 
 from ..basenet.adapter import answer_ids

@@ -6,11 +6,16 @@
 __all__ = ['GUIDED', 'PAPER', 'SIMPLER', 'STARTS', 'Curves', 'choose_guided', 'claims', 'claims_table', 'what_generation_brings',
            'shots_order', 'summarised', 'few_shot_rows', 'few_shot_figure']
 
+# %% ../../nbs/7_evaluation/appendix/claims.ipynb #extraf5a
+from ..core.extras import extra
+
+with extra("plots"):
+    from matplotlib.axes import Axes
+
 # %% ../../nbs/7_evaluation/appendix/claims.ipynb #f5a496cd
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from matplotlib.axes import Axes
 from msgspec import UNSET
 from torch import Tensor
 

@@ -5,12 +5,17 @@
 # %% auto #0
 __all__ = ['LatentMap', 'latent_map', 'families_of', 'latents_figure', 'answer_type', 'latents_pair']
 
+# %% ../../nbs/7_evaluation/appendix/latent_maps.ipynb #extrab49
+from ..core.extras import extra
+
+with extra("plots"):
+    import matplotlib.pyplot as plt
+
 # %% ../../nbs/7_evaluation/appendix/latent_maps.ipynb #b49581ae
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 from ..core.seeds import seeded

@@ -5,17 +5,22 @@
 # %% auto #0
 __all__ = ['results_figure', 'reliability_figure', 'choose_questions', 'trajectories_figure', 'sheet_figure', 'idea_figure']
 
+# %% ../../nbs/7_evaluation/09_report.ipynb #extra231
+from ..core.extras import extra
+
+with extra("plots"):
+    import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 # %% ../../nbs/7_evaluation/09_report.ipynb #231b8cbc
 from collections.abc import Sequence
 from dataclasses import replace
 from textwrap import fill
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from ..core.energy import trajectory
 from ..core.seeds import seeded

@@ -5,6 +5,12 @@
 # %% auto #0
 __all__ = ['Scores', 'collected', 'audit_tables', 'more_tables', 'check_same', 'reproduce']
 
+# %% ../../nbs/7_evaluation/10_reproduce.ipynb #extra258
+from ..core.extras import extra
+
+with extra("plots"):
+    import matplotlib.pyplot as plt
+
 # %% ../../nbs/7_evaluation/10_reproduce.ipynb #258af789
 import time
 from collections.abc import Mapping, Sequence
@@ -12,7 +18,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib.pyplot as plt
 import msgspec
 from torch import Tensor
 

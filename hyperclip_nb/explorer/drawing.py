@@ -5,6 +5,12 @@
 # %% auto #0
 __all__ = ['MAP_RULES', 'Frame', 'marker_path', 'marked', 'svg', 'map_layer', 'legend', 'path_layer']
 
+# %% ../../nbs/8_explorer/appendix/drawing.ipynb #extra164
+from ..core.extras import extra
+
+with extra("plots"):
+    from matplotlib.markers import MarkerStyle
+
 # %% ../../nbs/8_explorer/appendix/drawing.ipynb #1649a196
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +18,6 @@ from functools import cache
 from html import escape
 
 import numpy as np
-from matplotlib.markers import MarkerStyle
 from numpy.typing import ArrayLike
 
 from ..plots.style import INK, PAPER, finite, group_style

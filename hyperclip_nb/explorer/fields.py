@@ -5,11 +5,15 @@
 # %% auto #0
 __all__ = ['controls', 'sentence', 'Form']
 
+# %% ../../nbs/8_explorer/appendix/fields.ipynb #extra6bf
+from ..core.extras import extra
+
+with extra("app"):
+    import ipywidgets as W
+
 # %% ../../nbs/8_explorer/appendix/fields.ipynb #6bf5e6d8
 from collections.abc import Callable
 from typing import Any
-
-import ipywidgets as W
 
 from ..core.blocks import BOUNDS
 from ..dataset.questions import find_question

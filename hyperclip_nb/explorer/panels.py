@@ -5,6 +5,12 @@
 # %% auto #0
 __all__ = ['STYLE_SHEET', 'data_url', 'sprite', 'sheet', 'bars', 'numbered', 'download_link']
 
+# %% ../../nbs/8_explorer/appendix/panels.ipynb #extradb9
+from ..core.extras import extra
+
+with extra("app"):
+    from PIL import Image
+
 # %% ../../nbs/8_explorer/appendix/panels.ipynb #db966459
 import base64
 import io
@@ -12,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 import numpy as np
-from PIL import Image
 
 from .drawing import MAP_RULES
 

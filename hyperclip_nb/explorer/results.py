@@ -5,10 +5,14 @@
 # %% auto #0
 __all__ = ['remarks_panel', 'scores_panel', 'neighbours_panel', 'adapter_panel', 'html', 'Results']
 
+# %% ../../nbs/8_explorer/appendix/results.ipynb #extra815
+from ..core.extras import extra
+
+with extra("app"):
+    import ipywidgets as W
+
 # %% ../../nbs/8_explorer/appendix/results.ipynb #815b3454
 from html import escape
-
-import ipywidgets as W
 
 from ..basenet.adapter import WeightLayout
 from ..dataset.questions import draw_images

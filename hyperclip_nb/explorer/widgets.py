@@ -5,12 +5,16 @@
 # %% auto #0
 __all__ = ['ExplorerBox', 'explore']
 
+# %% ../../nbs/8_explorer/appendix/widgets.ipynb #extrae85
+from ..core.extras import extra
+
+with extra("app"):
+    import ipywidgets as W
+
 # %% ../../nbs/8_explorer/appendix/widgets.ipynb #e858cd69
 import time
 from html import escape
 from pathlib import Path
-
-import ipywidgets as W
 
 from ..core.files import HyperclipError, RunError
 from ..core.runs import Run, data_dir, run_dir

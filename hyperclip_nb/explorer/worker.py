@@ -5,6 +5,12 @@
 # %% auto #0
 __all__ = ['Worker', 'Progress']
 
+# %% ../../nbs/8_explorer/appendix/worker.ipynb #extrac74
+from ..core.extras import extra
+
+with extra("app"):
+    import ipywidgets as W
+
 # %% ../../nbs/8_explorer/appendix/worker.ipynb #c746e267
 import asyncio
 import atexit
@@ -15,8 +21,6 @@ import sys
 import threading
 from collections.abc import Callable
 from html import escape
-
-import ipywidgets as W
 
 from .results import html
 

@@ -5,15 +5,20 @@
 # %% auto #0
 __all__ = ['counts_of', 'confusion_change', 'feature_shift', 'accuracy_along_path', 'training_curves']
 
+# %% ../../nbs/6_plots/03_closeups.ipynb #extra0df
+from ..core.extras import extra
+
+with extra("plots"):
+    import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
+    from matplotlib.colors import to_rgb
+    from matplotlib.patheffects import withStroke
+
 # %% ../../nbs/6_plots/03_closeups.ipynb #0dfaa722
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
-from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
 
 from .pictures import confusion, curves, loss_curve

@@ -6,19 +6,24 @@
 __all__ = ['pool', 'unpool', 'centred', 'project_pca', 'project_tsne', 'tsne_map', 'group_maps', 'knn_purity', 'knn_correlation',
            'trajectory_plot', 'trajectory_grid']
 
+# %% ../../nbs/6_plots/02_maps.ipynb #extrabf3
+from ..core.extras import extra
+
+with extra("plots"):
+    import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import to_rgba
+    from scipy.spatial.distance import cdist
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
 # %% ../../nbs/6_plots/02_maps.ipynb #bf31cec9
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.colors import to_rgba
 from numpy.typing import ArrayLike
-from scipy.spatial.distance import cdist
-from sklearn.decomposition import PCA
-from sklearn.manifold import TSNE
 
 from .style import FAINT, INK, PAPER, dots, finite, group_style, prepare
 

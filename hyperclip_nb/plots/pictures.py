@@ -6,15 +6,20 @@
 __all__ = ['forest_plot', 'difference_plot', 'curves', 'few_shot_curve', 'loss_curve', 'heatmap', 'confusion', 'gallery',
            'before_after', 'save']
 
+# %% ../../nbs/6_plots/01_pictures.ipynb #extrabe9
+from ..core.extras import extra
+
+with extra("plots"):
+    import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 # %% ../../nbs/6_plots/01_pictures.ipynb #be972dab
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from ..core.files import write_atomic

@@ -5,20 +5,25 @@
 # %% auto #0
 __all__ = ['Plane', 'plane_through', 'grid_on_plane', 'draw_path', 'energy_surface', 'animate_trajectory']
 
+# %% ../../nbs/6_plots/appendix/planes.ipynb #extraf5a
+from ..core.extras import extra
+
+with extra("plots"):
+    import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patheffects import withStroke
+    from PIL import Image
+
 # %% ../../nbs/6_plots/appendix/planes.ipynb #f5a496cd
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patheffects import withStroke
 from numpy.typing import ArrayLike
-from PIL import Image
 
 from .maps import trajectory_plot
 from .style import INK, PAPER, dots, finite, group_style, prepare, with_palette

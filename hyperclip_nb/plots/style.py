@@ -6,18 +6,23 @@
 __all__ = ['COLORS', 'MARKERS', 'INK', 'FAINT', 'PAPER', 'RIGHT', 'WRONG', 'LOOK', 'group_style', 'prepare', 'dots', 'finite',
            'with_palette', 'palette_png', 'for_notebook', 'store_small_figures', 'house_style']
 
+# %% ../../nbs/6_plots/appendix/style.ipynb #extraf5a
+from ..core.extras import extra
+
+with extra("plots"):
+    import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from PIL import Image
+
 # %% ../../nbs/6_plots/appendix/style.ipynb #f5a496cd
 import io
+import sys
 from base64 import b64encode
 from typing import Any
 
-import matplotlib.pyplot as plt
 import numpy as np
-from IPython import get_ipython
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
-from PIL import Image
 
 # %% ../../nbs/6_plots/appendix/style.ipynb #da580a74
 COLORS = tuple(  # Okabe and Ito's, the clearest ones first, then four more
@@ -114,7 +119,7 @@ def store_small_figures(
     colors: int = 128,  # in the palette of each
 ) -> None:
     "From the next cell on, this notebook stores its figures as small PNGs; nothing happens outside a notebook."
-    if (shell := get_ipython()) is None:
+    if "IPython" not in sys.modules or (shell := sys.modules["IPython"].get_ipython()) is None:
         return
 
     def once(*_: object) -> None:

@@ -177,6 +177,41 @@ def test_the_environment_has_no_tools_of_developers(kind, environment, tmp_path)
     assert run(python.parent / "hyperclip_nb", "--version", cwd=tmp_path).startswith("hyperclip_nb 0.")
 
 
+def test_a_command_that_needs_an_extra_says_so(environment, tmp_path):
+    command = environment("wheel", ["hyperclip_nb"]).parent / "hyperclip_nb"
+    said = subprocess.run([command, "demo", "--out", "run"], cwd=tmp_path, text=True, capture_output=True)
+    assert said.returncode == 2 and not said.stdout
+    assert re.fullmatch(r'hyperclip_nb: .* needs the package \w+, .*: pip install "hyperclip_nb\[\w+\]"\n', said.stderr)
+
+
+MODULES = """
+import pkgutil, sys, hyperclip_nb
+found = {}
+for module in pkgutil.walk_packages(hyperclip_nb.__path__, "hyperclip_nb."):
+    if not module.name.endswith("._modidx"):
+        try:
+            __import__(module.name)
+        except ModuleNotFoundError as error:
+            found[module.name] = str(error)
+        except BaseException as error:
+            found[module.name] = repr(error)
+print(found)
+"""
+
+
+def test_every_module_works_or_says_what_to_install(environment, tmp_path):
+    "Without extras: the core works, and anything else names the missing package and the line. With them: all works."
+    said = ast.literal_eval(run(environment("wheel", ["hyperclip_nb"]), "-c", MODULES, cwd=tmp_path))
+    sentence = (
+        r'this part of hyperclip_nb needs the package \w+, which is not installed: pip install "hyperclip_nb\[\w+\]"'
+    )
+    assert all(re.fullmatch(sentence, text) for text in said.values()), said
+    rooms = {name.split(".")[1] for name in said}
+    assert {"plots", "explorer"} <= rooms and not {"core", "basenet", "hypernet", "guidance", "diffusion"} & rooms
+    assert "hyperclip_nb.dataset.batches" not in said and "hyperclip_nb.dataset.encoders" in said
+    assert ast.literal_eval(run(environment("wheel", ["hyperclip_nb[app]"]), "-c", MODULES, cwd=tmp_path)) == {}
+
+
 @pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
 def test_a_program_runs_on_the_wheel(program, environment, tmp_path):
     python = environment("wheel", dependencies(program))
