@@ -79,12 +79,14 @@ _PAPER_ROWS = (
         for samples in ("", "@10")
     ),
 )
+_OURS = Recipe()
 _PAPER_ON_SCENES = replace(
     PAPER,
     hidden=16,
     feature_scale="unit",
+    question="tokens",
     embedding_scale="standardized",
-    multitask=Recipe().multitask,
+    multitask=_OURS.multitask,
     episodes=Episodes(),
     inner=Adaptation(steps=10, lr=0.5),
     anchor=1.0,
@@ -94,9 +96,12 @@ _PAPER_ON_SCENES = replace(
     stored_for_hyperclip=Adaptation(steps=50, lr=0.5),
     views=8,
     hvae_views=None,
-    finetuned=Adaptation(steps=50, lr=0.5),
-    hvae=replace(PAPER.hvae, latent_size=16, hidden=(128,), components=128),
-    hvae_training=TrainConfig(epochs=200, lr=1e-3),
+    finetuned=_OURS.finetuned,
+    hvae_fraction=_OURS.hvae_fraction,
+    hvae=_OURS.hvae,
+    hvae_loss=_OURS.hvae_loss,
+    hvae_training=_OURS.hvae_training,
+    posterior=0.0,
     hyperldm=TrainConfig(epochs=500, lr=2.5e-4),
     denoiser=replace(PAPER.denoiser, hidden=256),
     hyperclip_training=TrainConfig(steps=1_500, lr=3e-4),
