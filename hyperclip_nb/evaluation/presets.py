@@ -120,6 +120,21 @@ DEMO = (
     "nearest_latent",
     "question_regression",
 )
+_DECISIVE = (
+    "clip_zero_shot",
+    "multitask",
+    "cond_multitask",
+    "cond_multitask~question_regression",
+    "cond_multitask~question_regression@10",
+    "hvae_hyperclip",
+    *(f"hvae_hyperldm_g{gamma}{samples}" for gamma in ("1", "1.5") for samples in ("", "@10")),
+    "hvae_hyperldm_g1.5~embedding@10",
+    "mean_latent",
+    "nearest_latent",
+    "latent_regression",
+    "question_regression",
+    "regression_draws@10",
+)
 _FEW_SHOT = ("few_shot~multitask", "few_shot~mnet_maml", "few_shot~cond_multitask", "hvae_hyperldm_g1.5~few_shot")
 _SMOKE_ROWS = (
     "clip_zero_shot",
@@ -173,6 +188,14 @@ PRESETS = {
         methods=(*ROWS, *_FEW_SHOT, "regression_draws~likelihood@32"),
         paper=_PAPER_ON_SCENES,
         paper_methods=_PAPER_ROWS,
+    ),
+    "worlds": Preset(
+        recipe=Recipe(),
+        methods=_DECISIVE,
+        paper=_PAPER_ON_SCENES,
+        paper_methods=tuple(id for id in _PAPER_ROWS if id.startswith("hvae_hyperldm")),
+        kinds=(),
+        audit=False,
     ),
     "smoke": Preset(recipe=_SMOKE, methods=_SMOKE_ROWS, shots=(0, 1, "all"), seeds=1),
     "paper": Preset(recipe=PAPER, methods=_META_VQA_ROWS, seeds=3),
