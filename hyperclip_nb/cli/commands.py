@@ -112,7 +112,8 @@ class Demo:
 class Reproduce:
     "Compare all methods, with all controls: tables, claims and figures in a run directory."
 
-    preset: Literal["scenes", "smoke", "paper"] = "scenes"  # smoke: two minutes; paper: hyperparameters for Meta-VQA
+    # worlds: the decisive rows; smoke: two minutes; paper: hyperparameters for Meta-VQA
+    preset: Literal["scenes", "worlds", "smoke", "paper"] = "scenes"
     # A setting of the recipe, such as hvae.latent_size=32; may be given several times.
     settings: Annotated[
         tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE"), tyro.conf.UseAppendAction

@@ -131,7 +131,7 @@ def check_same(
 
 
 def reproduce(
-    preset: Literal["demo", "smoke", "scenes", "paper"] | Preset = "scenes",
+    preset: Literal["demo", "smoke", "scenes", "worlds", "paper"] | Preset = "scenes",
     *,
     out: str | Path | None = None,  # the run directory; None: runs/<preset> under the data directory
     source: Source = Source(),  # the data
