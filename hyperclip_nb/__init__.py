@@ -23,6 +23,7 @@ _HOME = {  # name -> module, in the order of the tour
     # data set
     "Task": "dataset.tasks",
     "TaskSet": "dataset.batches",
+    "TensorTask": "dataset.tensors",
     "FeatureBank": "dataset.features",
     "ClipEncoder": "dataset.encoders",
     "load_small_clip": "dataset.small_clip",
@@ -73,6 +74,7 @@ if TYPE_CHECKING:  # the same for type checkers and editors; tests/test_front.py
     from .dataset.small_clip import load_small_clip as load_small_clip
     from .dataset.sources import scenes_bank as scenes_bank
     from .dataset.tasks import Task as Task
+    from .dataset.tensors import TensorTask as TensorTask
     from .diffusion.hyperldm import HyperLDM as HyperLDM
     from .diffusion.hyperldm import train_hyperldm as train_hyperldm
     from .diffusion.sampling import sample_ddpm as sample_ddpm

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hyperclip_nb.core.files import tensors_digest
 from hyperclip_nb.dataset.batches import TaskSet
 from hyperclip_nb.dataset.tasks import Task
 
@@ -24,6 +25,10 @@ class ToyBank:
         }
         draw = lambda kind: torch.randn(len(self._rows[kind]), EMBED, generator=generator)
         self.images, self.prompts, self.questions = draw("image"), draw("prompt"), {"clip": draw("question")}
+
+    @property
+    def content(self):
+        return {"tensors": tensors_digest({"images": self.images, "prompts": self.prompts, **self.questions})}
 
     def _find(self, kind, keys):
         return torch.tensor([self._rows[kind][key] for key in keys])

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -63,7 +62,6 @@ TINY = Recipe(
 def experiment(folder, recipe=TINY, **options):
     tasks = toy_tasks([(6 + t % 4, 3 + t % 3, 2 + t % 3) for t in range(16)])
     bank = ToyBank(tasks)
-    bank.manifest = SimpleNamespace(files={"images": "x"})
     splits = {"train": tasks[:8], "val": tasks[8:11], "test": tasks[11:]}
     return Experiment(splits, bank, Run.create(folder, {}), recipe, report=lambda text: None, **options)
 

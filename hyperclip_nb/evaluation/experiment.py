@@ -19,11 +19,10 @@ from torch import Tensor
 
 from ..basenet.adapter import WeightLayout
 from ..core.blocks import Standardizer, check_choice
-from ..core.files import fingerprint
 from ..core.runs import Run, run_dir
 from ..core.seeds import seeded
-from ..dataset.batches import TaskSet
-from ..dataset.features import FeatureBank
+from ..dataset.batches import TaskSet, content_fingerprint
+from ..dataset.features import Bank
 from ..dataset.sources import scenes_bank
 from ..dataset.tasks import Splits, Task
 from ..diffusion.hyperldm import HyperLDM
@@ -62,7 +61,7 @@ class Experiment:
     def __init__(
         self,
         splits: Splits,  # tasks by "train", "val" and "test"
-        bank: FeatureBank,  # their features
+        bank: Bank,  # their features, in files or in memory
         run: Run,  # where parts are kept
         recipe: Recipe = Recipe(),  # how they are trained
         device: str | torch.device = "cpu",
@@ -84,9 +83,10 @@ class Experiment:
         self.embeddings: dict[str, Questions] = {
             split: {name: tasks.embeddings(name) for name in bank.questions} for split, tasks in self.sets.items()
         }
-        more = {"mixed": [msgspec.to_builtins(mixed[0].tasks), mixed[1]]} if mixed else {}
-        data = fingerprint({"features": bank.manifest.files, "tasks": msgspec.to_builtins(splits), **more})[:16]
-        self.parts = Parts(run, recipe, data, train, report)
+        more: dict[str, Any] = {"mixed": [msgspec.to_builtins(mixed[0].tasks), mixed[1]]} if mixed else {}
+        if mixed and mixed[0].bank.content != bank.content:
+            more["mixed features"] = mixed[0].bank.content
+        self.parts = Parts(run, recipe, content_fingerprint(splits, bank, **more), train, report)
         self.held: dict[tuple, Any] = {}  # what was made or loaded (see `once`)
 
     def without_training(self) -> "Experiment":

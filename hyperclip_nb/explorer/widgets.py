@@ -18,6 +18,7 @@ from pathlib import Path
 
 from ..core.files import HyperclipError, RunError
 from ..core.runs import Run, data_dir, run_dir
+from ..dataset.features import FeatureBank
 from ..evaluation.asking import open_experiment
 from ..evaluation.experiment import Experiment
 from ..evaluation.report import choose_questions
@@ -176,7 +177,12 @@ def explore(
     data: str | Path | None = None,  # where features and runs are; None: see `runs.data_dir`
     seed: int = 0,  # which of the run's seeds
 ) -> ExplorerBox:
-    "The explorer, for the last line of a cell. Without a trained run it offers to train one."
+    """The explorer, for the last line of a cell. Without a trained run it offers to train one.
+
+    Raises `ValueError` for an experiment on tensors in memory, of which there are no pictures to show."""
     if experiment is not None:
-        return ExplorerBox(experiment.run.path, str(experiment.sets["train"].bank.folder.parents[1]), seed, experiment)
+        bank = experiment.sets["train"].bank
+        if not isinstance(bank, FeatureBank):
+            raise ValueError(f"experiment: expected one on a bank in files, got one on a {type(bank).__name__}")
+        return ExplorerBox(experiment.run.path, str(bank.folder.parents[1]), seed, experiment)
     return ExplorerBox(Path(run) if run else run_dir("demo", data), str(data_dir(data)), seed)
