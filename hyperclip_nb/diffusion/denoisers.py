@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.seeds import global_seed
 from .sampling import Denoise
 
 # %% ../../nbs/5_diffusion/03_denoisers.ipynb #944d4e4b
@@ -69,8 +70,7 @@ class Denoiser(nn.Module):
     ):
         super().__init__()
         self.latent_size, self.embed_size, self.config = latent_size, embed_size, config
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with global_seed(seed):
             self.build(latent_size, embed_size, config)
         null = torch.zeros(embed_size)
         if config.null == "learned":

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Literal, Protocol, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from ..core.blocks import NumbersError, check_finite, check_pairs
+from ..core.blocks import NumbersError, check_finite, check_pairs, check_tensor
+from ..core.seeds import noise_like
 from ..core.training import EMA, TrainConfig, fit, last, track_ema
 from .denoisers import Denoiser, DenoiserConfig
 from .sampling import SAMPLERS, EnergyRule, truncated, with_cfg, with_energy
@@ -30,13 +31,17 @@ class LatentScaler(Protocol):
     def decode(self, u: Tensor) -> Tensor: ...
 
 
-@dataclass
-class HyperLDM:
+class HyperLDM(nn.Module):
     "A diffusion model of a weight generator's latents, given a question (paper, algorithms 12–14)."
 
-    denoiser: Denoiser  # what is sampled with: the average over training, not the last step's
-    schedule: Schedule  # the whole training schedule
-    standardizer: LatentScaler  # between the generator's latents and the diffusion's
+    def __init__(
+        self,
+        denoiser: Denoiser,  # what is sampled with: the average over training, not the last step's
+        schedule: Schedule,  # the whole training schedule, in double precision whatever the parameters' type
+        standardizer: LatentScaler,  # between the generator's latents and the diffusion's
+    ):
+        super().__init__()
+        self.denoiser, self.schedule, self.standardizer = denoiser, schedule, standardizer
 
     @classmethod
     def make(
@@ -74,9 +79,10 @@ class HyperLDM:
         start; `TypeError` for an option that the sampler does not have; `NumbersError` in place of samples that cannot
         be right. Where a start or an energy was asked for, nobody knows how wide samples should be: then only their
         being finite is checked, by `generate`."""
-        if e.ndim != 2 or e.shape[1] != self.denoiser.embed_size:
-            raise ValueError(f"e: expected conditions [T, {self.denoiser.embed_size}], got {list(e.shape)}")
-        e = e.to(self.denoiser.head.weight.dtype)
+        check_tensor("e", e, "conditions", "T", self.denoiser.embed_size)
+        if not isinstance(generator, torch.Generator):
+            raise TypeError(f"generator: expected a torch.Generator, got {generator!r}")
+        e = e.to(self.denoiser.head.weight)
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler: expected one of {', '.join(SAMPLERS)}, got {sampler!r}")
         if not math.isfinite(gamma) or not math.isfinite(energy_scale) or samples < 1:
@@ -91,7 +97,7 @@ class HyperLDM:
             wanted = f"[{self.denoiser.latent_size}] or [T, {self.denoiser.latent_size}]"
             raise ValueError(f"start: expected latents {wanted}, got {list(start.shape)}")
         schedule, size = truncated(self.schedule, fraction), (samples, len(e), self.denoiser.latent_size)
-        noise = torch.randn(size, generator=generator, device=generator.device, dtype=e.dtype).to(e.device)
+        noise = noise_like(e.new_empty(size), generator)
         if start is not None:
             noise = add_noise(self.standardizer.encode(start).expand(size), noise, schedule, len(schedule) - 1)
         denoise = with_cfg(self.denoiser.eval(), e, gamma)
@@ -113,6 +119,10 @@ class HyperLDM:
         z = self.standardizer.decode(last(self.path(e, **options)))
         check_finite("latents", z, "choose a smaller γ, or a clamp")
         return z
+
+    def forward(self, e: Tensor, **options: Any) -> Tensor:  # [K, T, Z]
+        "`generate`, as a module is called."
+        return self.generate(e, **options)
 
 # %% ../../nbs/5_diffusion/04_hyperldm.ipynb #6620f65d
 SAMPLE_STD = 0.3, 3.0  # bounds for standardised samples of many questions at γ = 1

@@ -1,0 +1,91 @@
+"Classes as other people's code uses them: modules, types of numbers, threads, torch's transforms, errors at the door."
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import hyperclip_nb as hc
+from hyperclip_nb.core.blocks import Standardizer
+from hyperclip_nb.core.seeds import seeded
+from hyperclip_nb.core.training import fit, run
+from hyperclip_nb.diffusion.denoisers import DENOISERS, DenoiserConfig
+
+TYPES = torch.float32, torch.float64, torch.bfloat16
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=seeded(seed, "tests"))
+
+
+def some_ldm(kind: str = "residual") -> hc.HyperLDM:
+    size = DenoiserConfig(hidden=16, depth=2)
+    diffusion = hc.DiffusionConfig(timesteps=20, schedule="cosine", prediction="v")
+    return hc.HyperLDM.make(5, 3, Standardizer(2 * normal(40, 3) + 1), diffusion, size, DENOISERS[kind])
+
+
+def test_hyperldm_is_a_module():
+    "Moving it moves all of it, and its state is the denoiser's, as it was kept before, and the standardiser's."
+    ldm, e = some_ldm(), normal(4, 5)
+    assert isinstance(ldm, nn.Module)
+    state = ldm.state_dict()
+    assert {name.removeprefix("denoiser.") for name in state if name.startswith("denoiser.")} == {
+        *ldm.denoiser.state_dict()
+    }
+    assert {name for name in state if not name.startswith("denoiser.")} == {"standardizer.mean", "standardizer.std"}
+    again = some_ldm()
+    for parameter in again.parameters():
+        nn.init.zeros_(parameter)
+    again.load_state_dict(state)
+    sample = lambda model: model(e, generator=seeded(0), gamma=1.5, samples=2, check=False)
+    assert torch.equal(sample(ldm), sample(again)) and sample(ldm).shape == (2, 4, 3)
+    assert torch.equal(sample(ldm), ldm.generate(e, generator=seeded(0), gamma=1.5, samples=2, check=False))
+
+
+@pytest.mark.parametrize("kind", DENOISERS)
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm"])
+def test_hyperldm_samples_in_every_type(kind, sampler):
+    "The same seed gives the same noise, so half precision differs by rounding only."
+    e, single = normal(4, 5), some_ldm(kind)
+    sample = lambda model, x: model(x, generator=seeded(0), gamma=1.5, sampler=sampler, check=False)
+    exact = sample(single, e)
+    half = copy.deepcopy(single).to(torch.bfloat16)
+    assert sample(half, e).dtype == torch.bfloat16
+    assert (sample(half, e).float() - exact).abs().max() < 0.1 * exact.abs().max()
+    double = copy.deepcopy(single).double()
+    assert sample(double, e).dtype == torch.float64 and sample(double, e).isfinite().all()
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = sample(single, e)
+    assert (cast.float() - exact).abs().max() < 0.1 * exact.abs().max() and not torch.equal(cast.float(), exact)
+
+
+def trained(seed: int) -> list[float]:
+    "Losses of a small network with dropout, whose loss draws from torch's global generator too."
+    bare = lambda *sizes: nn.utils.skip_init(nn.Linear, *sizes)  # their own start would draw, too
+    layers = nn.Sequential(bare(6, 32), nn.Dropout(0.5), bare(32, 1))
+    with torch.no_grad():
+        for parameter in layers.parameters():
+            parameter.copy_(normal(*parameter.shape, seed=seed))
+    loss = lambda x, _: (layers(x + 0.1 * torch.randn(x.shape)) - 1).square().mean()
+    batches = lambda generator: torch.randn(16, 6, generator=generator)
+    return run(fit(layers, loss, batches, hc.TrainConfig(steps=60, seed=seed)))
+
+
+def test_trainings_in_threads_are_those_one_after_another():
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    alone = [trained(seed) for seed in (0, 1)]
+    with ThreadPoolExecutor(2) as threads:
+        together = list(threads.map(trained, (0, 1)))
+    assert together == alone and alone[0] != alone[1]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_networks_made_in_threads_are_those_one_after_another():
+    make = lambda seed: DENOISERS["residual"](3, 5, DenoiserConfig(hidden=64), seed).state_dict()
+    alone = [make(seed) for seed in range(8)]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(make, range(8)))
+    assert all(torch.equal(a[name], b[name]) for a, b in zip(alone, together) for name in a)
