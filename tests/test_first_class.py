@@ -89,3 +89,18 @@ def test_networks_made_in_threads_are_those_one_after_another():
     with ThreadPoolExecutor(4) as threads:
         together = list(threads.map(make, range(8)))
     assert all(torch.equal(a[name], b[name]) for a, b in zip(alone, together) for name in a)
+
+
+@pytest.mark.parametrize("dtype", TYPES)
+def test_tasks_in_every_type(ragged, dtype):
+    "A set that is moved gathers what the batches of the other become when they are moved; `to` changes nothing else."
+    moved, ids = ragged.to(dtype), ragged.all_ids
+    for part in "support", "query", "all":
+        for a, b in zip(vars(moved.batch(ids, part)).values(), vars(ragged.batch(ids, part).to(dtype)).values()):
+            assert a.dtype == b.dtype and torch.equal(a, b)
+    both = moved.ragged(ids, "all").to("cpu", torch.float32), ragged.ragged(ids, "all")
+    assert [len(part) for part in both[0].parts] == [len(part) for part in both[1].parts]
+    assert {part.images.dtype for part in both[0].parts} == {torch.float32}
+    assert ragged.images.dtype == torch.float32 and moved.embeddings().dtype == dtype
+    batch = moved.batch(ids)
+    assert (batch.labels.dtype, batch.mask.dtype, batch.index.dtype) == (torch.int64, torch.bool, torch.int64)

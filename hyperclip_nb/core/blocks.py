@@ -40,8 +40,7 @@ def check_tensor(
     name: str,  # of the argument, as its caller knows it
     x: object,
     what: str,  # it holds: "latents"
-    *shape: int
-    | str,  # sizes of its axes; a letter stands for any size, "..." for any number of axes before the others
+    *shape: int | str,  # its sizes; a letter stands for any one, a first "..." for any number of axes
     dtype: torch.dtype | None = None,  # that it must have; None: any floating-point type
 ) -> None:
     "Raises `TypeError` unless it is a tensor of floating-point numbers, of this type, and `ValueError` for its shape."
