@@ -12,6 +12,7 @@ from hyperclip_nb.core.blocks import Standardizer
 from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.core.training import fit, run
 from hyperclip_nb.diffusion.denoisers import DENOISERS, DenoiserConfig
+from hyperclip_nb.hypernet.hvae import HVAEConfig
 
 TYPES = torch.float32, torch.float64, torch.bfloat16
 
@@ -104,3 +105,77 @@ def test_tasks_in_every_type(ragged, dtype):
     assert ragged.images.dtype == torch.float32 and moved.embeddings().dtype == dtype
     batch = moved.batch(ids)
     assert (batch.labels.dtype, batch.mask.dtype, batch.index.dtype) == (torch.int64, torch.bool, torch.int64)
+
+
+LAYOUT = hc.WeightLayout(8, 4)
+
+
+def generators() -> dict[str, nn.Module]:
+    "An HNet and an HVAE of the same small base network."
+    w = normal(2, 20, LAYOUT.size)
+    hvae = hc.HVAE.make(LAYOUT, w, w[0, 0], HVAEConfig(latent_size=16, hidden=(12,)))
+    return {"hnet": hc.HNet(LAYOUT, 16, hidden=(12,)), "hvae": hvae}
+
+
+@pytest.mark.parametrize("kind", ["hnet", "hvae"])
+class TestGenerators:
+    def test_torch_func(self, kind):
+        "vmap is the batch, jacrev is autograd's Jacobian, and parameters are a function's arguments like others."
+        model, z = generators()[kind], normal(3, 16)
+        one = lambda x: model(x[None])[0]
+        assert torch.allclose(torch.vmap(one)(z), model(z), atol=1e-5)
+        plain = torch.autograd.functional.jacobian(one, z[0])
+        assert torch.allclose(torch.func.jacrev(one)(z[0]), plain, atol=1e-5) and plain.abs().max() > 0
+        tangent = torch.func.jvp(model, (z[:1],), (z[1:2],))[1]
+        assert torch.allclose(tangent[0], plain @ z[1], atol=1e-4)
+        loss = lambda parameters: torch.func.functional_call(model, parameters, (z,)).square().sum()
+        parameters = dict(model.named_parameters())
+        mine = torch.func.grad(loss)(parameters)
+        theirs = torch.autograd.grad(loss(parameters), parameters.values(), allow_unused=True)
+        assert all(b is None or torch.allclose(a, b, atol=1e-3) for a, b in zip(mine.values(), theirs))
+        two = {name: torch.stack([x, x + 0.1]) for name, x in model.state_dict().items()}  # an ensemble of models
+        call = lambda state, x: torch.func.functional_call(model, state, (x,))
+        assert torch.allclose(torch.vmap(call, (0, None))(two, z)[0], model(z), atol=1e-5)
+
+    def test_compile(self, kind):
+        "In one graph, with and without gradients, and the same gradients."
+        model, z = generators()[kind], normal(3, 16).requires_grad_()
+        compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+        assert torch.allclose(compiled(z), model(z), atol=1e-5)
+        mine, theirs = (torch.autograd.grad(f(z).square().sum(), z)[0] for f in (compiled, model))
+        assert torch.allclose(mine, theirs, atol=1e-4)
+        with torch.no_grad():
+            assert torch.allclose(compiled(z[:1]), model(z[:1]), atol=1e-5)
+
+    @pytest.mark.parametrize("dtype", TYPES)
+    def test_types(self, kind, dtype):
+        "Forward, back, and the single latent of a rectified layer, which takes a way of its own."
+        exact, model, z = generators()[kind], generators()[kind].to(dtype), normal(3, 16).to(dtype)
+        for some in z, z[:1]:
+            with torch.no_grad():
+                w = model(some)
+            assert w.dtype == dtype and (w.float() - exact(some.float())).abs().max() < 0.1
+        model(z).float().square().sum().backward()
+        assert all(p.grad is None or (p.grad.dtype == dtype and p.grad.isfinite().all()) for p in model.parameters())
+
+    def test_autocast(self, kind):
+        model, z = generators()[kind], normal(3, 16)
+        with torch.autocast("cpu", torch.bfloat16):
+            w = model(z)
+            with torch.no_grad():
+                single = model(z[:1])
+        assert not torch.equal(w.float(), model(z)) and (w.float() - model(z)).abs().max() < 0.1
+        assert (single.float() - model(z[:1])).abs().max() < 0.1
+        w.float().square().sum().backward()
+        assert all(p.grad is None or p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_the_error_of_an_hvae_under_autocast():
+    "What is computed by hand elsewhere is plain there."
+    model, w = generators()["hvae"], normal(4, LAYOUT.size)
+    with torch.autocast("cpu", torch.bfloat16):
+        mean, log_var = model.encode(w)
+        error = model.squared_error(mean, model.read(w))
+    mean, _ = model.encode(w)
+    exact = ((model(mean) - w) / model.scaler.std).square().sum(1)
+    assert (error.float() / exact - 1).abs().max() < 0.1 and log_var.isfinite().all()
