@@ -12,7 +12,7 @@ from hyperclip_nb.basenet.adapter import batch_logits, task_loss
 from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.evaluation import trainings
 from hyperclip_nb.evaluation.classification import adapted_latents, classification_table, classify_split
-from hyperclip_nb.evaluation.learners import POWERS, certainty, likelihood, score_few_shot_row, train_learner, weighted
+from hyperclip_nb.evaluation.learners import POWERS, likelihood, score_few_shot_row, train_learner, weighted
 from hyperclip_nb.evaluation.methods import regression_draws, train_method
 from hyperclip_nb.evaluation.rows import FEW_SHOT_ROWS
 from hyperclip_nb.evaluation.seeds import score_few_shot
@@ -29,7 +29,6 @@ def test_every_few_shot_row_is_made_and_a_second_time_with_the_same_numbers(x):
     again, chosen_again = score_few_shot(x, 0, rows, (0, 1, "all"))
     assert chosen == chosen_again and all(torch.equal(again[id], values) for id, values in scores.items())
     assert {id for id in rows if f"{id}+shuffled" in scores} == set(rows)
-    assert not any("unlabelled~frequencies" in id for id in scores)  # a row without labels knows no frequencies
     with pytest.raises(ValueError, match="few-shot row"):
         train_learner(x, 0, "multitask")
     with pytest.raises(ValueError, match="sees pictures"):
@@ -49,7 +48,7 @@ def test_without_pictures_guidance_is_plain_sampling(x):
 def test_weights_are_powers_of_the_likelihood(x):
     tasks, generate, draws = x.sets["test"], x.generator("hvae", 0), regression_draws(x, 0, "hvae", 6)
     batch, z = tasks.batch(tasks.all_ids, "support"), draws(x.embeddings["test"], seeded(3))
-    found = list(weighted(generate, draws, likelihood).learner(x.embeddings["test"], seeded(3))(batch))
+    found = list(weighted(generate, draws).learner(x.embeddings["test"], seeded(3))(batch))
     nats = torch.stack([-task_loss(generate(one), batch, x.layout) for one in z]) * batch.mask.sum(1)
     for mixture, η in zip(found, POWERS, strict=True):
         assert torch.equal(mixture.latents, z)
@@ -63,20 +62,6 @@ def test_the_network_that_gave_the_labels_gets_the_weight(x):
     log_p = torch.stack([batch_logits(generate(one), batch, x.layout).log_softmax(-1) for one in z])
     taught = replace(batch, labels=log_p[2].argmax(-1) * batch.mask)
     assert (likelihood(log_p, taught).argmax(0) == 2).float().mean() > 0.7
-
-
-def test_certainty_is_the_negative_entropy_and_reads_no_labels(x):
-    tasks, generate = x.sets["test"], x.generator("hnet", 0)
-    batch = tasks.batch(tasks.all_ids, "support")
-    log_p = batch_logits(generate(torch.randn(len(tasks), 5, generator=seeded(0))), batch, x.layout).log_softmax(-1)[
-        None
-    ]
-    found = certainty(log_p, batch)
-    for t, task in enumerate(tasks.tasks):
-        p = log_p[0, t, : len(task.support), : len(task.answers)].exp()
-        torch.testing.assert_close(found[0, t], (p * p.log()).sum(), atol=1e-4, rtol=1e-4)
-    other = replace(batch, labels=batch.labels.flip(1))
-    assert torch.equal(found, certainty(log_p, other))
 
 
 def test_draws_are_training_latents_as_often_as_their_share(x):

@@ -46,7 +46,6 @@ VARIANTS = {  # other variants are called what their id says
     # what pictures of the task are used for
     "few_shot": "guided by the support set",
     "likelihood": "weighted by the likelihood of the support set",
-    "unlabelled": "weighted by certainty on the support set without its labels",
     # where adaptation starts
     "multitask": "from unconditional multitask's weights",
     "mnet_maml": "from MNet-MAML's weights",
@@ -77,7 +76,7 @@ _NO_QUESTION = (
     "mean_latent",
     "few_shot",
 )
-_WITH_PICTURES = ("few_shot", "likelihood", "unlabelled")  # names and variants
+_WITH_PICTURES = ("few_shot", "likelihood")  # names and variants
 
 # %% ../../nbs/7_evaluation/appendix/rows.ipynb #e8d31e97
 _ID = re.compile(
@@ -255,9 +254,6 @@ FEW_SHOT_ROWS = (
     "few_shot~cond_multitask",
     "few_shot~cond_hnet_maml",
     "regression_draws~likelihood@32",
-    "regression_draws~unlabelled@32",
-    "hvae_hyperldm_g1~likelihood@32",
-    "hvae_hyperldm_g1~unlabelled@32",
 )
 
 
