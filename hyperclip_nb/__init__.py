@@ -108,7 +108,9 @@ else:  # hidden from type checkers, so that they find a misspelt name
         if name not in _HOME:
             message = f"module 'hyperclip_nb' has no name {name!r}; dir(hyperclip_nb) lists those it has"
             raise AttributeError(message, name=name, obj=sys.modules[__name__])
-        value = getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+        from .core.helptext import explain  # the comments beside parameters, for `help`
+
+        value = explain(getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name))
         globals()[name] = value
         return value
 
