@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from torch import Tensor
 
-from hyperclip_nb.basenet.adapter import WeightLayout
+from hyperclip_nb.basenet.adapter import AdapterNet
 from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.core.training import TrainConfig, progress
 from hyperclip_nb.dataset.batches import TaskSet
@@ -46,29 +46,29 @@ def make_networks(work: Path, tasks: Path, features: Path, views: int = 2) -> No
     "Algorithm 2, then the first line of algorithm 8."
     splits, bank = open_tasks(tasks, features)
     sets = {name: TaskSet(splits[name], bank) for name in ("train", "val")}
-    layout = WeightLayout(bank.images.shape[1], HIDDEN)
-    model, steps = MNet(layout, seeded(0, "multitask")), TrainConfig(steps=600, lr=1e-3)
+    net = AdapterNet(bank.images.shape[1], HIDDEN)
+    model, steps = MNet(net, seeded(0, "multitask")), TrainConfig(steps=600, lr=1e-3)
     for _ in progress(fit_meta(model, sets["train"], steps, episodes=Episodes()), desc="one network for all"):
         pass
     work.mkdir(parents=True, exist_ok=True)
-    shapes = {"w0": [layout.size]}
+    shapes = {"w0": [net.size]}
     mapped(work / "w0", shapes["w0"]).copy_(model.z0.detach())
     for name, count in ("train", views), ("val", 1):
         seen = draw_views(sets[name], count, (2 / 3, 1.0))
-        shapes[name] = [count, len(sets[name]), layout.size]
+        shapes[name] = [count, len(sets[name]), net.size]
         finetune(model, sets[name], Adaptation(steps=50, lr=0.1), seen, out=mapped(work / name, shapes[name]))
-    about = {"embed": layout.embed, "hidden": layout.hidden, "shapes": shapes}
+    about = {"embed": net.embed, "hidden": net.hidden, "shapes": shapes}
     (work / "about.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 def train(work: Path, steps: int, device: str) -> dict:
     "The preset's form for so many steps, and the time of a step of both forms."
     about = json.loads((work / "about.json").read_text())
-    layout = WeightLayout(about["embed"], about["hidden"])
+    net = AdapterNet(about["embed"], about["hidden"])
     weights, val, w0 = (mapped(work / name, about["shapes"][name]) for name in ("train", "val", "w0"))
     w0, began = w0.to(device), time.process_time()
-    components = min(PAPER_HVAE_SIZE.components or layout.size, weights[..., 0].numel() // 2)  # as a preset caps them
-    model = HVAE.make(layout, weights, w0, replace(PAPER_HVAE_SIZE, components=components))
+    components = min(PAPER_HVAE_SIZE.components or net.size, weights[..., 0].numel() // 2)  # as a preset caps them
+    model = HVAE.make(net, weights, w0, replace(PAPER_HVAE_SIZE, components=components))
     found = {"weights": list(weights.shape), "components": components, "make_s": time.process_time() - began}
     found["reports"] = [{"step": 0, **look(model, weights, val)}]
     updates = train_hvae(model, weights, train=replace(PAPER_HVAE, steps=steps))
@@ -82,7 +82,7 @@ def train(work: Path, steps: int, device: str) -> dict:
         if updates.step in (500, 2_000, 5_000, 10_000, 25_000, PAPER_HVAE.steps):
             found["reports"].append({"step": updates.step, **look(model, weights, val)})
     found["step_ms"] = 1e3 * spent / (steps - 1)
-    published, spent = HVAE.make(layout, weights, w0, HVAEConfig()), []
+    published, spent = HVAE.make(net, weights, w0, HVAEConfig()), []
     for _ in range(5):
         updates, began = train_hvae(published, weights), time.process_time()
         next(updates)

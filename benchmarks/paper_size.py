@@ -199,11 +199,11 @@ class Begun(Experiment):
     def hvae(self, seed: int) -> HVAE:
         "Its training, without the principal components of real weights; these are measured by themselves."
         if ("hvae",) not in self.held:
-            r, tasks, layout = self.recipe, self.sets["train"], self.layout
+            r, tasks, net = self.recipe, self.sets["train"], self.net
             seen = draw_views(tasks, 1, r.hvae_fraction)
-            weights = torch.randn(1, 1, layout.size).expand(1, len(tasks), -1)
+            weights = torch.randn(1, 1, net.size).expand(1, len(tasks), -1)
             training = lambda: train_hvae(model, weights, tasks, seen, r.hvae_training, r.hvae_loss)
-            model = HVAE(layout, r.hvae)
+            model = HVAE(net, r.hvae)
             model.scaler.std.fill_(1)
             self.held["hvae",] = self.meter.trained("hvae", 0, Training(model, training))
         return self.held["hvae",]
@@ -216,7 +216,7 @@ class Begun(Experiment):
         add("fine-tuned weights", "view", views * count, lambda: trainings.fine_tuned(start, self.some, one, 0), 32)
         if size := r.hvae.components:  # of a sixteenth of the weights, and of a few samples
             share, samples, random = 16, size + 64, seeded(0, "components")
-            x = torch.randn(samples, self.layout.size // share)
+            x = torch.randn(samples, self.net.size // share)
             find = lambda: principal_directions(x, Standardizer(x, r.hvae.scale), size, random)
             add("their components", "view", views * count, find, samples / share)
         for name, how in {"": r.stored, " for HyperCLIP": r.stored_for_hyperclip}.items():
@@ -310,7 +310,7 @@ class Proof(Experiment):
         "Their fine-tuned weights, view by view into a mapped file."
         tasks, r, start = self.to_fine_tune(), self.recipe, self.multitask(seed)
         seen = draw_views(tasks, r.hvae_views or r.views, r.hvae_fraction, seed=step_seed(seed, "hvae"))
-        shape, folder = (len(seen), len(tasks), self.layout.size), self.run.path / "fine_tuned"
+        shape, folder = (len(seen), len(tasks), self.net.size), self.run.path / "fine_tuned"
         folder.mkdir(exist_ok=True)
         own = {"data", "seed", "finetuned", "hvae_fraction", *fields_of("multitask")}
         settings = {name: value for name, value in self.parts.settings("hvae", seed)[1].items() if name in own}

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperclip_nb.basenet.adapter import WeightLayout
 from hyperclip_nb.basenet.fast.layers import WideLinear
+from hyperclip_nb.basenet.network import BaseNet
 from hyperclip_nb.diffusion.denoisers import Denoiser
 from hyperclip_nb.diffusion.schedule import Schedule
 
@@ -40,23 +40,23 @@ def weights(hnet: nn.Module, z: Tensor) -> Tensor:  # [P]
     return hnet.head(hnet.body(z[None]))[0]
 
 
-def logits(w: Tensor, images: Tensor, answers: Tensor, layout: WeightLayout) -> Tensor:  # [N, C]
+def logits(w: Tensor, images: Tensor, answers: Tensor, net: BaseNet) -> Tensor:  # [N, C]
     "The base network of one task, as in the paper: weights of unit variance, divided by the square root of the fan-in."
-    m = {name: matrix[0] for name, matrix in layout.split(w[None]).items()}
-    hidden = F.linear(images, m["W1"] / layout.embed**0.5, m["b1"]).relu()
-    adapted = images + F.linear(hidden, m["W2"] / layout.hidden**0.5, m["b2"])
+    m = {name: matrix[0] for name, matrix in net.split(w[None]).items()}
+    hidden = F.linear(images, m["W1"] / net.embed**0.5, m["b1"]).relu()
+    adapted = images + F.linear(hidden, m["W2"] / net.hidden**0.5, m["b2"])
     return 100 * F.normalize(adapted, dim=-1) @ F.normalize(answers, dim=-1).T
 
 
-def loss(w: Tensor, task: Examples, layout: WeightLayout) -> Tensor:
+def loss(w: Tensor, task: Examples, net: BaseNet) -> Tensor:
     images, labels, answers = task
-    return F.cross_entropy(logits(w, images, answers, layout), labels)
+    return F.cross_entropy(logits(w, images, answers, net), labels)
 
 
 @torch.no_grad()
-def accuracy(w: Tensor, task: Examples, layout: WeightLayout) -> float:
+def accuracy(w: Tensor, task: Examples, net: BaseNet) -> float:
     images, labels, answers = task
-    return (logits(w, images, answers, layout).argmax(-1) == labels).float().mean().item()
+    return (logits(w, images, answers, net).argmax(-1) == labels).float().mean().item()
 
 
 def adapt(generate: nn.Module, task: Examples, steps: int, lr: float = 0.1) -> Tensor:  # [Z]
@@ -64,7 +64,7 @@ def adapt(generate: nn.Module, task: Examples, steps: int, lr: float = 0.1) -> T
     z = generate.z0.detach().clone()
     for _ in range(steps):
         z.requires_grad_()
-        (grad,) = torch.autograd.grad(loss(weights(generate, z), task, generate.layout), z)
+        (grad,) = torch.autograd.grad(loss(weights(generate, z), task, generate.net), z)
         z = (z - lr * grad).detach()
     return z
 
@@ -73,15 +73,15 @@ def meta_gradient(
     generate: nn.Module, tasks: list[tuple[Examples, Examples]], steps: int, lr: float = 0.1
 ) -> list[float]:
     "First-order HNet-MAML: leaves the query losses' gradient in `.grad`; returns the authors' four accuracies."
-    metrics, layout = [], generate.layout
+    metrics, net = [], generate.net
     for support, query in tasks:
         with torch.no_grad():
             w = weights(generate, generate.z0)
-        metrics += [accuracy(w, support, layout), accuracy(w, query, layout)]
+        metrics += [accuracy(w, support, net), accuracy(w, query, net)]
         z = adapt(generate, support, steps, lr)
         w = weights(generate, z + generate.z0 - generate.z0.detach())
-        (loss(w, query, layout) / len(tasks)).backward()
-        metrics += [accuracy(w.detach(), support, layout), accuracy(w.detach(), query, layout)]
+        (loss(w, query, net) / len(tasks)).backward()
+        metrics += [accuracy(w.detach(), support, net), accuracy(w.detach(), query, net)]
     return metrics
 
 

@@ -31,9 +31,10 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 import reference  # noqa: E402
 
-from hyperclip_nb.basenet.adapter import WeightLayout, adapter_logits, set_accuracy, task_accuracy
+from hyperclip_nb.basenet.adapter import AdapterNet, adapter_logits
 from hyperclip_nb.basenet.fast.kernels import GeneratedLoss
 from hyperclip_nb.basenet.fast.layers import forget_gradients
+from hyperclip_nb.basenet.network import set_accuracy, task_accuracy
 from hyperclip_nb.core.blocks import Standardizer
 from hyperclip_nb.core.energy import Energy
 from hyperclip_nb.core.seeds import own_randomness
@@ -51,8 +52,8 @@ from hyperclip_nb.hypernet.hypernetworks import HNet
 from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, fit_meta
 from hyperclip_nb.hypernet.store import store_adaptations
 
-LAYOUT, LATENT, WIDTH = WeightLayout(768, 256), 128, 128  # the paper's scale: P = 394,240
-E, H, P = LAYOUT.embed, LAYOUT.hidden, LAYOUT.size
+NET, LATENT, WIDTH = AdapterNet(768, 256), 128, 128  # the paper's scale: P = 394,240
+E, H, P = NET.embed, NET.hidden, NET.size
 
 
 # ---- data: real sizes, random features ----
@@ -142,7 +143,7 @@ def examples(tasks: TaskSet, part: str) -> list[reference.Examples]:
 
 
 def generator_network(device: str, kind: type[HNet] = HNet) -> HNet:
-    hnet = kind(LAYOUT, LATENT, (WIDTH,) * 3, generator=torch.Generator().manual_seed(0))
+    hnet = kind(NET, LATENT, (WIDTH,) * 3, generator=torch.Generator().manual_seed(0))
     return hnet.to(device)
 
 
@@ -160,7 +161,7 @@ def score_each(hnet: HNet, latents: Tensor, parts: Sequence[list[reference.Examp
         for z, task in zip(latents, part):
             with torch.no_grad():
                 w = reference.weights(hnet, z)
-            reference.accuracy(w, task, LAYOUT)
+            reference.accuracy(w, task, NET)
 
 
 def score_both(hnet: HNet, latents: Tensor, tasks: TaskSet, together: int = 64) -> None:
@@ -169,7 +170,7 @@ def score_both(hnet: HNet, latents: Tensor, tasks: TaskSet, together: int = 64) 
         with torch.no_grad():
             w = hnet(latents[ids])
         for part in "support", "query":
-            task_accuracy(w, tasks.ragged(ids, part, sort=False), LAYOUT).tolist()
+            task_accuracy(w, tasks.ragged(ids, part, sort=False), NET).tolist()
 
 
 # ---- what must be done ----
@@ -251,9 +252,9 @@ class WatchedHNet(HNet):
 
         def note(after: Tensor) -> None:
             before = self(self.z0[None])
-            self.metrics = [task_accuracy(w, part, LAYOUT) for w in (before, after) for part in (self.support, batch)]
+            self.metrics = [task_accuracy(w, part, NET) for w in (before, after) for part in (self.support, batch)]
 
-        loss = WatchedLoss(self.head, batch, self.layout, True, note=note)
+        loss = WatchedLoss(self.head, batch, self.net, True, note=note)
         return lambda z: loss(self.body(z))
 
 
@@ -360,7 +361,7 @@ class Autoencoding(Row):
         self.ours_tasks, self.plain_tasks = 32, 2 if self.quick else 32
         generator, tasks = torch.Generator().manual_seed(2), task_set(48, self.device)
         self.weights = torch.randn(1, 48, P, generator=generator).to(self.device)
-        self.hvae = HVAE.make(LAYOUT, self.weights, self.weights[0, 0]).to(self.device)
+        self.hvae = HVAE.make(NET, self.weights, self.weights[0, 0]).to(self.device)
         self.updates = self.training(32, tasks)
         self.optimizer = None
 
@@ -408,7 +409,7 @@ class Contrasting(Row):
         generator = torch.Generator().manual_seed(2)
         draw = lambda n: torch.randn(self.ours_tasks, n, generator=generator).to(self.device)
         self.latents, self.e, self.hnet = draw(LATENT), draw(E), generator_network(self.device).requires_grad_(False)
-        self.model = HyperCLIP(LAYOUT, E).to(self.device)
+        self.model = HyperCLIP(NET, E).to(self.device)
         self.updates, self.tasks, self.optimizer = None, None, None
 
     def training(self, batch: int, latents: Tensor, e: Tensor):
@@ -528,14 +529,14 @@ class Diffusing(Row):
         found = [(p.grad, q) for p, q in zip(denoiser.parameters(), plain)]
         if self.variant == "same":
             tasks = task_set(6, self.device)
-            mine = set_accuracy(lambda ids: self.hnet(self.latents[ids]), tasks, LAYOUT, "support").cpu()
+            mine = set_accuracy(lambda ids: self.hnet(self.latents[ids]), tasks, NET, "support").cpu()
             plain = reference.plain(self.hnet)
             found.append(
                 (
                     mine,
                     torch.tensor(
                         [
-                            reference.accuracy(reference.weights(plain, z), task, LAYOUT)
+                            reference.accuracy(reference.weights(plain, z), task, NET)
                             for z, task in zip(self.latents, examples(tasks, "support"))
                         ]
                     ),
@@ -576,7 +577,7 @@ class Sampling(Row):
         if self.evaluate:
             if self.tasks is None:
                 self.tasks = task_set(373, self.device)
-            set_accuracy(lambda ids: self.hnet(z[ids]), self.tasks, LAYOUT)
+            set_accuracy(lambda ids: self.hnet(z[ids]), self.tasks, NET)
 
     def plain(self):
         generator = torch.Generator().manual_seed(4)
@@ -590,7 +591,7 @@ class Sampling(Row):
             if self.evaluate:
                 with torch.no_grad():
                     w = reference.weights(self.hnet, z)
-                reference.accuracy(w, self.plain_examples[i], LAYOUT)
+                reference.accuracy(w, self.plain_examples[i], NET)
 
     def compare(self):
         n, generator = 3, torch.Generator().manual_seed(4)
@@ -609,11 +610,9 @@ class Sampling(Row):
             with torch.no_grad():
                 w = self.hnet(z)
             query = tasks.batch(tasks.all_ids, "query")
-            logits = adapter_logits(w, query.images, query.answers, LAYOUT)
+            logits = adapter_logits(w, query.images, query.answers, NET)
             for i, (images, labels, answers) in enumerate(examples(tasks, "query")):
-                found.append(
-                    (logits[i, : len(labels), : len(answers)], reference.logits(w[i], images, answers, LAYOUT))
-                )
+                found.append((logits[i, : len(labels), : len(answers)], reference.logits(w[i], images, answers, NET)))
         return found
 
     def limit(self):
@@ -643,7 +642,7 @@ class Latency(Row):
         options = options or ({"sampler": "ddim", "steps": 20} if self.steps == 20 else {})
         z = self.ldm.generate(self.e, gamma=1.5, generator=torch.Generator().manual_seed(7), check=False, **options)[0]
         with torch.no_grad():
-            return adapter_logits(self.hnet(z), self.images[None], self.answers[None], LAYOUT)[0]
+            return adapter_logits(self.hnet(z), self.images[None], self.answers[None], NET)[0]
 
     def ours(self):
         self.logits().argmax(-1).tolist()
@@ -660,7 +659,7 @@ class Latency(Row):
             z = reference.sample(denoiser, schedule, noises.to(self.device), self.e[0], 1.5)
         with torch.no_grad():
             return reference.logits(
-                reference.weights(self.hnet, self.ldm.standardizer.decode(z)), self.images, self.answers, LAYOUT
+                reference.weights(self.hnet, self.ldm.standardizer.decode(z)), self.images, self.answers, NET
             )
 
     def plain(self):

@@ -21,9 +21,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
-from rows import LATENT, LAYOUT, E, Latency, RandomBank, alike, all_tasks, generator_network
+from rows import LATENT, NET, E, Latency, RandomBank, alike, all_tasks, generator_network
 
-from hyperclip_nb.basenet.adapter import set_accuracy
+from hyperclip_nb.basenet.network import set_accuracy
 from hyperclip_nb.core.blocks import Standardizer
 from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.core.training import TrainConfig, run
@@ -167,7 +167,7 @@ def memory() -> dict:
     ldm = HyperLDM.make(E, LATENT, Standardizer(latents), denoiser=PUBLISHED_SIZE, kind=PublishedDenoiser)
     run(train_hyperldm(ldm, latents, vqa.embeddings(), TrainConfig(steps=20, lr=2.5e-4), LDMConfig()))
     z = ldm.generate(vqa.embeddings()[:373], generator=generator, check=False)[0]  # hardly trained
-    found["accuracy"] = set_accuracy(lambda ids: hnet(z[ids % 373]), vqa, LAYOUT).mean().item()
+    found["accuracy"] = set_accuracy(lambda ids: hnet(z[ids % 373]), vqa, NET).mean().item()
     found["peak_mb"] = peak_mb()
     print(found)
     return found
@@ -197,7 +197,7 @@ def samplers(draws: int = 5) -> dict:
                 generator=seeded(0, "samplers"),
             )
             with torch.no_grad():
-                scores = [100 * set_accuracy(hnet(one), val, x.layout).mean().item() for one in z]
+                scores = [100 * set_accuracy(hnet(one), val, x.net).mean().item() for one in z]
             ms = 1e3 * seconds(
                 lambda: paper.logits(sampler=sampler, steps=steps), 9
             )  # one question at the paper's scale, as in speed.py

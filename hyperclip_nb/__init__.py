@@ -29,9 +29,12 @@ _HOME = {  # name -> module, in the order of the tour
     "load_small_clip": "dataset.small_clip",
     "scenes_bank": "dataset.sources",
     # base network
-    "WeightLayout": "basenet.adapter",
+    "BaseNet": "basenet.network",
+    "AdapterNet": "basenet.adapter",
+    "ModuleNet": "basenet.module",
+    "LoRANet": "basenet.lora",
     "adapter_logits": "basenet.adapter",
-    "set_accuracy": "basenet.adapter",
+    "set_accuracy": "basenet.network",
     # hypernetworks
     "MNet": "hypernet.hypernetworks",
     "HNet": "hypernet.hypernetworks",
@@ -62,9 +65,12 @@ _HOME = {  # name -> module, in the order of the tour
 }
 
 if TYPE_CHECKING:  # the same for type checkers and editors; tests/test_front.py compares the two
-    from .basenet.adapter import WeightLayout as WeightLayout
+    from .basenet.adapter import AdapterNet as AdapterNet
     from .basenet.adapter import adapter_logits as adapter_logits
-    from .basenet.adapter import set_accuracy as set_accuracy
+    from .basenet.lora import LoRANet as LoRANet
+    from .basenet.module import ModuleNet as ModuleNet
+    from .basenet.network import BaseNet as BaseNet
+    from .basenet.network import set_accuracy as set_accuracy
     from .core.energy import descend as descend
     from .core.energy import trajectory as trajectory
     from .core.training import TrainConfig as TrainConfig

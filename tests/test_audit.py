@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hyperclip_nb.basenet.adapter import WeightLayout, batch_logits
+from hyperclip_nb.basenet.adapter import AdapterNet
 from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.dataset.batches import TaskSet
 from hyperclip_nb.evaluation.audit import (
@@ -22,7 +22,7 @@ from hyperclip_nb.evaluation.audit import (
 )
 from hyperclip_nb.hypernet.hypernetworks import HNet
 
-layout = WeightLayout(EMBED, 5)
+net = AdapterNet(EMBED, 5)
 
 
 def normal(*shape, seed=0) -> Tensor:
@@ -94,7 +94,7 @@ def test_rank_share_counts_pairs():
 
 @pytest.fixture
 def hnet() -> HNet:
-    return HNet(layout, 4, (9,), output_gain=2.0).eval().requires_grad_(False)
+    return HNet(net, 4, (9,), output_gain=2.0).eval().requires_grad_(False)
 
 
 @pytest.fixture
@@ -103,14 +103,14 @@ def tasks() -> TaskSet:
     return TaskSet(tasks, ToyBank(tasks))
 
 
-@pytest.mark.parametrize("numbers", [10**9, 3 * layout.size])
+@pytest.mark.parametrize("numbers", [10**9, 3 * net.size])
 def test_prediction_distance_is_the_mean_total_variation(hnet, tasks, numbers):
     z, train = normal(4, 4), normal(7, 4, seed=1)
     distances = prediction_distances(hnet, z, tasks, train, numbers=numbers)
     assert distances.shape == (4, 7)
     for t in range(4):
         batch = tasks.batch(torch.tensor([t]), "query")
-        predict = lambda latent: batch_logits(hnet(latent[None]), batch, layout)[0].softmax(-1)
+        predict = lambda latent: net.logits(hnet(latent[None]), batch)[0].softmax(-1)
         for a in range(7):
             torch.testing.assert_close(distances[t, a], (predict(z[t]) - predict(train[a])).abs().sum(1).mean() / 2)
     assert torch.equal(
@@ -123,7 +123,7 @@ def test_errors_overlap_as_sets_do_and_probabilities_of_several_networks_are_ave
     found = compare_answers(hnet, {"three": networks_from(hnet, z)}, tasks, train)["three"]
     for t in range(4):
         batch = tasks.batch(torch.tensor([t]), "query")
-        predict = lambda latent: batch_logits(hnet(latent[None]), batch, layout)[0].softmax(-1)
+        predict = lambda latent: net.logits(hnet(latent[None]), batch)[0].softmax(-1)
         wrong = lambda p: {n for n, (a, b) in enumerate(zip(p.argmax(-1).tolist(), batch.labels[0].tolist())) if a != b}
         p = torch.stack([predict(latent) for latent in z[:, t]]).mean(0)
         assert found.accuracy[t].item() == pytest.approx(100 * (1 - len(wrong(p)) / len(p)))
@@ -144,7 +144,7 @@ def test_distances_of_long_vectors_are_those_of_short_ones():
 
 
 def test_copies_are_flagged_by_their_predictions_and_fresh_latents_are_not():
-    hnet = HNet(layout, 4, (9,), output_gain=3.0).double().eval().requires_grad_(False)
+    hnet = HNet(net, 4, (9,), output_gain=3.0).double().eval().requires_grad_(False)
     tasks = toy_tasks([(4, 30, 3)] * 60)
     tasks = TaskSet(tasks, ToyBank(tasks), dtype=torch.float64)
     train = normal(60, 4, seed=5).double()

@@ -3,14 +3,15 @@ import torch
 from conftest import EMBED
 from torch import Tensor
 
-from hyperclip_nb.basenet.adapter import WeightLayout, batch_logits, task_loss
+from hyperclip_nb.basenet.adapter import AdapterNet
+from hyperclip_nb.basenet.network import task_loss
 from hyperclip_nb.dataset.batches import TaskSet
 from hyperclip_nb.diffusion.schedule import weighted_square
 from hyperclip_nb.hypernet.curvature import latent_curvature, lift
 from hyperclip_nb.hypernet.hypernetworks import HNet
 from hyperclip_nb.hypernet.metatrain import Adaptation, adapt
 
-layout = WeightLayout(EMBED, 3)
+net = AdapterNet(EMBED, 3)
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def tasks(ragged) -> TaskSet:
 
 @pytest.fixture
 def hnet() -> HNet:
-    return HNet(layout, 4, (9,), output_gain=1.0, generator=torch.Generator().manual_seed(1)).double()
+    return HNet(net, 4, (9,), output_gain=1.0, generator=torch.Generator().manual_seed(1)).double()
 
 
 def normal(*shape, seed=0) -> Tensor:
@@ -34,9 +35,7 @@ def test_the_hessian_is_autograds_task_by_task(tasks, hnet):
     for view in range(2):
         for t in range(len(tasks)):
             batch = tasks.batch(torch.tensor([t]), "all")
-            alone = torch.autograd.functional.hessian(
-                lambda v: task_loss(hnet(v[None]), batch, layout).sum(), z[view, t]
-            )
+            alone = torch.autograd.functional.hessian(lambda v: task_loss(hnet(v[None]), batch, net).sum(), z[view, t])
             torch.testing.assert_close(curvature[view, t], alone)
 
 
@@ -46,7 +45,7 @@ def test_gauss_newton_is_the_mean_outer_product_of_expected_log_likelihood_gradi
     curvature = latent_curvature(hnet, z, tasks)
     for t in range(len(tasks)):
         batch = tasks.batch(torch.tensor([t]), "all")
-        log_p = lambda v: batch_logits(hnet(v[None]), batch, layout)[0].log_softmax(-1)
+        log_p = lambda v: net.logits(hnet(v[None]), batch)[0].log_softmax(-1)
         slopes, p = torch.autograd.functional.jacobian(log_p, z[t]), log_p(z[t]).detach().exp()
         torch.testing.assert_close(curvature[t], torch.einsum("nc,nci,ncj->ij", p, slopes, slopes) / len(p))
     assert (torch.linalg.eigvalsh(curvature) > -1e-9 * curvature.abs().amax()).all()
@@ -58,7 +57,7 @@ def test_a_step_along_a_steep_direction_costs_what_the_curvature_says(tasks, hne
     curvature, batch = latent_curvature(hnet, z, tasks, "hessian"), tasks.batch(tasks.all_ids, "all")
     values, directions = torch.linalg.eigh(curvature)
     step = 1e-4 * directions[..., -1]
-    there, back, here = (task_loss(hnet(place), batch, layout) for place in (z + step, z - step, z))
+    there, back, here = (task_loss(hnet(place), batch, net) for place in (z + step, z - step, z))
     cost = (there + back) / 2 - here
     torch.testing.assert_close(cost, 1e-8 / 2 * values[:, -1], rtol=1e-2, atol=1e-11)
 

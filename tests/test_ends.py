@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from hyperclip_nb.basenet.adapter import WeightLayout, answer_ids, batch_logits, set_accuracy
+from hyperclip_nb.basenet.adapter import AdapterNet
+from hyperclip_nb.basenet.network import answer_ids, set_accuracy
 from hyperclip_nb.cli import commands
 from hyperclip_nb.cli.commands import main
 from hyperclip_nb.core.blocks import BOUNDS, NumbersError, check_bounds
@@ -202,9 +203,9 @@ def test_no_worker_outlives_its_parent(tmp_path, who, number, code, said):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30, 0.0])
 @pytest.mark.parametrize("where", ["weights", "features"])
 def test_no_accuracy_comes_from_numbers_that_have_no_direction(ragged, value, where):
-    layout = WeightLayout(ragged.images.shape[1], 4)
-    w = torch.randn(len(ragged), layout.size, generator=torch.Generator().manual_seed(0))
-    assert set_accuracy(w, ragged, layout).isfinite().all()
+    net = AdapterNet(ragged.images.shape[1], 4)
+    w = torch.randn(len(ragged), net.size, generator=torch.Generator().manual_seed(0))
+    assert set_accuracy(w, ragged, net).isfinite().all()
     if where == "weights":
         w[1, -1] = value or 1e25
     else:
@@ -214,10 +215,10 @@ def test_no_accuracy_comes_from_numbers_that_have_no_direction(ragged, value, wh
         NumbersError, match=r"logits: expected finite numbers that are not all 0, got .* for [1-9]\d* of"
     ):
         for part in ("query", "support"):
-            set_accuracy(w, ragged, layout, part)
+            set_accuracy(w, ragged, net, part)
     batch = ragged.batch(ragged.all_ids, "all")
     with pytest.raises(NumbersError, match="logits"):  # the mean with a sound network would hide it
-        ensemble(torch.stack([batch_logits(torch.randn_like(w), batch, layout), batch_logits(w, batch, layout)]))
+        ensemble(torch.stack([net.logits(torch.randn_like(w), batch), net.logits(w, batch)]))
 
 
 def test_answers_are_those_of_argmax():

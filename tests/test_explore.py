@@ -11,7 +11,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hyperclip_nb.basenet.adapter import set_accuracy
+from hyperclip_nb.basenet.network import set_accuracy
 from hyperclip_nb.cli.app import page
 from hyperclip_nb.cli.commands import main
 from hyperclip_nb.core.blocks import BOUNDS
@@ -73,8 +73,8 @@ def same(a, b):
 def test_accuracies_are_those_of_the_table(explorer, x):
     for row, task in list(enumerate(x.sets["test"].tasks))[::60]:
         shown, one = explorer.show(Choice(question=task.question)), x.sets["test"]
-        score = lambda w: pytest.approx(100 * set_accuracy(w, one, x.layout)[row].item(), abs=1e-3)
-        assert shown.accuracy[LABELS["clip"]] == score(torch.zeros(1, x.layout.size))
+        score = lambda w: pytest.approx(100 * set_accuracy(w, one, x.net)[row].item(), abs=1e-3)
+        assert shown.accuracy[LABELS["clip"]] == score(torch.zeros(1, x.net.size))
         assert shown.accuracy[LABELS["multitask"]] == score(x.multitask(0).z0[None].detach())
         assert (
             shown.asked.seen == "test"
@@ -304,7 +304,7 @@ def test_weights_that_are_not_finite_are_never_scored(explorer, x):
 
 def test_the_file_holds_the_networks_and_how_to_use_them(explorer, x, tmp_path: Path):
     shown = explorer.show(Choice(question=question(x), networks=2, shots=3, gamma=2.0))
-    name, content = adapter_file(shown, x.layout)
+    name, content = adapter_file(shown, x.net)
     (tmp_path / name).write_bytes(content)
     tensors, about = load_tensors(tmp_path / name)
     assert torch.equal(tensors["weights"], shown.weights) and name.endswith(".safetensors")
@@ -317,8 +317,8 @@ def test_the_file_holds_the_networks_and_how_to_use_them(explorer, x, tmp_path: 
     assert (about["gamma"], about["shots"], about["embed"], about["hidden"]) == (
         2.0,
         3,
-        x.layout.embed,
-        x.layout.hidden,
+        x.net.embed,
+        x.net.hidden,
     )
 
 

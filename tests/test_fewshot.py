@@ -4,7 +4,8 @@ from conftest import EMBED, ToyBank, toy_tasks
 from msgspec.structs import replace
 from torch import Tensor
 
-from hyperclip_nb.basenet.adapter import WeightLayout, batch_logits, set_accuracy, task_accuracy
+from hyperclip_nb.basenet.adapter import AdapterNet
+from hyperclip_nb.basenet.network import set_accuracy, task_accuracy
 from hyperclip_nb.core.blocks import Standardizer
 from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.dataset.batches import TaskSet
@@ -26,7 +27,7 @@ from hyperclip_nb.evaluation.fewshot import (
 from hyperclip_nb.hypernet.hypernetworks import HNet
 from hyperclip_nb.hypernet.metatrain import Adaptation, adapt, task_energy
 
-layout, HOW = WeightLayout(EMBED, 5), Adaptation(steps=3, lr=0.3)
+net, HOW = AdapterNet(EMBED, 5), Adaptation(steps=3, lr=0.3)
 
 
 def normal(*shape, seed=0) -> Tensor:
@@ -35,7 +36,7 @@ def normal(*shape, seed=0) -> Tensor:
 
 @pytest.fixture
 def hnet() -> HNet:
-    return HNet(layout, 4, (9,), output_gain=1.0).eval().requires_grad_(False)
+    return HNet(net, 4, (9,), output_gain=1.0).eval().requires_grad_(False)
 
 
 @pytest.fixture
@@ -102,7 +103,7 @@ def test_images_as_they_come_are_counted_in_all_seeded_and_nested(uneven):
 def test_no_shots_are_an_empty_support_set(uneven, hnet):
     (total,) = {int(batch.mask.sum()) for batch in support_draws(uneven, 0)}
     start = normal(len(uneven), 4)
-    plain = 100 * set_accuracy(hnet(start), uneven, layout).double()
+    plain = 100 * set_accuracy(hnet(start), uneven, net).double()
     assert total == 0 and torch.allclose(score_learner(lambda b: [start[b.index]], hnet, uneven, 0)[0], plain)
 
 
@@ -127,7 +128,7 @@ def test_a_mixture_is_the_weighted_mean_of_probabilities(uneven, hnet):
     batch, z = uneven.batch(uneven.all_ids, "query"), normal(3, len(uneven), 4)
     shares = normal(3, len(uneven), seed=1)
     found = mixture_logits(Mixture(z, shares), hnet, batch).exp()
-    each = torch.stack([batch_logits(hnet(one), batch, layout).softmax(-1) for one in z])
+    each = torch.stack([net.logits(hnet(one), batch).softmax(-1) for one in z])
     torch.testing.assert_close(found, (shares.softmax(0)[..., None, None] * each).sum(0))
     alone = mixture_logits(Mixture(z[:1], torch.zeros(1, len(uneven))), hnet, batch)
     torch.testing.assert_close(alone.softmax(-1), mixture_logits(z[0], hnet, batch).softmax(-1))
@@ -146,14 +147,14 @@ def test_scores_equal_a_loop_over_tasks(uneven, hnet, shots, shared):
             if not len(row):
                 continue
             z = adapt(hnet, start if shared else start[t][None], batch.select(row), HOW)
-            found.append(100 * task_accuracy(hnet(z), uneven.batch(torch.tensor([t]), "query"), layout).item())
+            found.append(100 * task_accuracy(hnet(z), uneven.batch(torch.tensor([t]), "query"), net).item())
         assert scores[t].item() == pytest.approx(sum(found) / len(found), abs=1e-4)
 
 
 def test_one_descent_serves_all_numbers_of_steps(uneven, hnet):
     start, steps = normal(len(uneven), 4), (0, 2, 5)
     table = few_shot_table(hnet, start, uneven, (0, 1, "all"), HOW, steps, repeats=2)
-    zero = 100 * set_accuracy(hnet(start), uneven, layout).double()
+    zero = 100 * set_accuracy(hnet(start), uneven, net).double()
     assert (
         torch.equal(table[0], zero.expand(3, -1))
         and torch.allclose(table[1][0], zero)
@@ -185,8 +186,8 @@ def test_examples_help_and_more_help_more():
     "Labels that another latent's network gave, so that examples teach."
     blank, z = toy_tasks([(40, 20, 3)] * 8), normal(8, 20, seed=2)
     tasks = TaskSet(blank, ToyBank(blank))
-    generator = HNet(layout, 20, (30,), output_gain=3.0).eval().requires_grad_(False)
-    answers = lambda part: batch_logits(generator(z), tasks.batch(tasks.all_ids, part), layout).argmax(-1).tolist()
+    generator = HNet(net, 20, (30,), output_gain=3.0).eval().requires_grad_(False)
+    answers = lambda part: net.logits(generator(z), tasks.batch(tasks.all_ids, part)).argmax(-1).tolist()
     labels = {part: answers(part) for part in ("support", "query")}
     relabel = lambda task, given: {
         part: tuple((i, label) for (i, _), label in zip(getattr(task, part), given[part])) for part in given

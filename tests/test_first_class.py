@@ -107,14 +107,14 @@ def test_tasks_in_every_type(ragged, dtype):
     assert (batch.labels.dtype, batch.mask.dtype, batch.index.dtype) == (torch.int64, torch.bool, torch.int64)
 
 
-LAYOUT = hc.WeightLayout(8, 4)
+NET = hc.AdapterNet(8, 4)
 
 
 def generators() -> dict[str, nn.Module]:
     "An HNet and an HVAE of the same small base network."
-    w = normal(2, 20, LAYOUT.size)
-    hvae = hc.HVAE.make(LAYOUT, w, w[0, 0], HVAEConfig(latent_size=16, hidden=(12,)))
-    return {"hnet": hc.HNet(LAYOUT, 16, hidden=(12,)), "hvae": hvae}
+    w = normal(2, 20, NET.size)
+    hvae = hc.HVAE.make(NET, w, w[0, 0], HVAEConfig(latent_size=16, hidden=(12,)))
+    return {"hnet": hc.HNet(NET, 16, hidden=(12,)), "hvae": hvae}
 
 
 @pytest.mark.parametrize("kind", ["hnet", "hvae"])
@@ -172,7 +172,7 @@ class TestGenerators:
 
 def test_the_error_of_an_hvae_under_autocast():
     "What is computed by hand elsewhere is plain there."
-    model, w = generators()["hvae"], normal(4, LAYOUT.size)
+    model, w = generators()["hvae"], normal(4, NET.size)
     with torch.autocast("cpu", torch.bfloat16):
         mean, log_var = model.encode(w)
         error = model.squared_error(mean, model.read(w))

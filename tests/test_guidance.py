@@ -5,7 +5,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from test_hyperclip import GENERATORS, LAYOUT, SMALL, Affine, E, Z, draw, family
+from test_hyperclip import GENERATORS, NET, SMALL, Affine, E, Z, draw, family
 from test_synthetic import LATENT, QUESTION, TOLERANCE, best, shuffled, train, unseen  # noqa: F401 (fixtures)
 from test_synthetic import known as truth
 
@@ -18,7 +18,7 @@ from hyperclip_nb.guidance.hyperclip import ContrastConfig, HyperCLIP, HyperCLIP
 
 def trained(generate, z, e, noise, steps=400):
     config = HyperCLIPConfig(components=z.shape[-1], size=16, hidden=(64,), text_hidden=(64,))
-    model = HyperCLIP.make(generate.layout, generate(z), e.shape[1], config)
+    model = HyperCLIP.make(generate.net, generate(z), e.shape[1], config)
     train = TrainConfig(steps=steps, lr=5e-3, schedule="linear")
     run(train_hyperclip(model, generate, z, e, train, ContrastConfig(batch=128, latent_noise=noise)))
     return model
@@ -44,7 +44,7 @@ def excess(generate, z, best, start):
 @pytest.mark.parametrize("config", [HyperCLIPConfig(hidden=(16,)), SMALL])
 def test_energy_is_one_minus_the_cosine(name, config):
     generate = GENERATORS[name]().eval()
-    model = HyperCLIP.make(LAYOUT, generate(draw(40, Z)).detach(), E, config)
+    model = HyperCLIP.make(NET, generate(draw(40, Z)).detach(), E, config)
     z, e = draw(7, Z, seed=4), draw(7, E)
     value = hyperclip_energy(model, generate, e)(z)
     cosine = F.cosine_similarity(model.encode_weights(generate(z)), model.encode_text(e))
@@ -57,7 +57,7 @@ def test_energy_is_one_minus_the_cosine(name, config):
 
 def test_the_gradient_equals_finite_differences():
     generate = Affine().double()
-    model = HyperCLIP.make(LAYOUT, generate(draw(40, Z).double()), E, SMALL).double()
+    model = HyperCLIP.make(NET, generate(draw(40, Z).double()), E, SMALL).double()
     e, z, step = draw(5, E).double(), draw(5, Z).double(), 1e-6
     energy = hyperclip_energy(model, generate, e)
     _, grad = energy_and_grad(energy, z)
@@ -70,7 +70,7 @@ def test_the_gradient_equals_finite_differences():
 
 def test_several_latents_per_question_are_stacked_outside():
     generate = Affine()
-    model, e, z = HyperCLIP.make(LAYOUT, generate(draw(40, Z)), E, SMALL), draw(3, E), draw(4, 3, Z)
+    model, e, z = HyperCLIP.make(NET, generate(draw(40, Z)), E, SMALL), draw(3, E), draw(4, 3, Z)
     energy = hyperclip_energy(model, generate, e)
     torch.testing.assert_close(energy(z.flatten(0, 1)).unflatten(0, (4, 3)), torch.stack([energy(each) for each in z]))
     with pytest.raises(ValueError, match="T = 3"):
@@ -79,7 +79,7 @@ def test_several_latents_per_question_are_stacked_outside():
 
 def test_dropout_is_off_in_guidance():
     generate = Affine()
-    model = HyperCLIP.make(LAYOUT, generate(draw(40, Z)), E, HyperCLIPConfig(components=Z, size=8, dropout=0.5)).train()
+    model = HyperCLIP.make(NET, generate(draw(40, Z)), E, HyperCLIPConfig(components=Z, size=8, dropout=0.5)).train()
     energy, z = hyperclip_energy(model, generate, draw(3, E)), draw(3, Z)
     assert torch.equal(energy(z), energy(z))
 
@@ -214,7 +214,7 @@ def test_bad_settings(options, word):
 
 
 def test_bad_starts():
-    model = HyperCLIP.make(LAYOUT, Affine()(draw(20, Z)), E, SMALL)
+    model = HyperCLIP.make(NET, Affine()(draw(20, Z)), E, SMALL)
     for start in draw(Z + 1), draw(4, Z), draw(1, 3, Z):
         with pytest.raises(ValueError, match="start"):
             guide(model, Affine(), start, draw(3, E))

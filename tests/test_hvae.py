@@ -8,8 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Independent, Normal, kl_divergence
 
-from hyperclip_nb.basenet.adapter import WeightLayout, adapter_logits, task_loss
+from hyperclip_nb.basenet.adapter import AdapterNet, adapter_logits
 from hyperclip_nb.basenet.fast.layers import WideLinear
+from hyperclip_nb.basenet.network import task_loss
 from hyperclip_nb.core.runs import checkpointed
 from hyperclip_nb.core.seeds import own_randomness
 from hyperclip_nb.core.training import TrainConfig, run
@@ -29,8 +30,8 @@ from hyperclip_nb.hypernet.hypernetworks import MNet, WeightGenerator
 from hyperclip_nb.hypernet.metatrain import Adaptation
 from hyperclip_nb.hypernet.store import store_adaptations
 
-LAYOUT = WeightLayout(EMBED, 5)
-P = LAYOUT.size
+NET = AdapterNet(EMBED, 5)
+P = NET.size
 SMALL = HVAEConfig(latent_size=3, hidden=(16,), activation="silu", scale="global")
 SPANNED = replace(SMALL, components=5, decodes="components")
 
@@ -102,7 +103,7 @@ def test_examples_under_a_mask_are_exactly_those(seed, limit):
 
 
 def test_fine_tuning_equals_gradient_descent_on_the_seen_examples(ragged):
-    model, seen = MNet(LAYOUT), draw_views(ragged, views=2, fraction=(0.4, 0.9))
+    model, seen = MNet(NET), draw_views(ragged, views=2, fraction=(0.4, 0.9))
     together = finetune(model, ragged, Adaptation(steps=4, lr=0.3), seen)
     assert list(together.shape) == [2, 5, P]
     for view in range(2):
@@ -110,14 +111,14 @@ def test_fine_tuning_equals_gradient_descent_on_the_seen_examples(ragged):
             batch, w = ragged.batch(torch.tensor([t]), "all"), model.z0.detach().clone().requires_grad_()
             mine = seen[view, t, : batch.mask.shape[1]]
             for _ in range(4):
-                logits = adapter_logits(w[None], batch.images[:, mine], batch.answers, LAYOUT)[0]
+                logits = adapter_logits(w[None], batch.images[:, mine], batch.answers, NET)[0]
                 (gradient,) = torch.autograd.grad(F.cross_entropy(logits, batch.labels[0, mine]), w)
                 w = (w - 0.3 * gradient).detach().requires_grad_()
             torch.testing.assert_close(together[view, t], w.detach(), atol=1e-4, rtol=1e-4)
 
 
 def test_fine_tuning_into_a_mapped_file_in_pieces_gives_the_same(ragged, tmp_path):
-    model, seen, how = MNet(LAYOUT), draw_views(ragged, views=2), Adaptation(steps=3, lr=0.3)
+    model, seen, how = MNet(NET), draw_views(ragged, views=2), Adaptation(steps=3, lr=0.3)
     mapped = torch.from_file(str(tmp_path / "weights"), shared=True, size=2 * 5 * P).view(2, 5, P)
     finetune(model, ragged, how, seen, out=mapped, numbers=2 * P)
     torch.testing.assert_close(mapped, finetune(model, ragged, how, seen), atol=1e-5, rtol=1e-5)
@@ -125,7 +126,7 @@ def test_fine_tuning_into_a_mapped_file_in_pieces_gives_the_same(ragged, tmp_pat
 
 
 def test_fine_tuning_refuses_other_views_and_other_places(ragged):
-    model, seen, how = MNet(LAYOUT), draw_views(ragged, views=2), Adaptation(steps=1)
+    model, seen, how = MNet(NET), draw_views(ragged, views=2), Adaptation(steps=1)
     with pytest.raises(ValueError, match=r"seen: expected bool \[V, T, N\] with T, N = \[5, 20\]"):
         finetune(model, ragged, how, seen[:, :4])
     with pytest.raises(ValueError, match="float32"):
@@ -139,14 +140,14 @@ def test_fine_tuning_refuses_other_views_and_other_places(ragged):
 
 def test_reading_all_components_loses_nothing():
     w0, weights = toy_weights(rank=4)
-    model = HVAE.make(LAYOUT, weights, w0, HVAEConfig(latent_size=3, hidden=(16,), components=4, scale="global"))
+    model = HVAE.make(NET, weights, w0, HVAEConfig(latent_size=3, hidden=(16,), components=4, scale="global"))
     u = model.scaler.encode(weights)
     back = u @ model.project @ torch.linalg.pinv(model.project)
     torch.testing.assert_close(back, u, atol=1e-4, rtol=0)
     assert (
         abs((u @ model.project).square().mean().item() - 1) < 1e-4
     )  # unit variance on average, as the weights themselves
-    whole = HVAE.make(LAYOUT, weights, w0, HVAEConfig(latent_size=3, hidden=(16,), scale="global"))
+    whole = HVAE.make(NET, weights, w0, HVAEConfig(latent_size=3, hidden=(16,), scale="global"))
     with torch.no_grad():
         whole.encoder[0].weight.copy_(model.encoder[0].weight @ model.project.T * (P / 4) ** 0.5)
         whole.encoder[0].bias.copy_(model.encoder[0].bias)
@@ -158,7 +159,7 @@ def test_reading_all_components_loses_nothing():
 def test_components_refuse_more_than_there_are():
     w0, weights = toy_weights(views=1, tasks=5)
     with pytest.raises(ValueError, match="expected 1 to 5 components"):
-        HVAE.make(LAYOUT, weights, w0, HVAEConfig(components=6))
+        HVAE.make(NET, weights, w0, HVAEConfig(components=6))
 
 
 # the model
@@ -166,15 +167,15 @@ def test_components_refuse_more_than_there_are():
 
 def test_it_is_a_weight_generator_that_adaptation_knows(ragged):
     w0, weights = toy_weights()
-    model = HVAE.make(LAYOUT, weights, w0, SMALL).requires_grad_(False)
+    model = HVAE.make(NET, weights, w0, SMALL).requires_grad_(False)
     assert isinstance(model, WeightGenerator) and model.z0.shape == (3,)
     latents = store_adaptations(model, ragged, Adaptation(steps=5, lr=0.1), views=2)
     batch = ragged.batch(ragged.all_ids, "all")
-    assert task_loss(model(latents[0]), batch, LAYOUT).mean() < task_loss(model(model.z0[None]), batch, LAYOUT).mean()
+    assert task_loss(model(latents[0]), batch, NET).mean() < task_loss(model(model.z0[None]), batch, NET).mean()
 
 
 def test_the_shape_follows_the_config():
-    model = HVAE(LAYOUT, HVAEConfig(latent_size=7, hidden=(20, 10)))
+    model = HVAE(NET, HVAEConfig(latent_size=7, hidden=(20, 10)))
     linear = lambda net: [
         tuple(layer.weight.shape[::-1]) for layer in net if isinstance(layer, (torch.nn.Linear, WideLinear))
     ]
@@ -183,13 +184,11 @@ def test_the_shape_follows_the_config():
         (10, 20),
         (20, P),
     ]
-    assert linear(HVAE(LAYOUT, HVAEConfig(latent_size=7, hidden=(), decoder_hidden=(5,), components=9)).decoder) == [
+    assert linear(HVAE(NET, HVAEConfig(latent_size=7, hidden=(), decoder_hidden=(5,), components=9)).decoder) == [
         (7, 5),
         (5, P),
     ]
-    plain, shifted = (
-        HVAE(LAYOUT, HVAEConfig(log_var_offset=offset)).encode(torch.ones(2, P)) for offset in (0.0, -1.0)
-    )
+    plain, shifted = (HVAE(NET, HVAEConfig(log_var_offset=offset)).encode(torch.ones(2, P)) for offset in (0.0, -1.0))
     torch.testing.assert_close(shifted[1], plain[1] - 1)
     torch.testing.assert_close(shifted[0], plain[0])
 
@@ -197,7 +196,7 @@ def test_the_shape_follows_the_config():
 @pytest.mark.parametrize("config", [SMALL, HVAEConfig(latent_size=2, hidden=(4,), components=3), SPANNED])
 def test_a_saved_model_is_whole_without_the_weights_it_was_made_from(config):
     w0, weights = toy_weights()
-    made, loaded = HVAE.make(LAYOUT, weights, w0, config, seed=1), HVAE(LAYOUT, config)
+    made, loaded = HVAE.make(NET, weights, w0, config, seed=1), HVAE(NET, config)
     loaded.load_state_dict(made.state_dict())
     assert torch.equal(loaded.z0, made.z0) and torch.equal(loaded(loaded.z0[None]), made(made.z0[None]))
     double = loaded.double()
@@ -233,10 +232,10 @@ def test_a_loss_names_what_is_wrong(wrong):
 def test_wrong_sizes_are_refused():
     w0, weights = toy_weights()
     with pytest.raises(ValueError, match="w0: expected"):
-        HVAE.make(LAYOUT, weights, w0[:-1])
+        HVAE.make(NET, weights, w0[:-1])
     with pytest.raises(ValueError, match="weights: expected"):
-        HVAE.make(LAYOUT, weights[..., 1:], w0)
-    model = HVAE.make(LAYOUT, weights, w0, SMALL)
+        HVAE.make(NET, weights[..., 1:], w0)
+    model = HVAE.make(NET, weights, w0, SMALL)
     with pytest.raises(ValueError, match=r"expected latents \[T, 3\], got \[3\]"):
         model(torch.zeros(3))
     with pytest.raises(ValueError, match="expected weights"):
@@ -249,7 +248,7 @@ def test_wrong_sizes_are_refused():
 )
 def test_the_squared_error_is_that_of_the_decoded_weights(config):
     w0, weights = toy_weights(noise=0.3)
-    model = HVAE.make(LAYOUT, weights, w0, config).double()
+    model = HVAE.make(NET, weights, w0, config).double()
     w, z = weights[0].double(), torch.randn(40, 3, generator=rng(1), dtype=torch.float64).requires_grad_()
     given = [z, *model.decoder.parameters()]
     fast = model.squared_error(z, model.read(w))
@@ -265,7 +264,7 @@ def test_the_squared_error_is_that_of_the_decoded_weights(config):
 
 def spanned(frozen=False, **changes):
     w0, weights = toy_weights(noise=0.3)
-    model = HVAE.make(LAYOUT, weights, w0, replace(SPANNED, **changes)).double().requires_grad_(not frozen)
+    model = HVAE.make(NET, weights, w0, replace(SPANNED, **changes)).double().requires_grad_(not frozen)
     with torch.no_grad():  # biases begin at 0; so nothing that forgets them is found out
         for layer in model.encoder[0], model.decoder[0], model.decoder[-1]:
             layer.bias.normal_(generator=rng(3))
@@ -330,7 +329,7 @@ def test_what_is_read_once_trains_as_what_is_read_at_every_step(toy):
     "Training keeps components instead of weights; its losses are those of `hvae_loss` on the weights themselves."
     tasks, seen, w0, weights = toy
     config = HVAELoss(beta=0.1, batch=8)
-    model, plain = (HVAE.make(LAYOUT, weights, w0, SPANNED) for _ in range(2))
+    model, plain = (HVAE.make(NET, weights, w0, SPANNED) for _ in range(2))
     steps = train_hvae(model, weights, tasks, seen, TrainConfig(steps=5), config)
     adam, losses = torch.optim.Adam(plain.parameters(), lr=1e-3), []
     for step in range(5):
@@ -372,7 +371,7 @@ def test_posterior_draws_have_the_moments_and_pass_gradients():
 @pytest.mark.parametrize("kind, mix", [("weights", 0.0), ("weights", 0.3), ("task", 0.0), ("task", 0.2)])
 def test_the_loss_equals_a_loop_over_networks(toy, kind, mix, config):
     tasks, seen, w0, weights = toy
-    model = HVAE.make(LAYOUT, weights, w0, config).double()
+    model = HVAE.make(NET, weights, w0, config).double()
     ids, w = torch.tensor([4, 0, 17]), weights[1, [4, 0, 17]].double()
     whole = TaskSet(tasks.tasks, tasks.bank, dtype=torch.float64).batch(ids, "all")
     held_out = examples_under(whole, ~seen[1, ids], 25, rng())
@@ -383,7 +382,7 @@ def test_the_loss_equals_a_loop_over_networks(toy, kind, mix, config):
         decoded = model((mean + (log_var / 2).exp() * noise[row])[None])
         kl = sum((m**2 + s.exp() - 1 - s) / 2 for m, s in zip(mean, log_var))
         in_weights = sum(((a - b) / s) ** 2 for a, b, s in zip(decoded[0], w[row], model.scaler.std)) / P**0.5
-        nats = task_loss(decoded, held_out.select(torch.tensor([row])), LAYOUT)[0]
+        nats = task_loss(decoded, held_out.select(torch.tensor([row])), NET)[0]
         total += (
             in_weights + 0.7 * kl / P**0.5 + mix * nats if kind == "weights" else nats + 0.7 * kl + mix * in_weights
         )
@@ -392,7 +391,7 @@ def test_the_loss_equals_a_loop_over_networks(toy, kind, mix, config):
 
 def test_the_published_loss_is_a_negative_elbo_up_to_a_constant(toy):
     _, _, w0, weights = toy
-    model, config = HVAE.make(LAYOUT, weights, w0, HVAEConfig(latent_size=3, hidden=(16,))).double(), HVAELoss(beta=1.0)
+    model, config = HVAE.make(NET, weights, w0, HVAEConfig(latent_size=3, hidden=(16,))).double(), HVAELoss(beta=1.0)
     w, differences = weights[0, :6].double(), []
     for scale in (1.0, 2.0):  # two different models: the constant must be the same
         with torch.no_grad():
@@ -413,7 +412,7 @@ CONFIG = TrainConfig(steps=300, lr=5e-3, schedule="linear")
 @pytest.fixture(scope="module")
 def trained(toy):
     tasks, seen, w0, weights = toy
-    model = HVAE.make(LAYOUT, weights, w0, SMALL)
+    model = HVAE.make(NET, weights, w0, SMALL)
     fixed = lambda: hvae_loss(model, weights.flatten(0, 1), None, HVAELoss(beta=0.1), rng(9)).item()
     bounds = [fixed()]
     for update in train_hvae(model, weights, tasks, seen, CONFIG, HVAELoss(beta=0.1)):
@@ -443,9 +442,9 @@ def test_latents_are_the_posteriors_in_pieces(toy, trained):
 def test_the_tasks_loss_trains_the_decoder_on_examples_outside_the_view(toy):
     tasks, seen, w0, weights = toy
     weights = w0 + 0.1 * (weights - w0)
-    model, held_out = HVAE.make(LAYOUT, weights, w0, SMALL), tasks.batch(tasks.all_ids, "all")
+    model, held_out = HVAE.make(NET, weights, w0, SMALL), tasks.batch(tasks.all_ids, "all")
     held_out = examples_under(held_out, ~seen[0], 25, rng())
-    loss = lambda: task_loss(model(model.encode(weights[0])[0]), held_out, LAYOUT).mean().item()
+    loss = lambda: task_loss(model(model.encode(weights[0])[0]), held_out, NET).mean().item()
     before, drawn = loss(), []
     steps = train_hvae(
         model,
@@ -479,7 +478,7 @@ def test_the_same_seeds_give_the_same_model_also_after_a_kill(toy, tmp_path, kin
     tasks, seen, w0, weights = toy
 
     def start(seed=0):
-        model = HVAE.make(LAYOUT, weights, w0, replace(SPANNED, activation="relu", decodes=decodes), seed)
+        model = HVAE.make(NET, weights, w0, replace(SPANNED, activation="relu", decodes=decodes), seed)
         return model, train_hvae(model, weights, tasks, seen, TrainConfig(steps=20, seed=seed), HVAELoss(loss=kind))
 
     (model, steps), (_, half), (resumed, rest), (_, others) = start(), start(), start(), start(1)
@@ -499,14 +498,14 @@ def test_training_reads_batches_from_a_mapped_file(toy, tmp_path):
     )
     losses = []
     for source in (weights, mapped):
-        model = HVAE.make(LAYOUT, source, w0, SMALL)
+        model = HVAE.make(NET, source, w0, SMALL)
         losses.append(run(train_hvae(model, source, tasks, seen, TrainConfig(steps=5))))
     assert losses[0] == losses[1]
 
 
 def test_training_refuses_what_does_not_fit(toy):
     tasks, seen, w0, weights = toy
-    model = HVAE.make(LAYOUT, weights, w0, SMALL)
+    model = HVAE.make(NET, weights, w0, SMALL)
     with pytest.raises(ValueError, match=rf"weights: expected \[3, 40, {P}\]"):
         train_hvae(model, weights[:2], tasks, seen)
     with pytest.raises(ValueError, match=rf"weights: expected \[V, T, {P}\]"):

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from open_clip.loss import ClipLoss
 from torch import nn
 
-from hyperclip_nb.basenet.adapter import WeightLayout
+from hyperclip_nb.basenet.adapter import AdapterNet
 from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.core.training import TrainConfig, run
 from hyperclip_nb.guidance.hyperclip import (
@@ -29,7 +29,7 @@ from hyperclip_nb.guidance.hyperclip import (
 from hyperclip_nb.hypernet.hvae import HVAE, HVAEConfig
 from hyperclip_nb.hypernet.hypernetworks import HNet
 
-LAYOUT, Z, E = WeightLayout(6, 3), 4, 5
+NET, Z, E = AdapterNet(6, 3), 4, 5
 SMALL = HyperCLIPConfig(components=Z, size=8, hidden=(32,), text_hidden=(32,), max_scale=30.0)
 
 
@@ -44,11 +44,11 @@ def unit(*shape, seed=0):
 class Affine(nn.Module):
     "The simplest generator, of no type that HyperCLIP knows."
 
-    def __init__(self, size=Z, layout=LAYOUT):
+    def __init__(self, size=Z, net=NET):
         super().__init__()
-        self.layout, self.latent_size = layout, size
-        self.register_buffer("w0", draw(layout.size, seed=1))
-        self.register_buffer("matrix", draw(size, layout.size, seed=2) / layout.size**0.5)
+        self.net, self.latent_size = net, size
+        self.register_buffer("w0", draw(net.size, seed=1))
+        self.register_buffer("matrix", draw(size, net.size, seed=2) / net.size**0.5)
 
     def forward(self, z):
         return self.w0 + z @ self.matrix
@@ -61,8 +61,8 @@ def family(tasks, size=Z, seed=0):
 
 
 def hvae(**options):
-    weights = draw(30, LAYOUT.size) * torch.linspace(0.1, 2, LAYOUT.size) + 1
-    return HVAE.make(LAYOUT, weights, weights.mean(0), HVAEConfig(latent_size=Z, hidden=(7,), **options))
+    weights = draw(30, NET.size) * torch.linspace(0.1, 2, NET.size) + 1
+    return HVAE.make(NET, weights, weights.mean(0), HVAEConfig(latent_size=Z, hidden=(7,), **options))
 
 
 # The loss
@@ -95,9 +95,9 @@ def test_loss_refuses_rows_without_partners(a, b):
 
 
 def test_whitened_components_are_white():
-    generate = HNet(LAYOUT, Z, (16,), output_gain=1.0)
+    generate = HNet(NET, Z, (16,), output_gain=1.0)
     weights = generate(draw(500, Z)).detach()
-    seen = HyperCLIP.make(LAYOUT, weights, E, HyperCLIPConfig(components=6)).read(weights)
+    seen = HyperCLIP.make(NET, weights, E, HyperCLIPConfig(components=6)).read(weights)
     torch.testing.assert_close(seen.mean(0), torch.zeros(6), atol=1e-4, rtol=0)
     torch.testing.assert_close(seen.T @ seen / 500, torch.eye(6), atol=1e-3, rtol=0)
     u, *_ = torch.linalg.svd((weights - weights.mean(0)).double(), full_matrices=False)  # the same six, up to the sign
@@ -106,25 +106,25 @@ def test_whitened_components_are_white():
 
 @pytest.mark.parametrize("config", [HyperCLIPConfig(), HyperCLIPConfig(components=3), HyperCLIPConfig(size=7), SMALL])
 def test_everything_lies_on_one_sphere(config):
-    model = HyperCLIP.make(LAYOUT, Affine()(draw(40, Z)), E, config)
-    a, b = model.encode_weights(draw(2, 3, LAYOUT.size)), model.encode_text(draw(2, 3, E))
+    model = HyperCLIP.make(NET, Affine()(draw(40, Z)), E, config)
+    a, b = model.encode_weights(draw(2, 3, NET.size)), model.encode_text(draw(2, 3, E))
     assert a.shape == b.shape == (2, 3, config.size or E)
     for side in a, b:
         torch.testing.assert_close(side.norm(dim=-1), torch.ones(2, 3))
 
 
 def test_the_papers_text_encoder_stays_as_it_is():
-    model = HyperCLIP.make(LAYOUT, None, E)
+    model = HyperCLIP.make(NET, None, E)
     e = draw(9, E)
     torch.testing.assert_close(model.encode_text(e), F.normalize(e, dim=-1))
     assert not list(model.text_head.parameters())
-    w = draw(2, LAYOUT.size)
-    torch.testing.assert_close(model.encode_weights(w), F.normalize(model.encoder(w * LAYOUT.size**-0.5), dim=-1))
+    w = draw(2, NET.size)
+    torch.testing.assert_close(model.encode_weights(w), F.normalize(model.encoder(w * NET.size**-0.5), dim=-1))
 
 
 @pytest.mark.parametrize("cap", [0.5, 3.0, 100.0])
 def test_the_scale_stays_below_its_cap_and_can_come_back(cap):
-    model = HyperCLIP(LAYOUT, E, HyperCLIPConfig(max_scale=cap))
+    model = HyperCLIP(NET, E, HyperCLIPConfig(max_scale=cap))
     assert model.scale.item() == pytest.approx(min(1 / 0.07, cap / 2), rel=1e-5)
     with torch.no_grad():
         model.free_scale.fill_(8.0)
@@ -134,24 +134,24 @@ def test_the_scale_stays_below_its_cap_and_can_come_back(cap):
 
 def test_parameters_come_from_the_seed_alone():
     state = torch.random.get_rng_state()
-    a, b, other = (HyperCLIP(LAYOUT, E, SMALL, seed) for seed in (1, 1, 2))
+    a, b, other = (HyperCLIP(NET, E, SMALL, seed) for seed in (1, 1, 2))
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
     assert not torch.equal(a.encoder[0].weight, other.encoder[0].weight)
 
 
 def test_a_state_dict_is_all_there_is():
-    model, again = HyperCLIP.make(LAYOUT, Affine()(draw(40, Z)), E, SMALL), HyperCLIP(LAYOUT, E, SMALL, seed=5)
+    model, again = HyperCLIP.make(NET, Affine()(draw(40, Z)), E, SMALL), HyperCLIP(NET, E, SMALL, seed=5)
     again.load_state_dict(model.state_dict())
-    w = draw(3, LAYOUT.size)
+    w = draw(3, NET.size)
     assert torch.equal(model.encode_weights(w), again.encode_weights(w))
 
 
 # Shortcuts
 
 GENERATORS = {
-    "hnet": lambda: HNet(LAYOUT, Z, (7, 8)),
-    "hnet without layers": lambda: HNet(LAYOUT, Z, ()),
+    "hnet": lambda: HNet(NET, Z, (7, 8)),
+    "hnet without layers": lambda: HNet(NET, Z, ()),
     "unknown": Affine,
     "hvae": hvae,
     "hvae with one scale": lambda: hvae(scale="global", activation="silu", components=5),
@@ -161,7 +161,7 @@ GENERATORS = {
 
 @pytest.mark.parametrize("name", GENERATORS)
 def test_a_readout_of_weights_that_are_never_made(name):
-    generate, matrix, offset, z = GENERATORS[name]().eval(), draw(3, LAYOUT.size), draw(3), draw(6, Z).requires_grad_()
+    generate, matrix, offset, z = GENERATORS[name]().eval(), draw(3, NET.size), draw(3), draw(6, Z).requires_grad_()
     short, long = linear_readout(generate, matrix, offset)(z), generate(z) @ matrix.T + offset
     torch.testing.assert_close(short, long, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(
@@ -175,7 +175,7 @@ def test_a_readout_of_weights_that_are_never_made(name):
 
 def trained(tasks=200, contrast=ContrastConfig(batch=64, latent_noise=0.3), steps=200, seed=0, lr=3e-3):
     generate, (e, z) = Affine(), family(tasks)
-    model = HyperCLIP.make(LAYOUT, generate(z), E, SMALL, seed)
+    model = HyperCLIP.make(NET, generate(z), E, SMALL, seed)
     losses = run(
         train_hyperclip(model, generate, z, e, TrainConfig(steps=steps, lr=lr, schedule="linear", seed=seed), contrast)
     )
@@ -186,7 +186,7 @@ def test_training_tells_new_networks_apart():
     model, generate, losses = trained()
     e, z = family(100, seed=1)
     deals = [torch.randperm(100, generator=seeded(i)) for i in range(20)]
-    untrained = HyperCLIP.make(LAYOUT, generate(z), E, SMALL)
+    untrained = HyperCLIP.make(NET, generate(z), E, SMALL)
     assert losses[0] > 0.8 * math.log(64) > 2 * losses[-1]
     assert classify_tasks(model, generate(z), e, 10).accuracy > 80
     assert 4 < classify_tasks(untrained, generate(z), e, 10).accuracy < 20
@@ -203,7 +203,7 @@ def test_training_is_seeded_and_leaves_the_generator_alone():
 
 def test_a_training_cut_off_goes_on_where_it_was():
     generate, (e, z), config = Affine(), family(40), TrainConfig(steps=8, lr=1e-2)
-    whole, first, second = (HyperCLIP.make(LAYOUT, generate(z), E, SMALL) for _ in range(3))
+    whole, first, second = (HyperCLIP.make(NET, generate(z), E, SMALL) for _ in range(3))
     run(train_hyperclip(whole, generate, z, e, config))
     steps = train_hyperclip(first, generate, z, e, config)
     for _ in range(5):
@@ -216,7 +216,7 @@ def test_a_training_cut_off_goes_on_where_it_was():
 
 def test_the_model_given_is_the_average():
     generate, (e, z) = Affine(), family(40)
-    model = HyperCLIP.make(LAYOUT, generate(z), E, SMALL)
+    model = HyperCLIP.make(NET, generate(z), E, SMALL)
     steps = train_hyperclip(
         model, generate, z, e, TrainConfig(steps=6, lr=1e-2), ContrastConfig(ema_decay=1.0, ema_from=0.5)
     )
@@ -232,7 +232,7 @@ def test_a_batch_never_holds_a_task_twice():
     "A task must not be its own negative: with 3 tasks, 5 views and batches of 64 the loss must still go to 0."
     generate = Affine()
     e, z = torch.eye(3, E), 3 * torch.eye(3, Z)
-    model = HyperCLIP.make(LAYOUT, generate(draw(20, Z)), E, SMALL)
+    model = HyperCLIP.make(NET, generate(draw(20, Z)), E, SMALL)
     losses = run(train_hyperclip(model, generate, z.expand(5, 3, Z), e, TrainConfig(steps=150, lr=1e-2)))
     assert losses[-1] < 0.01
 
@@ -249,7 +249,7 @@ def test_noise_has_the_standard_deviation_that_was_given(std):
         if std == 1.0
         else torch.linspace(0, 1, 50)[:, None].expand(50, Z)
     )
-    model = HyperCLIP.make(LAYOUT, generate(draw(20, Z)), E, HyperCLIPConfig())
+    model = HyperCLIP.make(NET, generate(draw(20, Z)), E, HyperCLIPConfig())
     seen.clear()
     run(
         train_hyperclip(
@@ -274,7 +274,7 @@ def test_noise_has_the_standard_deviation_that_was_given(std):
 def test_posteriors_are_drawn_from_anew_at_every_step():
     "Algorithm 10 encodes at every step: with means, their standard deviations, and a noise of 1."
     generate, mean, std = Affine(), 100.0 * torch.arange(50)[:, None].expand(1, 50, Z), draw(1, 50, Z).abs() + 0.5
-    model = HyperCLIP.make(LAYOUT, generate(draw(20, Z)), E, HyperCLIPConfig())
+    model = HyperCLIP.make(NET, generate(draw(20, Z)), E, HyperCLIPConfig())
     seen, original = [], generate.forward
     generate.forward = lambda z: (seen.append(z), original(z))[1]
     config = ContrastConfig(batch=50, latent_noise=1.0)
@@ -297,18 +297,18 @@ def test_posteriors_are_drawn_from_anew_at_every_step():
         ({"std": (3, Z)}, "std"),
         ({"nan": "z"}, "finite"),
         ({"nan": "e"}, "finite"),
-        ({"layout": WeightLayout(6, 4)}, "generator of weights"),
+        ({"layout": AdapterNet(6, 4)}, "generator of weights"),
     ],
 )
 def test_pairs_that_do_not_fit(change, word):
     e, z = draw(*change.get("e", (20, E))), draw(*change.get("z", (20, Z)))
     if "nan" in change:
         {"e": e, "z": z}[change["nan"]][1] = torch.nan
-    model = HyperCLIP.make(LAYOUT, Affine()(draw(20, Z)), E, SMALL)
+    model = HyperCLIP.make(NET, Affine()(draw(20, Z)), E, SMALL)
     with pytest.raises(ValueError, match=word):
         train_hyperclip(
             model,
-            Affine(layout=change.get("layout", LAYOUT)),
+            Affine(net=change.get("layout", NET)),
             z,
             e,
             TrainConfig(steps=1),
@@ -327,11 +327,11 @@ def test_pairs_that_do_not_fit(change, word):
         (lambda: ContrastConfig(batch=1), "batch"),
         (lambda: ContrastConfig(latent_noise=-1.0), "latent_noise"),
         (lambda: ContrastConfig(ema_from=1.0), "ema_from"),
-        (lambda: HyperCLIP.make(LAYOUT, None, E, SMALL), "weights"),
-        (lambda: HyperCLIP.make(LAYOUT, draw(20, 5), E, SMALL), "weights"),
-        (lambda: HyperCLIP.make(LAYOUT, Affine()(draw(20, Z)), E, HyperCLIPConfig(components=9)), "9 directions"),
-        (lambda: HyperCLIP(LAYOUT, E).encode_weights(draw(2, 5)), "weights"),
-        (lambda: HyperCLIP(LAYOUT, E).encode_text(draw(2, 6)), "embeddings"),
+        (lambda: HyperCLIP.make(NET, None, E, SMALL), "weights"),
+        (lambda: HyperCLIP.make(NET, draw(20, 5), E, SMALL), "weights"),
+        (lambda: HyperCLIP.make(NET, Affine()(draw(20, Z)), E, HyperCLIPConfig(components=9)), "9 directions"),
+        (lambda: HyperCLIP(NET, E).encode_weights(draw(2, 5)), "weights"),
+        (lambda: HyperCLIP(NET, E).encode_text(draw(2, 6)), "embeddings"),
     ],
 )
 def test_bad_settings(make, word):

@@ -4,16 +4,17 @@ from conftest import EMBED, ToyBank, toy_tasks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperclip_nb.basenet.adapter import WeightLayout, set_accuracy, task_accuracy, task_loss
-from hyperclip_nb.basenet.fast.kernels import GeneratedLoss, adapter_gradient, adapter_loss
+from hyperclip_nb.basenet.adapter import AdapterNet
+from hyperclip_nb.basenet.fast.kernels import GeneratedLoss, first_order_loss
 from hyperclip_nb.basenet.fast.layers import WideLinear
+from hyperclip_nb.basenet.network import set_accuracy, task_accuracy, task_loss
 from hyperclip_nb.core.training import TrainConfig
 from hyperclip_nb.dataset.batches import Ragged, TaskSet, stretches
 from hyperclip_nb.hypernet.hvae import HVAE, HVAEConfig
 from hyperclip_nb.hypernet.hypernetworks import HNet, MNet, WeightGenerator
 from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, adapt, fit_meta, task_energy
 
-layout = WeightLayout(EMBED, 5)
+net = AdapterNet(EMBED, 5)
 
 
 def double(tasks: TaskSet) -> TaskSet:
@@ -33,39 +34,39 @@ def test_gradient_by_hand_is_that_of_autograd(sizes, seed):
     tasks = toy_tasks(sizes)
     tasks = TaskSet(tasks, ToyBank(tasks, seed), dtype=torch.float64)
     for batch in tasks.batch(tasks.all_ids), tasks.ragged(tasks.all_ids, "all"):
-        w, outer = draw(len(tasks), layout.size, seed=seed).requires_grad_(), draw(len(tasks), seed=seed + 1)
-        expected = task_loss(w, batch, layout)
+        w, outer = draw(len(tasks), net.size, seed=seed).requires_grad_(), draw(len(tasks), seed=seed + 1)
+        expected = task_loss(w, batch, net)
         (gradient,) = torch.autograd.grad(expected @ outer, w)
-        loss = adapter_loss(w, batch, layout)
+        loss = first_order_loss(w, batch, net)
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(torch.autograd.grad(loss @ outer, w)[0], gradient, atol=1e-9, rtol=1e-7)
 
 
 def test_gradient_may_overwrite_the_weights(ragged):
-    batch, w = double(ragged).batch(ragged.all_ids), draw(len(ragged), layout.size)
+    batch, w = double(ragged).batch(ragged.all_ids), draw(len(ragged), net.size)
     apart, buffer = torch.empty_like(w), w.clone()
-    losses = adapter_gradient(w, batch, layout, apart), adapter_gradient(buffer, batch, layout, buffer)
+    losses = net.loss_and_gradient(w, batch, apart), net.loss_and_gradient(buffer, batch, buffer)
     assert torch.equal(*losses) and torch.equal(apart, buffer) and not torch.equal(apart, w)
 
 
 def test_a_buffer_full_of_nan_does_not_matter(ragged):
-    batch, w = double(ragged).batch(ragged.all_ids), draw(len(ragged), layout.size)
+    batch, w = double(ragged).batch(ragged.all_ids), draw(len(ragged), net.size)
     out = torch.full_like(w, torch.nan)
-    adapter_gradient(w, batch, layout, out)
+    net.loss_and_gradient(w, batch, out)
     assert out.isfinite().all()
 
 
 def hvae(activation="relu", decoder=(9,), **options):
-    w0 = draw(layout.size)
+    w0 = draw(net.size)
     config = HVAEConfig(latent_size=6, hidden=(), decoder_hidden=decoder, activation=activation, **options)
-    return HVAE.make(layout, w0 + 0.5 * draw(2, 7, layout.size, seed=1), w0, config).double()
+    return HVAE.make(net, w0 + 0.5 * draw(2, 7, net.size, seed=1), w0, config).double()
 
 
 GENERATORS = {
-    "hnet": lambda: HNet(layout, 6, (9,), output_gain=1.0),
-    "deep hnet": lambda: HNet(layout, 6, (40, 7), output_gain=1.0),
-    "linear hnet": lambda: HNet(layout, 6, (), output_gain=1.0),
-    "mnet": lambda: MNet(layout),
+    "hnet": lambda: HNet(net, 6, (9,), output_gain=1.0),
+    "deep hnet": lambda: HNet(net, 6, (40, 7), output_gain=1.0),
+    "linear hnet": lambda: HNet(net, 6, (), output_gain=1.0),
+    "mnet": lambda: MNet(net),
     "hvae": hvae,
     "smooth hvae": lambda: hvae("silu"),
     "linear hvae": lambda: hvae(decoder=()),
@@ -95,22 +96,22 @@ def test_an_outer_loss_trains_the_generator(ragged, model):
     energies = task_energy(nets[0], batch, once=True, trains=True), task_energy(nets[1], batch)
     for start in draw(1, size).expand(len(tasks), -1), draw(len(tasks), size, seed=1):
         found = []
-        for net, energy in zip(nets, energies):
-            net.zero_grad()
+        for made, energy in zip(nets, energies):
+            made.zero_grad()
             z = start.clone().requires_grad_()
             loss = energy(z)
             (loss @ weight).backward()
-            found.append([loss.detach(), z.grad, *(p.grad for p in net.parameters() if p.grad is not None)])
+            found.append([loss.detach(), z.grad, *(p.grad for p in made.parameters() if p.grad is not None)])
         for mine, plain in zip(*found, strict=True):
             torch.testing.assert_close(mine, plain)
 
 
 def test_a_generator_of_ones_own_takes_the_plain_way_to_the_same_numbers(ragged):
     "Whoever writes a generator need not know that fast forms exist."
-    hnet, tasks = HNet(layout, 6, (9,), output_gain=1.0).double(), double(ragged)
+    hnet, tasks = HNet(net, 6, (9,), output_gain=1.0).double(), double(ragged)
 
     class Own:
-        latent_size, layout = 6, hnet.layout
+        latent_size, net = 6, hnet.net
 
         def __call__(self, z):
             return hnet(z)
@@ -123,24 +124,24 @@ def test_a_generator_of_ones_own_takes_the_plain_way_to_the_same_numbers(ragged)
 @pytest.mark.parametrize("scaled", [False, True])
 def test_weights_of_a_generated_loss_are_the_generators(ragged, scaled):
     "All tasks' where latents differ, one row where they are alike; the next call overwrites them."
-    tasks, net = double(ragged), (hvae() if scaled else HNet(layout, 6, (9,), output_gain=1.0).double())
+    tasks, made = double(ragged), (hvae() if scaled else HNet(net, 6, (9,), output_gain=1.0).double())
     batch = tasks.ragged(tasks.all_ids)
-    body, scaler = (net.decoder[:-1], net.scaler) if scaled else (net.body, None)
-    loss = GeneratedLoss(net.head, batch, layout, scaler=scaler)
-    assert isinstance(net.head, WideLinear)
+    body, scaler = (made.decoder[:-1], made.scaler) if scaled else (made.body, None)
+    loss = GeneratedLoss(made.head, batch, net, scaler=scaler)
+    assert isinstance(made.head, WideLinear)
     with torch.no_grad():
         for z, rows in (draw(1, 6).expand(len(tasks), -1), 1), (draw(len(tasks), 6, seed=1), len(tasks)):
             w = loss.weights(body(z))
             assert len(w) == rows and not w.requires_grad
-            torch.testing.assert_close(w.expand(len(tasks), -1), net(z))
+            torch.testing.assert_close(w.expand(len(tasks), -1), made(z))
             loss(body(z))
-    assert not torch.allclose(w, net(z))
+    assert not torch.allclose(w, made(z))
 
 
 def test_an_overwritten_gradient_is_not_used(ragged):
     batch = double(ragged).ragged(ragged.all_ids)
-    hnet = HNet(layout, 6, (9,)).double()
-    kernel, u = GeneratedLoss(hnet.head, batch, layout, trains=True), draw(len(ragged), 9).relu()
+    hnet = HNet(net, 6, (9,)).double()
+    kernel, u = GeneratedLoss(hnet.head, batch, net, trains=True), draw(len(ragged), 9).relu()
     first = kernel(u)
     kernel(u + 1).sum().backward()
     with pytest.raises(RuntimeError, match="before the loss is called again"):
@@ -148,20 +149,20 @@ def test_an_overwritten_gradient_is_not_used(ragged):
 
 
 def test_gradients_of_one_network_for_all_tasks(ragged):
-    batch, w = double(ragged).batch(ragged.all_ids), draw(1, layout.size)
+    batch, w = double(ragged).batch(ragged.all_ids), draw(1, net.size)
     out, apart = (
-        torch.empty(len(ragged), layout.size, dtype=w.dtype),
-        torch.empty(len(ragged), layout.size, dtype=w.dtype),
+        torch.empty(len(ragged), net.size, dtype=w.dtype),
+        torch.empty(len(ragged), net.size, dtype=w.dtype),
     )
-    losses = adapter_gradient(w, batch, layout, out), adapter_gradient(w.repeat(len(ragged), 1), batch, layout, apart)
+    losses = net.loss_and_gradient(w, batch, out), net.loss_and_gradient(w.repeat(len(ragged), 1), batch, apart)
     torch.testing.assert_close(*losses)
     torch.testing.assert_close(out, apart)
 
 
 def test_a_second_derivative_is_refused(ragged):
-    batch, w = double(ragged).batch(ragged.all_ids), draw(len(ragged), layout.size).requires_grad_()
+    batch, w = double(ragged).batch(ragged.all_ids), draw(len(ragged), net.size).requires_grad_()
     with pytest.raises(RuntimeError, match="once"):
-        torch.autograd.grad(adapter_loss(w, batch, layout).sum(), w, create_graph=True)
+        torch.autograd.grad(first_order_loss(w, batch, net).sum(), w, create_graph=True)
 
 
 @settings(max_examples=60, deadline=None)
@@ -189,22 +190,22 @@ def test_ragged_holds_what_the_padded_batch_holds(ragged):
             assert torch.equal(part.answers[i][part.answer_mask[i]], whole.answers[task][whole.answer_mask[task]])
             assert cut.index[position] == task
             position += 1
-    w = draw(5, layout.size).float()
-    torch.testing.assert_close(task_loss(w[cut.index], cut, layout), task_loss(w, whole, layout)[cut.index])
-    torch.testing.assert_close(task_accuracy(w[:1], cut, layout), task_accuracy(w[:1], whole, layout)[cut.index])
+    w = draw(5, net.size).float()
+    torch.testing.assert_close(task_loss(w[cut.index], cut, net), task_loss(w, whole, net)[cut.index])
+    torch.testing.assert_close(task_accuracy(w[:1], cut, net), task_accuracy(w[:1], whole, net)[cut.index])
     assert ragged.ragged(torch.tensor([1, 0, 2]), sort=False).index.tolist() == [1, 0, 2]
 
 
 def test_set_accuracy_takes_a_function(ragged):
-    w = draw(len(ragged), layout.size).float()
-    given = set_accuracy(w, ragged, layout, "all")
-    assert torch.equal(given, set_accuracy(lambda ids: w[ids], ragged, layout, "all", numbers=1))
+    w = draw(len(ragged), net.size).float()
+    given = set_accuracy(w, ragged, net, "all")
+    assert torch.equal(given, set_accuracy(lambda ids: w[ids], ragged, net, "all", numbers=1))
 
 
 def test_meta_training_on_whole_sets_has_the_plain_gradient(ragged):
-    hnet, how = HNet(layout, 6, (9,), output_gain=1.0), Adaptation(steps=3, lr=0.3)
+    hnet, how = HNet(net, 6, (9,), output_gain=1.0), Adaptation(steps=3, lr=0.3)
     z0 = hnet.z0.detach().clone()
-    plain, tasks = HNet(layout, 6, (9,), output_gain=1.0), ragged
+    plain, tasks = HNet(net, 6, (9,), output_gain=1.0), ragged
     next(
         fit_meta(
             hnet,
@@ -217,7 +218,7 @@ def test_meta_training_on_whole_sets_has_the_plain_gradient(ragged):
     )
     support = tasks.batch(tasks.all_ids, "support")
     moved = adapt(plain, z0, support, how)
-    task_loss(plain(plain.z0 + (moved - z0)), tasks.batch(tasks.all_ids, "query"), layout).mean().backward()
+    task_loss(plain(plain.z0 + (moved - z0)), tasks.batch(tasks.all_ids, "query"), net).mean().backward()
     for p, q in zip(hnet.parameters(), plain.parameters()):
         torch.testing.assert_close(p.grad, q.grad, atol=1e-5, rtol=1e-4)
     with pytest.raises(ValueError, match="both None"):

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hyperclip_nb.basenet.adapter import WeightLayout
+from hyperclip_nb.basenet.adapter import AdapterNet
 from hyperclip_nb.basenet.fast import layers
 from hyperclip_nb.basenet.fast.layers import (
     ActiveColumns,
@@ -237,15 +237,15 @@ def test_squared_distance_is_what_it_says():
 
 
 def test_a_generator_is_saved_and_read(tmp_path):
-    layout = WeightLayout(8, 5)
-    hnet, other = HNet(layout, 6, (9,)), HNet(layout, 6, (9,), generator=torch.Generator().manual_seed(1))
+    net = AdapterNet(8, 5)
+    hnet, other = HNet(net, 6, (9,)), HNet(net, 6, (9,), generator=torch.Generator().manual_seed(1))
     save_tensors(tmp_path / "h.safetensors", hnet.state_dict(), {})
     other.load_state_dict(load_tensors(tmp_path / "h.safetensors")[0])
     z = draw(3, 6).float()
     assert (
         torch.equal(other(z), hnet(z))
         and other.head.columns.is_contiguous()
-        and other.head.weight.shape == (layout.size, 9)
+        and other.head.weight.shape == (net.size, 9)
     )
     with torch.no_grad():
         for some in z, z[:1]:

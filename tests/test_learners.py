@@ -8,7 +8,7 @@ import torch
 from test_experiment import TINY, experiment
 from torch import nn
 
-from hyperclip_nb.basenet.adapter import batch_logits, task_loss
+from hyperclip_nb.basenet.network import task_loss
 from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.evaluation import trainings
 from hyperclip_nb.evaluation.classification import adapted_latents, classification_table, classify_split
@@ -49,7 +49,7 @@ def test_weights_are_powers_of_the_likelihood(x):
     tasks, generate, draws = x.sets["test"], x.generator("hvae", 0), regression_draws(x, 0, "hvae", 6)
     batch, z = tasks.batch(tasks.all_ids, "support"), draws(x.embeddings["test"], seeded(3))
     found = list(weighted(generate, draws).learner(x.embeddings["test"], seeded(3))(batch))
-    nats = torch.stack([-task_loss(generate(one), batch, x.layout) for one in z]) * batch.mask.sum(1)
+    nats = torch.stack([-task_loss(generate(one), batch, x.net) for one in z]) * batch.mask.sum(1)
     for mixture, η in zip(found, POWERS, strict=True):
         assert torch.equal(mixture.latents, z)
         torch.testing.assert_close(mixture.log_shares, η * nats, atol=1e-3, rtol=1e-4)
@@ -59,7 +59,7 @@ def test_the_network_that_gave_the_labels_gets_the_weight(x):
     tasks, generate = x.sets["test"], x.generator("hnet", 0)
     z = 5 * torch.randn(4, len(tasks), generate.latent_size, generator=seeded(0))
     batch = tasks.batch(tasks.all_ids, "support")
-    log_p = torch.stack([batch_logits(generate(one), batch, x.layout).log_softmax(-1) for one in z])
+    log_p = torch.stack([x.net.logits(generate(one), batch).log_softmax(-1) for one in z])
     taught = replace(batch, labels=log_p[2].argmax(-1) * batch.mask)
     assert (likelihood(log_p, taught).argmax(0) == 2).float().mean() > 0.7
 
@@ -85,7 +85,7 @@ def test_dropout_passes_differ_and_leave_no_trace(x):
     plain, ten = (train_method(x, 0, f"cond_multitask{k}") for k in ("", "@10"))
     questions, state = x.embeddings["test"], torch.get_rng_state()
     w, again, other = (ten.weights(questions, seeded(s)) for s in (0, 0, 1))
-    assert w.shape == (10, len(x.sets["test"]), x.layout.size) and torch.equal(w, again) and not torch.equal(w, other)
+    assert w.shape == (10, len(x.sets["test"]), x.net.size) and torch.equal(w, again) and not torch.equal(w, other)
     assert torch.equal(state, torch.get_rng_state()) and (w[0] != w[1]).any()
     model = x.conditional(0, "cond_multitask")
     assert not any(layer.training for layer in model.modules() if isinstance(layer, nn.Dropout))

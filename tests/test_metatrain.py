@@ -2,18 +2,19 @@ import pytest
 import torch
 from conftest import EMBED, ToyBank, toy_tasks
 
-from hyperclip_nb.basenet.adapter import WeightLayout, task_loss
+from hyperclip_nb.basenet.adapter import AdapterNet
+from hyperclip_nb.basenet.network import task_loss
 from hyperclip_nb.core.training import TrainConfig, run
 from hyperclip_nb.dataset.batches import TaskSet
 from hyperclip_nb.hypernet.hypernetworks import HNet, MNet
 from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, adapt, fit_meta
 from hyperclip_nb.hypernet.store import store_adaptations
 
-layout = WeightLayout(EMBED, 5)
+net = AdapterNet(EMBED, 5)
 
 
 def small_hnet(seed=0, **kw):
-    return HNet(layout, 6, (9,), output_gain=1.0, generator=torch.Generator().manual_seed(seed), **kw).double()
+    return HNet(net, 6, (9,), output_gain=1.0, generator=torch.Generator().manual_seed(seed), **kw).double()
 
 
 def double(tasks: TaskSet) -> TaskSet:
@@ -21,7 +22,7 @@ def double(tasks: TaskSet) -> TaskSet:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("make", [small_hnet, lambda: MNet(layout).double()])
+@pytest.mark.parametrize("make", [small_hnet, lambda: MNet(net).double()])
 def test_batched_adaptation_equals_a_loop_over_tasks_with_autograd(ragged, make, optimizer):
     model, tasks = make(), double(ragged)
     lr = 0.1 if optimizer == "sgd" else 0.02
@@ -34,7 +35,7 @@ def test_batched_adaptation_equals_a_loop_over_tasks_with_autograd(ragged, make,
         steps = (torch.optim.SGD if optimizer == "sgd" else torch.optim.Adam)([z], lr=lr)
         for _ in range(7):
             steps.zero_grad()
-            task_loss(model(z[None]), batch, layout).sum().backward()
+            task_loss(model(z[None]), batch, net).sum().backward()
             steps.step()
         torch.testing.assert_close(together[t], z.detach(), atol=1e-5, rtol=1e-5)
 
@@ -42,7 +43,7 @@ def test_batched_adaptation_equals_a_loop_over_tasks_with_autograd(ragged, make,
 def outer_loss(model, tasks, order, steps=3):
     support, query = tasks.batch(tasks.all_ids, "support"), tasks.batch(tasks.all_ids, "query")
     z = adapt(model, model.z0.expand(len(tasks), -1), support, Adaptation(steps=steps, lr=0.3), order)
-    return task_loss(model(z), query, layout).mean()
+    return task_loss(model(z), query, net).mean()
 
 
 def test_second_order_meta_gradient_equals_finite_differences(ragged):
@@ -65,7 +66,7 @@ def test_first_order_meta_gradient_is_the_gradient_at_the_end_of_the_path(ragged
     support, query = tasks.batch(tasks.all_ids, "support"), tasks.batch(tasks.all_ids, "query")
     moved = adapt(model, model.z0.detach(), support, Adaptation(steps=3, lr=0.3)) - model.z0.detach()
     reference = small_hnet()
-    task_loss(reference(reference.z0 + moved), query, layout).mean().backward()
+    task_loss(reference(reference.z0 + moved), query, net).mean().backward()
     for (name, p), q in zip(model.named_parameters(), reference.parameters()):
         torch.testing.assert_close(p.grad, q.grad, atol=1e-9, rtol=1e-7, msg=name)
 
@@ -87,9 +88,9 @@ def test_a_range_of_steps_gives_each_task_its_own(ragged):
 @pytest.mark.parametrize("kind", ["multitask", "mnet_maml", "hnet_maml", "conditional", "conditional_maml"])
 def test_every_algorithm_learns(ragged, kind):
     model = (
-        MNet(layout)
+        MNet(net)
         if kind in ("multitask", "mnet_maml")
-        else HNet(layout, EMBED if "cond" in kind else 6, (16,), output_gain=1.0)
+        else HNet(net, EMBED if "cond" in kind else 6, (16,), output_gain=1.0)
     )
     embeddings = ragged.embeddings() if "cond" in kind else None
     adaptation = Adaptation(steps=3, lr=0.01) if "maml" in kind else None
@@ -115,7 +116,7 @@ def test_the_anchor_is_the_loss_at_the_start(ragged):
 
 def test_the_same_seed_gives_the_same_run(ragged):
     def train(seed):
-        model = HNet(layout, 6, (9,), dropout=0.2, output_gain=1.0)
+        model = HNet(net, 6, (9,), dropout=0.2, output_gain=1.0)
         return run(fit_meta(model, ragged, TrainConfig(steps=5, seed=seed), adaptation=Adaptation(steps=2))), model.z0
 
     (a, za), (b, zb), (c, _) = train(0), train(0), train(1)

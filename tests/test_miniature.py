@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hyperclip_nb.basenet.adapter import WeightLayout
+from hyperclip_nb.basenet.adapter import AdapterNet
 from hyperclip_nb.cli.commands import main
 from hyperclip_nb.core.files import FileError
 from hyperclip_nb.core.training import TrainConfig, run
@@ -143,7 +143,7 @@ def test_half_of_the_batches_from_instances(home):
         with_coco_tasks(splits, bank, home / "coco")
     mixed, episodes = with_coco_tasks({"train": splits["train"], "test": []}, bank, home / "coco", tasks=50)
     assert len(mixed) == len(splits["train"]) + 50
-    model = MNet(WeightLayout(mixed.images.shape[1], 4))
+    model = MNet(AdapterNet(mixed.images.shape[1], 4))
     losses = run(
         fit_meta(model, mixed, TrainConfig(steps=3, lr=0.01), adaptation=Adaptation(steps=2, lr=0.1), episodes=episodes)
     )

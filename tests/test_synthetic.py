@@ -14,7 +14,8 @@ import torch
 from conftest import EMBED, ToyBank
 from torch import Tensor, nn
 
-from hyperclip_nb.basenet.adapter import WeightLayout, batch_logits, set_accuracy
+from hyperclip_nb.basenet.adapter import AdapterNet
+from hyperclip_nb.basenet.network import set_accuracy
 from hyperclip_nb.core.blocks import Standardizer
 from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.core.training import TrainConfig, run
@@ -28,7 +29,7 @@ from hyperclip_nb.hypernet.film import FiLM, modulate
 from hyperclip_nb.hypernet.hypernetworks import HNet, MNet
 from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, adapt, fit_meta
 
-layout, LATENT, QUESTION, TOLERANCE = WeightLayout(EMBED, 4), 4, 5, 2.0
+net, LATENT, QUESTION, TOLERANCE = AdapterNet(EMBED, 4), 4, 5, 2.0
 TRAIN = TrainConfig(steps=500, lr=0.05, schedule="linear")
 ALL = Episodes(support=1, query=79)  # multitask learning takes no support set: nearly all examples go into the loss
 
@@ -39,12 +40,12 @@ class Known(nn.Module):
     def __init__(self):
         super().__init__()
         normal = lambda *shape: torch.randn(shape, generator=seeded(0, "known", *shape))
-        self.layout, self.latent_size, self.w0 = layout, LATENT, normal(layout.size)
-        self.scale, self.shift = normal(2, LATENT, layout.hidden) / LATENT**0.5
+        self.net, self.latent_size, self.w0 = net, LATENT, normal(net.size)
+        self.scale, self.shift = normal(2, LATENT, net.hidden) / LATENT**0.5
         self.from_embedding = normal(QUESTION, LATENT) / QUESTION**0.5
 
     def forward(self, z: Tensor) -> Tensor:
-        return modulate(self.w0, 1 + z @ self.scale, z @ self.shift, layout)
+        return modulate(self.w0, 1 + z @ self.scale, z @ self.shift, net)
 
 
 known = Known()
@@ -76,12 +77,12 @@ class Family:
         bank = ToyBank(blank, seed=count)
         unlabelled, labels = TaskSet(blank, bank), {}
         for part in sizes:
-            probs = (batch_logits(known(self.z), unlabelled.batch(unlabelled.all_ids, part), layout) / 5).softmax(-1)
+            probs = (net.logits(known(self.z), unlabelled.batch(unlabelled.all_ids, part)) / 5).softmax(-1)
             labels[part] = torch.multinomial(probs.flatten(0, 1), 1, generator=draw).view(probs.shape[:2]).tolist()
         self.set = TaskSet(tasks(labels), bank)
 
     def accuracy(self, w: Tensor) -> float:
-        return 100 * set_accuracy(w, self.set, layout).mean().item()
+        return 100 * set_accuracy(w, self.set, net).mean().item()
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +102,7 @@ def best(unseen):
 
 @pytest.fixture(scope="module")
 def multitask(train):
-    model = MNet(layout)
+    model = MNet(net)
     run(fit_meta(model, train.set, replace(TRAIN, steps=200, lr=0.1), episodes=ALL))
     return model.z0.detach()
 
@@ -111,7 +112,7 @@ def shuffled(unseen: Family) -> Tensor:
 
 
 def test_one_network_for_all_stays_clearly_below(unseen, best, multitask):
-    clip, shared = unseen.accuracy(torch.zeros(1, layout.size)), unseen.accuracy(multitask[None])
+    clip, shared = unseen.accuracy(torch.zeros(1, net.size)), unseen.accuracy(multitask[None])
     assert best - shared > 8 and shared > clip
     assert best - unseen.accuracy(known(torch.zeros(1, LATENT))) > 8  # nor is the mean latent enough
 
@@ -120,7 +121,7 @@ def test_one_network_for_all_stays_clearly_below(unseen, best, multitask):
 def test_conditional_networks(network, train, unseen, best, multitask):
     """Algorithms 5 and 6. The truth is linear in the embedding, so a hypernetwork without hidden layers contains it.
     FiLM can express it before the ReLU, where the known generator scales and shifts; after the ReLU it can not."""
-    model = network(layout, QUESTION, hidden=(), start=multitask)
+    model = network(net, QUESTION, hidden=(), start=multitask)
     run(fit_meta(model, train.set, TRAIN, embeddings=train.e, episodes=ALL))
     assert unseen.accuracy(model(unseen.e)) > best - TOLERANCE
     assert unseen.accuracy(model(shuffled(unseen))) < best - 8
@@ -128,7 +129,7 @@ def test_conditional_networks(network, train, unseen, best, multitask):
 
 def test_conditional_hnet_maml(train, unseen, best, multitask):
     "Algorithm 7, with the loss at the start itself: good before and after the inner steps."
-    model, inner = HNet(layout, QUESTION, hidden=(), start=multitask), Adaptation(steps=2, lr=0.02)
+    model, inner = HNet(net, QUESTION, hidden=(), start=multitask), Adaptation(steps=2, lr=0.02)
     run(
         fit_meta(
             model,
@@ -174,7 +175,7 @@ def test_kernel_regression_on_the_true_latents(train, unseen, best):
 
 def test_mnet_maml_improves_after_adaptation(train, unseen, multitask):
     "Algorithm 3. An initialisation: three steps from it lead past the one network for all, and far past itself."
-    model, inner = MNet(layout), Adaptation(steps=3, lr=0.1)
+    model, inner = MNet(net), Adaptation(steps=3, lr=0.1)
     run(fit_meta(model, train.set, replace(TRAIN, steps=200, lr=0.03), adaptation=inner))
     adapted = adapt(model, model.z0, unseen.set.batch(unseen.set.all_ids, "support"), inner)
     assert unseen.accuracy(adapted) > unseen.accuracy(model.z0[None]) + 8

@@ -215,8 +215,7 @@ class Adapt:
             "question": sheet.question,
             "answers": list(sheet.answers),
             "prompts": list(sheet.prompts),
-            "embed": experiment.layout.embed,
-            "hidden": experiment.layout.hidden,
+            **experiment.net.spec(),
             "gamma": self.gamma,
         }
         # Another question, strength or seed must not overwrite this one's files, and 60 letters may be the same.

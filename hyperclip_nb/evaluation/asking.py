@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..basenet.adapter import WeightLayout, answer_ids, batch_logits
+from ..basenet.network import BaseNet, answer_ids
 from ..core.blocks import check_bounds, check_finite
 from ..core.files import RunError
 from ..core.runs import Run
@@ -254,11 +254,11 @@ def percent_right(answered: Sequence[int], truth: Sequence[int]) -> float:
 def answers_together(
     weights: Tensor,  # [K, P] networks of one task
     batch: TaskBatch,  # of that task
-    layout: WeightLayout,
+    net: BaseNet,
 ) -> list[int]:  # [N] answer ids
     "What several networks answer together (see `ensemble`)."
     repeated = batch.select(torch.zeros(len(weights), dtype=torch.long))
-    return answer_ids(ensemble(batch_logits(weights, repeated, layout))).tolist()
+    return answer_ids(ensemble(net.logits(weights, repeated))).tolist()
 
 
 @dataclass(frozen=True)
@@ -299,7 +299,7 @@ def ask(
     w = weights_for_question(x, task.question, seed, kind=kind, gamma=gamma, samples=samples, encoder=encoder)
     tasks = one_task(task, encoder, x.device, x.recipe.feature_scale)
     batch = tasks.batch(tasks.all_ids, "query")
-    before, after = (answers_together(networks, batch, x.layout) for networks in (x.zero_shot, w))
+    before, after = (answers_together(networks, batch, x.net) for networks in (x.zero_shot, w))
     images, labels = zip(*task.query)
     splits = {task.question: split for split, tasks in x.sets.items() for task in tasks.tasks}
     truth, seen = list(labels) if known else None, splits.get(task.question, "")

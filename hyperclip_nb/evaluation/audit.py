@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..basenet.adapter import adapter_logits
 from ..core.seeds import noise_like, seeded
 from ..dataset.batches import Part, TaskBatch, TaskSet
 from ..dataset.encoders import nearest_questions
@@ -156,19 +155,19 @@ def compare_answers(
     numbers: int = 12_000_000,  # weights in a chunk of training tasks
 ) -> dict[str, Answers]:
     "Compare each audited network with every training task's, all in one pass over these."
-    ids, layout = tasks.all_ids if ids is None else ids, generate.layout
+    ids, net = tasks.all_ids if ids is None else ids, generate.net
     batches = [tasks.batch(i[None], part) for i in ids]
 
     def predicted(w: Tensor, batch: TaskBatch) -> Tensor:  # [K, P] -> [K, N, C] probabilities
-        repeated = lambda x: x.expand(len(w), -1, -1)
-        return adapter_logits(w, repeated(batch.images), repeated(batch.answers), layout).softmax(-1)
+        repeated = TaskBatch(*(x.expand(len(w), *x.shape[1:]) for x in vars(batch).values()))  # nothing is copied
+        return net.logits(w, repeated).softmax(-1)
 
     wrong = lambda p, batch: p.argmax(-1) != batch.labels  # of one task, whose images are all real
     empty = lambda: train.new_empty(len(ids), len(train))
     found = {name: Answers(empty(), empty(), torch.empty(len(ids))) for name in audited}
     with torch.no_grad():
         p = {n: [predicted(of(i[None])[:, 0], b).mean(0) for i, b in zip(ids, batches)] for n, of in audited.items()}
-        for columns in torch.arange(len(train), device=train.device).split(max(1, numbers // layout.size)):
+        for columns in torch.arange(len(train), device=train.device).split(max(1, numbers // net.size)):
             others = generate(train[columns])
             for row, batch in enumerate(batches):
                 theirs = predicted(others, batch)

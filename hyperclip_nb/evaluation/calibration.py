@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..basenet.adapter import answer_ids
+from ..basenet.network import answer_ids
 from ..plots.style import FAINT, group_style, prepare
 
 # %% ../../nbs/7_evaluation/appendix/calibration.ipynb #dcf7972a

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..basenet.adapter import WeightLayout
+from ..basenet.adapter import AdapterNet
+from ..basenet.network import BaseNet
 from ..core.blocks import Standardizer, check_choice
 from ..core.runs import Run, run_dir
 from ..core.seeds import seeded
@@ -68,6 +69,7 @@ class Experiment:
         train: bool = True,  # False: a missing part is an error instead of work
         mixed: tuple[TaskSet, Any] | None = None,  # for networks that read no question (`sources.with_coco_tasks`)
         report: Callable[[str], None] = announce,  # receives a line for every part that is trained
+        net: BaseNet | None = None,  # the base network; None: the adapter, as wide as the recipe says
     ):
         self.recipe, self.run, self.device = recipe, run, torch.device(device)
         self.sets = {name: TaskSet(tasks, bank, device, scale=recipe.feature_scale) for name, tasks in splits.items()}
@@ -79,13 +81,16 @@ class Experiment:
         self.known = known_questions(self.sets["train"].tasks, recipe.conditional_fraction).to(self.device)
         if len(self.known) < self.own:
             self.sets["train"] = self._of([self.sets["train"].tasks[i] for i in self.known])
-        self.layout = WeightLayout(self.sets["train"].images.shape[1], recipe.hidden)
+        usual = AdapterNet(self.sets["train"].images.shape[1], recipe.hidden)
+        self.net: BaseNet = usual if net is None else net
         self.embeddings: dict[str, Questions] = {
             split: {name: tasks.embeddings(name) for name in bank.questions} for split, tasks in self.sets.items()
         }
         more: dict[str, Any] = {"mixed": [msgspec.to_builtins(mixed[0].tasks), mixed[1]]} if mixed else {}
         if mixed and mixed[0].bank.content != bank.content:
             more["mixed features"] = mixed[0].bank.content
+        if self.net.spec() != usual.spec():  # the adapter's sizes follow from features and recipe
+            more["net"] = self.net.spec()
         self.parts = Parts(run, recipe, content_fingerprint(splits, bank, **more), train, report)
         self.held: dict[tuple, Any] = {}  # what was made or loaded (see `once`)
 
@@ -104,19 +109,23 @@ class Experiment:
 
     @property
     def zero_shot(self) -> Tensor:  # [1, P]
-        "Zero weights: CLIP as it comes."
-        return torch.zeros(1, self.layout.size, device=self.device)
+        "The base network that changes nothing: CLIP as it comes. Raises `ValueError` where there is none."
+        if (neutral := self.net.neutral()) is None:
+            raise ValueError(
+                f"expected a base network with neutral weights for zero-shot, got {type(self.net).__name__}"
+            )
+        return neutral[None].to(self.device)
 
     @once
     def multitask(self, seed: int) -> MNet:
         "One weight vector for all tasks; the step is chosen on validation (paper, algorithm 2)."
-        training = trainings.multitask(self.layout, self.unconditional, self.sets["val"], self.recipe, seed)
+        training = trainings.multitask(self.net, self.unconditional, self.sets["val"], self.recipe, seed)
         return self.parts.trained("multitask", seed, training)
 
     @once
     def mnet_maml(self, seed: int) -> MNet:
         "An initialisation of the weights (paper, algorithm 3)."
-        training = trainings.mnet_maml(self.layout, self.unconditional, self.recipe, seed)
+        training = trainings.mnet_maml(self.net, self.unconditional, self.recipe, seed)
         return self.parts.trained("mnet_maml", seed, training)
 
     def _start(self, seed: int, start: str) -> Tensor | None:  # [P]
@@ -128,7 +137,7 @@ class Experiment:
     def hnet(self, seed: int) -> HNet:
         "The unconditional weight generator: HNet trained by MAML in its latent (paper, algorithm 4)."
         start = self._start(seed, self.recipe.start)
-        training = trainings.hnet(self.layout, self.unconditional, start, self.recipe, seed)
+        training = trainings.hnet(self.net, self.unconditional, start, self.recipe, seed)
         return self.parts.trained("hnet", seed, training)
 
     def before_fine_tuning(self, seed: int) -> MNet:
@@ -152,7 +161,7 @@ class Experiment:
     def hvae(self, seed: int) -> HVAE:
         "The other generator: the decoder of a variational autoencoder of fine-tuned weights (paper, algorithm 8)."
         tasks, finetuned = self.to_fine_tune(), lambda: self.fine_tuned(seed)
-        training = trainings.hvae(self.layout, tasks, self.own, finetuned, self.recipe, seed)
+        training = trainings.hvae(self.net, tasks, self.own, finetuned, self.recipe, seed)
         return self.parts.trained("hvae", seed, training)
 
     def generator(self, kind: Generator, seed: int) -> HNet | HVAE:
@@ -265,7 +274,7 @@ class Experiment:
         val = self.sets["val"], self.condition(condition, seed, self.embeddings["val"])
         begin = self.recipe.film_start if kind == "cond_multitask_film" else self.recipe.start
         start = self._start(seed, begin)
-        training = trainings.conditional(kind, self.layout, train, val, start, self.recipe, seed)
+        training = trainings.conditional(kind, self.net, train, val, start, self.recipe, seed)
         return self.parts.trained(kind, seed, training, condition)
 
     @once
@@ -362,7 +371,7 @@ class Experiment:
     def scores(self, weights: Any, split: str = "test") -> Tensor:  # [T] percent
         "Percent of each task's query images that are answered rightly; `weights` as for `set_accuracy`."
         check_choice("split", split, [*self.sets])
-        return task_scores(weights, self.sets[split], self.layout)
+        return task_scores(weights, self.sets[split], self.net)
 
 # %% ../../nbs/7_evaluation/04_experiment.ipynb #5a09e193
 def scenes_experiment(

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..basenet.adapter import batch_logits, logits_accuracy
+from ..basenet.network import logits_accuracy
 from ..core.seeds import seeded
 from ..dataset.batches import TaskBatch, TaskSet
 from ..diffusion.hyperldm import HyperLDM
@@ -94,8 +94,8 @@ def mixture_logits(
 ) -> Tensor:  # [T, N, C]
     "What the networks of these latents answer; for a mixture, the logarithm of their mean probabilities."
     if isinstance(found, Tensor):
-        return batch_logits(generate(found), batch, generate.layout)
-    each = torch.stack([batch_logits(generate(z), batch, generate.layout).log_softmax(-1) for z in found.latents])
+        return generate.net.logits(generate(found), batch)
+    each = torch.stack([generate.net.logits(generate(z), batch).log_softmax(-1) for z in found.latents])
     return (each + found.log_shares.log_softmax(0)[..., None, None]).logsumexp(0)
 
 
@@ -150,7 +150,7 @@ def few_shot_table(
     def score(n: Shots) -> Tensor:
         if n != 0:
             return score_learner(learner, generate, tasks, n, steps, **draws)
-        return task_scores(lambda ids: generate(start[ids]), tasks, generate.layout).expand(len(steps), -1)
+        return task_scores(lambda ids: generate(start[ids]), tasks, generate.net).expand(len(steps), -1)
 
     return {n: score(n) for n in shots}
 

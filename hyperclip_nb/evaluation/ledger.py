@@ -225,7 +225,7 @@ _SETTINGS = (
         published="random",
         settings={"start": "identity", "film_start": "identity"},
         effect="near the identity a network begins as zero-shot CLIP "
-        "([base network](../../2_basenet/01_adapter.ipynb)); near multitask's weights latents only say how a task "
+        "([base network](../../2_basenet/02_adapter.ipynb)); near multitask's weights latents only say how a task "
         "differs. Not isolated",
     ),
     Line(
@@ -392,7 +392,7 @@ _EVERYWHERE = (
         what="random adapter weights",
         published="unit variance: training does not start at zero-shot CLIP",
         here="the same parametrisation, the output layer starts small",
-        effect="tested ([base network](../../2_basenet/01_adapter.ipynb))",
+        effect="tested ([base network](../../2_basenet/02_adapter.ipynb))",
     ),
     Line(
         what="controls",

@@ -149,7 +149,7 @@ def idea_figure(
     steps = x.sample_path(kind, seed, encode_question(x, sheet.question), gamma=gamma, generator=noise)
     path = trajectory(steps)[:, 0]
     with torch.no_grad():
-        made = x.layout.split(x.generator(kind, seed)(path[-1]))
+        made = x.net.split(x.generator(kind, seed)(path[-1]))
     background, walk = project_pca(x.latents(kind, seed).mean(0).cpu(), path.cpu())
     fig = plt.figure(figsize=(11, 2.9), facecolor=PAPER, layout="constrained")
     panels: Any = fig.subfigures(1, 4, width_ratios=(0.9, 1.2, 0.8, 1.5))
@@ -161,10 +161,9 @@ def idea_figure(
     text.text(0.5, 0.22, "embedding $e$   →", ha="center", color=INK, fontsize=10)
     ax = trajectory_plot(walk, background, [" "], title="guided diffusion: noise → latent $z$", ax=map_.subplots())
     ax.legend().remove()
-    weights.suptitle(f"→ {x.layout.size:,} weights", fontsize=11, color=INK)
-    for ax, (name, matrix) in zip(
-        weights.subplots(2, 1), {"$W_1$": made["W1"][0], "$W_2^\\top$": made["W2"][0].T}.items()
-    ):
+    weights.suptitle(f"→ {x.net.size:,} weights", fontsize=11, color=INK)
+    matrices = {"$W_1$": made["W1"][0], "$W_2^\\top$": made["W2"][0].T} if {"W1", "W2"} <= made.keys() else {}
+    for ax, (name, matrix) in zip(weights.subplots(2, 1) if matrices else (), matrices.items()):
         bound = matrix.abs().quantile(0.99).item()
         ax.imshow(matrix.cpu(), cmap="PuOr", vmin=-bound, vmax=bound, aspect="auto", interpolation="nearest")
         ax.set(xticks=[], yticks=[])

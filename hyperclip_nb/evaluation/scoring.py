@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..basenet.adapter import batch_logits
 from ..core.seeds import seeded
 from ..dataset.batches import Part
 from .calibration import Predictions, Probabilities, Scored, fit_temperature, judge
@@ -50,11 +49,11 @@ def predictions(
     x, tasks, questions = experiment, experiment.sets[split], questions or experiment.embeddings[split]
     generator = seeded(seed, "sample", split)
     for bucket in tasks.buckets(tasks.all_ids, part):
-        for ids in bucket.split(max(1, limit // x.layout.size // 10)):
+        for ids in bucket.split(max(1, limit // x.net.size // 10)):
             batch = tasks.batch(ids, part)
             with torch.no_grad():
                 networks = method.weights(pick(questions, ids), generator)
-                logits = torch.stack([batch_logits(w, batch, x.layout) for w in networks])
+                logits = torch.stack([x.net.logits(w, batch) for w in networks])
                 yield Predictions(ensemble(logits), batch.labels, batch.mask, ids)
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..basenet.adapter import WeightLayout, check_logits, set_accuracy
+from ..basenet.network import BaseNet, check_logits, set_accuracy
 from ..dataset.batches import TaskSet
 
 # %% ../../nbs/7_evaluation/01_statistics.ipynb #d9eb973f
@@ -35,10 +35,10 @@ def percent(
 def task_scores(
     weights: Tensor | Callable[[Tensor], Tensor],  # [T, P], [1, P] shared, or ids [T'] -> [T', P]
     tasks: TaskSet,
-    layout: WeightLayout,
+    net: BaseNet,
 ) -> Tensor:  # [T] in percent, float64
     "Percent of each task's query images that networks answer rightly."
-    return 100 * set_accuracy(weights, tasks, layout).double().cpu()
+    return 100 * set_accuracy(weights, tasks, net).double().cpu()
 
 # %% ../../nbs/7_evaluation/01_statistics.ipynb #3423be76
 def task_averaged(

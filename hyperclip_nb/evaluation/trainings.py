@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ..basenet.adapter import WeightLayout, set_accuracy
+from ..basenet.network import BaseNet, set_accuracy
 from ..core.blocks import Standardizer
 from ..core.seeds import seeded, step_seed
 from ..core.training import Steps, TrainConfig, keep_best
@@ -44,26 +44,26 @@ def best_on_validation(
     model: nn.Module,
     weights: Callable[[], Tensor],  # -> [T or 1, P] for the validation tasks
     val: TaskSet,
-    layout: WeightLayout,
+    net: BaseNet,
 ) -> keep_best:
     "Keep the step at which the validation tasks do best."
 
     def score() -> float:
         model.eval()
         with torch.no_grad():
-            value = set_accuracy(weights(), val, layout).mean().item()
+            value = set_accuracy(weights(), val, net).mean().item()
         model.train()
         return value
 
     return keep_best(steps, model, score)
 
 
-def multitask(layout: WeightLayout, drawn: Drawn, val: TaskSet, r: Recipe, seed: int) -> Training:
+def multitask(net: BaseNet, drawn: Drawn, val: TaskSet, r: Recipe, seed: int) -> Training:
     "One weight vector for all tasks; the step is chosen on validation (paper, algorithm 2)."
     tasks, episodes = drawn
-    model = MNet(layout, seeded(seed, "multitask")).to(tasks.device)
+    model = MNet(net, seeded(seed, "multitask")).to(tasks.device)
     steps = lambda: fit_meta(model, tasks, replace(r.multitask, seed=seed), episodes=episodes)
-    return Training(model, lambda: best_on_validation(steps(), model, lambda: model.z0[None], val, layout))
+    return Training(model, lambda: best_on_validation(steps(), model, lambda: model.z0[None], val, net))
 
 
 def unconditional_maml(model: MNet | HNet, drawn: Drawn, train: TrainConfig, r: Recipe, seed: int) -> Steps:
@@ -72,10 +72,10 @@ def unconditional_maml(model: MNet | HNet, drawn: Drawn, train: TrainConfig, r: 
     return fit_meta(model, tasks, train, adaptation=r.inner, order=r.order, anchor=r.anchor, episodes=episodes)
 
 
-def mnet_maml(layout: WeightLayout, drawn: Drawn, r: Recipe, seed: int) -> Training:
+def mnet_maml(net: BaseNet, drawn: Drawn, r: Recipe, seed: int) -> Training:
     "An initialisation of the weights (paper, algorithm 3)."
     tasks, _ = drawn
-    model = MNet(layout, seeded(seed, "mnet")).to(tasks.device)
+    model = MNet(net, seeded(seed, "mnet")).to(tasks.device)
     return Training(model, lambda: unconditional_maml(model, drawn, r.mnet, r, seed))
 
 # %% ../../nbs/7_evaluation/appendix/trainings.ipynb #a747edbe
@@ -93,25 +93,25 @@ def fine_tuned(start: MNet, tasks: TaskSet, r: Recipe, seed: int) -> Finetuned:
     return Finetuned(start.z0, finetune(start, tasks, r.finetuned, seen, seed=step_seed(seed, "hvae")), seen)
 
 
-def hnet(layout: WeightLayout, drawn: Drawn, start: Tensor | None, r: Recipe, seed: int) -> Training:
+def hnet(net: BaseNet, drawn: Drawn, start: Tensor | None, r: Recipe, seed: int) -> Training:
     "The unconditional weight generator, trained by MAML in its latent (paper, algorithm 4)."
     tasks, _ = drawn
     size, widths, generator = r.latent_size, r.hnet_hidden, seeded(seed, "hnet")
-    model = HNet(layout, size, widths, output_gain=r.hnet_gain, start=start, generator=generator).to(tasks.device)
+    model = HNet(net, size, widths, output_gain=r.hnet_gain, start=start, generator=generator).to(tasks.device)
     return Training(model, lambda: unconditional_maml(model, drawn, r.hnet, r, seed))
 
 
 def components(
     wanted: int | None,
     adaptations: int,  # views times tasks
-    layout: WeightLayout,
+    net: BaseNet,
 ) -> int | None:
     "No more principal components than a small data set can tell: half as many as it has adaptations."
-    return None if wanted is None else min(wanted, adaptations // 2, layout.size)
+    return None if wanted is None else min(wanted, adaptations // 2, net.size)
 
 
 def hvae(
-    layout: WeightLayout,
+    net: BaseNet,
     tasks: TaskSet,  # those that were fine-tuned
     own: int,  # how many of them are training tasks: an epoch is as long as without the others
     finetuned: Callable[[], Finetuned],  # called where there is something to train
@@ -120,13 +120,13 @@ def hvae(
 ) -> Training:
     "The decoder of a variational autoencoder of fine-tuned weights (paper, algorithm 8)."
     adaptations = (r.hvae_views or r.views) * len(tasks)
-    config = replace(r.hvae, components=components(r.hvae.components, adaptations, layout))
+    config = replace(r.hvae, components=components(r.hvae.components, adaptations, net))
     train = replace(r.hvae_training, seed=seed).for_items(own, r.hvae_loss.batch)
-    model = HVAE(layout, config, seed).to(tasks.device)
+    model = HVAE(net, config, seed).to(tasks.device)
 
     def steps() -> Steps:
         start, weights, seen = finetuned()
-        model.load_state_dict(HVAE.make(layout, weights, start, config, seed).state_dict())
+        model.load_state_dict(HVAE.make(net, weights, start, config, seed).state_dict())
         return train_hvae(model, weights, tasks, seen, train, r.hvae_loss)
 
     return Training(model, steps, lambda: hvae_report(model, finetuned().weights, loss=r.hvae_loss))
@@ -162,7 +162,7 @@ ConditionalKind = Literal["cond_multitask", "cond_multitask_film", "cond_hnet_ma
 
 def conditional(
     kind: ConditionalKind,
-    layout: WeightLayout,
+    net: BaseNet,
     train: tuple[TaskSet, Tensor],  # tasks, and their conditions [T, D]
     val: tuple[TaskSet, Tensor],
     start: Tensor | None,  # [P] weights to start near; None: near the identity
@@ -176,9 +176,9 @@ def conditional(
     dropout = 0.0 if maml else r.conditional_dropout
     model: HNet | FiLM
     if kind == "cond_multitask_film":
-        model = FiLM(layout, size, r.conditional_hidden, dropout=dropout, start=start, generator=generator)
+        model = FiLM(net, size, r.conditional_hidden, dropout=dropout, start=start, generator=generator)
     else:
-        model = HNet(layout, size, r.conditional_hidden, dropout, output_gain=0.1, start=start, generator=generator)
+        model = HNet(net, size, r.conditional_hidden, dropout, output_gain=0.1, start=start, generator=generator)
     model.to(tasks.device)
     steps = lambda: fit_meta(
         model,
@@ -191,7 +191,7 @@ def conditional(
         embedding_noise=r.conditional_noise,
         episodes=r.episodes,
     )
-    return Training(model, lambda: best_on_validation(steps(), model, lambda: model(val[1]), val[0], layout))
+    return Training(model, lambda: best_on_validation(steps(), model, lambda: model(val[1]), val[0], net))
 
 # %% ../../nbs/7_evaluation/appendix/trainings.ipynb #f2a83a10
 def question_regression(
@@ -238,12 +238,12 @@ def hyperclip(
     seed: int,
 ) -> Training:
     "The CLIP of weights and questions (paper, algorithms 9 and 10)."
-    layout, (latents, std) = generator.layout, stored
-    config = replace(r.hyperclip, components=components(r.hyperclip.components, r.views * len(tasks), layout))
-    few = max(1, 200_000_000 // (len(tasks) * layout.size))  # views whose weights are held in memory
+    net, (latents, std) = generator.net, stored
+    config = replace(r.hyperclip, components=components(r.hyperclip.components, r.views * len(tasks), net))
+    few = max(1, 200_000_000 // (len(tasks) * net.size))  # views whose weights are held in memory
     with torch.no_grad():
         sample = generator(latents[:few].flatten(0, 1)) if config.components else None
-    model = HyperCLIP.make(layout, sample, conditions.shape[1], config, seed).to(latents.device)
+    model = HyperCLIP.make(net, sample, conditions.shape[1], config, seed).to(latents.device)
     train, contrast = replace(r.hyperclip_training, seed=seed), r.contrast
     if r.posterior and isinstance(generator, HVAE):  # its posteriors are drawn from at every step, as for HyperLDM
         contrast = replace(contrast, latent_noise=r.posterior)

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..basenet.adapter import WeightLayout
+from ..basenet.network import BaseNet
 from ..core.energy import trajectory
 from ..core.files import RunError, save_tensors
 from ..core.runs import Run, check_file
@@ -156,7 +156,7 @@ class Explorer:
         more = self.with_examples(c, asked, walk[-1])
         query, weights = asked.tasks.batch(asked.ids, "query"), self.networks(c, asked, more[-1])
         with torch.no_grad():
-            answers = {name: answers_together(w, query, self.experiment.layout) for name, w in weights.items()}
+            answers = {name: answers_together(w, query, self.experiment.net) for name, w in weights.items()}
         accuracy = {}
         if (truth := asked.truth) is not None:
             shots = int(asked.tasks.shots(asked.ids, c.shots, seeded(c.seed, "shots", 0)).mask.sum()) if c.shots else 0
@@ -221,15 +221,14 @@ def train_parts(
 # %% ../../nbs/8_explorer/01_explore.ipynb #2c80a6f9
 def adapter_file(
     shown: Shown,
-    layout: WeightLayout,  # of the weights
+    net: BaseNet,  # the base network
 ) -> tuple[str, bytes]:  # a name for it, and its content: read it with `load_tensors`, or any reader of safetensors
     "The generated networks as a safetensors file."
     about = {
         "question": shown.asked.question,
         "answers": list(shown.asked.answers),
         "prompts": list(shown.asked.task.prompts),
-        "embed": layout.embed,
-        "hidden": layout.hidden,
+        **net.spec(),
         **shown.choice.settings(),
     }
     with tempfile.TemporaryDirectory() as folder:

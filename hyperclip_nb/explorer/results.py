@@ -14,7 +14,7 @@ with extra("app"):
 # %% ../../nbs/8_explorer/appendix/results.ipynb #815b3454
 from html import escape
 
-from ..basenet.adapter import WeightLayout
+from ..basenet.network import BaseNet
 from ..dataset.questions import draw_images
 from ..dataset.tasks import Task
 from .drawing import Frame, legend, map_layer, path_layer
@@ -64,10 +64,10 @@ def neighbours_panel(
 
 def adapter_panel(
     shown: Shown,
-    layout: WeightLayout,  # of the weights
+    net: BaseNet,  # the base network
 ) -> str:  # HTML
     "A button that saves the networks, and what is in the file."
-    (file, content), (count, size) = adapter_file(shown, layout), shown.weights.shape
+    (file, content), (count, size) = adapter_file(shown, net), shown.weights.shape
     return (
         f"{download_link(content, file, 'Download adapter')}<small>{count} network{'s' * (count > 1)} of {size:,} "
         f"weights as safetensors, {len(content) / 1000:.0f} kB</small>"

@@ -112,7 +112,7 @@ class ExplorerBox(W.VBox):
         for place in (self.results, self.link):
             place.remove_class("hn-stale")
         self.results.draw(shown, explorer)
-        self.link.value = adapter_panel(shown, explorer.experiment.layout)
+        self.link.value = adapter_panel(shown, explorer.experiment.net)
         self.note.value = remarks_panel(shown, milliseconds)
 
     def _fail(self, error: Exception) -> None:

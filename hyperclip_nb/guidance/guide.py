@@ -28,7 +28,7 @@ def latent_encoder(
         read, rest = linear_readout(generate, model.project.T, -model.mean @ model.project), model.encoder
     else:  # the encoder's first layer takes the place of the components
         first, rest = model.first, model.encoder[1:]
-        read = linear_readout(generate, first.weight.detach() * model.layout.size**-0.5, first.bias.detach())
+        read = linear_readout(generate, first.weight.detach() * model.net.size**-0.5, first.bias.detach())
     return lambda z: F.normalize(rest(read(z)), dim=-1)
 
 # %% ../../nbs/4_guidance/02_guide.ipynb #871260c4

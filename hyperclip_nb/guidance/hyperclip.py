@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..basenet.adapter import WeightLayout
 from ..basenet.fast.layers import large_linear
+from ..basenet.network import BaseNet, check_net
 from ..core.blocks import Standardizer, check_pairs, perceptron, principal_directions
 from ..core.seeds import seeded
 from ..core.training import EMA, Steps, TrainConfig, fit, track_ema
@@ -73,44 +73,45 @@ class HyperCLIP(nn.Module):
 
     def __init__(
         self,
-        layout: WeightLayout,  # of the base network
+        net: BaseNet,  # the base network
         embed_size: int,  # E, of the questions' embeddings
         config: HyperCLIPConfig = HyperCLIPConfig(),
         seed: int = 0,  # of the initial parameters
     ):
         super().__init__()
-        self.layout, self.embed_size, self.config = layout, embed_size, config
+        check_net(net)
+        self.net, self.embed_size, self.config = net, embed_size, config
         size = config.size or embed_size
         if config.components:
-            self.register_buffer("mean", torch.zeros(layout.size))
-            self.register_buffer("project", torch.zeros(layout.size, config.components))
+            self.register_buffer("mean", torch.zeros(net.size))
+            self.register_buffer("project", torch.zeros(net.size, config.components))
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            sizes = (config.components or layout.size, *config.hidden, size)
+            sizes = (config.components or net.size, *config.hidden, size)
             self.encoder = perceptron(sizes, dropout=config.dropout)
             head = (embed_size, *config.text_hidden, size)
             self.text_head = perceptron(head, dropout=config.dropout) if config.size else nn.Identity()
         if not config.components:
             with torch.no_grad():
-                self.first.weight.mul_(layout.size**0.5)  # the other half is in `encode_read`
+                self.first.weight.mul_(net.size**0.5)  # the other half is in `encode_read`
         share = min(1 / 0.07, config.max_scale / 2) / config.max_scale  # CLIP starts at 1/0.07
         self.free_scale = nn.Parameter(torch.tensor(math.log(share / (1 - share))))
 
     @classmethod
     def make(
         cls,
-        layout: WeightLayout,  # of the base network
+        net: BaseNet,  # the base network
         weights: Tensor | None,  # [..., P] generated for training tasks: a sample for `components`, else None
         embed_size: int,  # E
         config: HyperCLIPConfig = HyperCLIPConfig(),
         seed: int = 0,  # of the initial parameters
     ) -> "HyperCLIP":
         "An untrained one with the components of a sample. Raises `ValueError` for a sample of too few directions."
-        model = cls(layout, embed_size, config, seed)
+        model = cls(net, embed_size, config, seed)
         if config.components:
-            if weights is None or weights.shape[-1] != layout.size:
+            if weights is None or weights.shape[-1] != net.size:
                 raise ValueError(
-                    f"weights: expected a sample [..., {layout.size}] for {config.components} components, "
+                    f"weights: expected a sample [..., {net.size}] for {config.components} components, "
                     f"got {weights if weights is None else list(weights.shape)}"
                 )
             scaler = Standardizer(weights.detach(), "global")
@@ -139,8 +140,8 @@ class HyperCLIP(nn.Module):
         w: Tensor,  # [..., P] weights
     ) -> Tensor:  # [..., k] whitened components, or the weights themselves
         "The input of the weight encoder."
-        if w.shape[-1] != self.layout.size:
-            raise ValueError(f"expected weights [..., {self.layout.size}], got {list(w.shape)}")
+        if w.shape[-1] != self.net.size:
+            raise ValueError(f"expected weights [..., {self.net.size}], got {list(w.shape)}")
         return (w - self.mean) @ self.project if self.config.components else w
 
     def encode_read(
@@ -151,7 +152,7 @@ class HyperCLIP(nn.Module):
         if self.config.components:
             return F.normalize(self.encoder(x), dim=-1)
         # the results are divided, not the inputs, of which there are many more
-        hidden = large_linear(x, self.first.weight) * self.layout.size**-0.5 + self.first.bias
+        hidden = large_linear(x, self.first.weight) * self.net.size**-0.5 + self.first.bias
         return F.normalize(self.encoder[1:](hidden), dim=-1)
 
     def encode_weights(
@@ -238,8 +239,8 @@ def train_hyperclip(
     if std.shape != latents.shape[3 - std.ndim :] or not std.isfinite().all():
         wanted = f"finite numbers [V, T, Z] = {list(latents.shape)}, or [T, Z] or [Z]"
         raise ValueError(f"std: expected {wanted}, got {list(std.shape)}")
-    if generate.layout != model.layout:
-        raise ValueError(f"expected a generator of weights for {model.layout}, got one for {generate.layout}")
+    if generate.net.spec() != model.net.spec():
+        raise ValueError(f"expected a generator of weights for {model.net.spec()}, got one for {generate.net.spec()}")
     std = std.expand_as(latents)
     student = copy.deepcopy(model) if config.ema_decay else model
     student.requires_grad_(True)

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from ..basenet.adapter import batch_logits, task_loss
+from ..basenet.network import task_loss
 from ..core.blocks import check_choice
 from ..dataset.batches import Part, TaskBatch, TaskSet
 from .hypernetworks import WeightGenerator
@@ -25,7 +25,7 @@ def loss_hessian(
     "Second derivatives of each task's loss: Z passes for all tasks together."
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(task_loss(generate(z), batch, generate.layout).sum(), z, create_graph=True)
+        (slope,) = torch.autograd.grad(task_loss(generate(z), batch, generate.net).sum(), z, create_graph=True)
         rows = [torch.autograd.grad(column.sum(), z, retain_graph=True)[0] for column in slope.unbind(1)]
     hessian = torch.stack(rows, 1)
     return (hessian + hessian.mT) / 2
@@ -40,7 +40,7 @@ def loss_gauss_newton(
     mask = batch.mask.to(z)
     with torch.enable_grad():
         z = z.detach().requires_grad_()
-        logits = batch_logits(generate(z), batch, generate.layout)
+        logits = generate.net.logits(generate(z), batch)
         each = mask.to(logits) / mask.sum(1, keepdim=True).clamp(min=1)
         share = logits.detach().softmax(-1) * each[..., None]  # [T, N, C]
         # The gradient of Σ v·logits is linear in v. Its derivative with respect to v is how the logits change along z.

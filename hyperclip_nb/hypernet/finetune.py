@@ -48,7 +48,7 @@ def examples_under(
     keys = torch.rand(keep.shape, generator=generator, device=generator.device).to(keep.device).masked_fill(~keep, 2.0)
     order = keys.argsort(1)[:, : int(count.max())]
     mask = torch.arange(order.shape[1], device=keep.device) < count[:, None]
-    images = batch.images.gather(1, order[..., None].expand(-1, -1, batch.images.shape[2]))
+    images = batch.images[torch.arange(len(order), device=order.device)[:, None], order]
     return replace(batch, images=images, labels=batch.labels.gather(1, order) * mask, mask=mask)
 
 # %% ../../nbs/3_hypernet/04_finetune.ipynb #3e9cc676
@@ -65,7 +65,7 @@ def finetune(
 ) -> Tensor:  # [V, T, P] fine-tuned weights
     "w = A(D, w0) for every view of every task (first line of algorithm 8). Raises `ValueError` for other shapes."
     check_views(tasks, seen)
-    shape = (len(seen), len(tasks), model.layout.size)
+    shape = (len(seen), len(tasks), model.net.size)
     weights = torch.empty(shape, device=tasks.device) if out is None else out
     if weights.shape != shape:
         raise ValueError(f"out: expected {list(shape)}, got {list(weights.shape)}")

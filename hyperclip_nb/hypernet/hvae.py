@@ -16,9 +16,9 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from ..basenet.adapter import WeightLayout
-from ..basenet.fast.kernels import GeneratedLoss, adapter_loss
+from ..basenet.fast.kernels import GeneratedLoss, first_order_loss
 from ..basenet.fast.layers import WideLinear, large_linear, product, squared_distance
+from ..basenet.network import BaseNet, check_net
 from hyperclip_nb.core.blocks import (
     Activation,
     Scale,
@@ -76,23 +76,24 @@ class HVAE(nn.Module):
 
     def __init__(
         self,
-        layout: WeightLayout,  # the base network
+        net: BaseNet,  # the base network
         config: HVAEConfig = HVAEConfig(),
         seed: int = 0,  # of the initial parameters
     ):  # scale, directions and w0 come from `make`, or from a state dict
         super().__init__()
-        self.layout, self.config, self.latent_size = layout, config, config.latent_size
+        check_net(net)
+        self.net, self.config, self.latent_size = net, config, config.latent_size
         generator, k = seeded(seed, "hvae"), config.components
-        self.scaler = Standardizer(torch.zeros(1, layout.size), config.scale)
-        self.register_buffer("w0", torch.zeros(layout.size))
-        self.register_buffer("project", None if k is None else torch.zeros(layout.size, k))
+        self.scaler = Standardizer(torch.zeros(1, net.size), config.scale)
+        self.register_buffer("w0", torch.zeros(net.size))
+        self.register_buffer("project", None if k is None else torch.zeros(net.size, k))
         self.register_buffer("unit", torch.ones(()) if config.decodes == "components" else None)
-        read, kind = k or layout.size, config.activation
+        read, kind = k or net.size, config.activation
         self.encoder = perceptron((read, *config.hidden, 2 * config.latent_size), kind, generator=generator)
         with torch.no_grad():
             self.first.weight.mul_(read**0.5)  # the other half is in `posterior`
         widths = config.hidden[::-1] if config.decoder_hidden is None else config.decoder_hidden
-        made = layout.size if self.unit is None else cast(int, k)
+        made = net.size if self.unit is None else cast(int, k)
         self.decoder = perceptron((config.latent_size, *widths, made), kind, generator=generator)
         self.rectified, last = kind == "relu" and len(widths) > 0, cast(nn.Linear, self.decoder[-1])
         with torch.no_grad():
@@ -124,7 +125,7 @@ class HVAE(nn.Module):
     @classmethod
     def make(
         cls,
-        layout: WeightLayout,  # the base network
+        net: BaseNet,  # the base network
         weights: Tensor,  # [V, T, P] fine-tuned weights of the training tasks; may be memory-mapped
         w0: Tensor,  # [P] where fine-tuning began
         config: HVAEConfig = HVAEConfig(),
@@ -132,9 +133,9 @@ class HVAE(nn.Module):
     ) -> "HVAE":  # untrained
         "An HVAE whose mean, scale and principal components are those of the weights."
         for name, w in ("weights", weights), ("w0", w0):
-            if w.shape[-1] != layout.size:
-                raise ValueError(f"{name}: expected [..., {layout.size}] for {layout}, got {list(w.shape)}")
-        model = cls(layout, config, seed).to(w0.device)
+            if w.shape[-1] != net.size:
+                raise ValueError(f"{name}: expected [..., {net.size}] for {net}, got {list(w.shape)}")
+        model = cls(net, config, seed).to(w0.device)
         model.scaler = Standardizer(weights, config.scale).to(w0.device)
         model.w0.copy_(w0.detach())
         if config.components is not None:
@@ -157,8 +158,8 @@ class HVAE(nn.Module):
         w: Tensor,  # [..., P] weights
     ) -> Tensor:  # [..., P] standardised; [..., k + 1] components and the squared length of the rest, if those decode
         "All that encoder and loss need to know of weights."
-        if w.shape[-1] != self.layout.size:
-            raise ValueError(f"expected weights [..., {self.layout.size}], got {list(w.shape)}")
+        if w.shape[-1] != self.net.size:
+            raise ValueError(f"expected weights [..., {self.net.size}], got {list(w.shape)}")
         u = self.scaler.encode(w)
         if self.unit is None:
             return u
@@ -230,10 +231,10 @@ class HVAE(nn.Module):
         batch: TaskBatch | Ragged,  # the tasks and their examples
         trains: bool = False,  # the last layer gets a gradient, too
     ) -> Energy:  # latents [T, Z] that are near each other -> [T] nats; can be differentiated once
-        "L(D, dec(z)), as `task_loss(self(z), batch, layout)`, with the last layer and its gradient in their fast form."
+        "L(D, dec(z)), as `task_loss(self(z), batch, net)`, with the last layer and its gradient in their fast form."
         if self.unit is not None and trains:  # the gradient of the small matrix goes through the directions
-            return lambda z: adapter_loss(self(z), batch, self.layout)
-        loss = GeneratedLoss(self.head, batch, self.layout, trains, self.scaler)
+            return lambda z: first_order_loss(self(z), batch, self.net)
+        loss = GeneratedLoss(self.head, batch, self.net, trains, self.scaler)
         return lambda z: loss(self.decoder[:-1](z))
 
 # %% ../../nbs/3_hypernet/05_hvae.ipynb #b2c8d00e
@@ -295,14 +296,14 @@ def hvae_loss(
 def _loss(model: HVAE, x: Tensor, held_out: TaskBatch | None, config: HVAELoss, generator: torch.Generator) -> Tensor:
     mean, log_var = model.posterior(x)  # q(z | w)
     z = sample_posterior(mean, (log_var / 2).exp(), generator)
-    (in_weights, in_task), root = config.factors, model.layout.size**0.5
+    (in_weights, in_task), root = config.factors, model.net.size**0.5
     total = config.beta * kl_to_prior(mean, log_var) / (root if config.loss == "weights" else 1)
     if in_weights:
         total = total + in_weights / root * model.squared_error(z, x)  # ‖ŵ − w‖²/s² with ŵ = model(z)
     if in_task:
         if held_out is None:
             raise ValueError("held_out: expected examples for the task's loss, got None")
-        total = total + in_task * adapter_loss(model(z), held_out, model.layout)  # L(D, ŵ)
+        total = total + in_task * first_order_loss(model(z), held_out, model.net)  # L(D, ŵ)
     return total.mean()
 
 # %% ../../nbs/3_hypernet/05_hvae.ipynb #234a53df
@@ -320,7 +321,7 @@ def train_hvae(
     config: HVAELoss = HVAELoss(),
 ) -> fit:  # an iterator over updates; nothing is trained until it is used up
     "Train encoder and decoder on fine-tuned networks (algorithm 8). Raises `ValueError` for what does not fit."
-    shape, size, uses_tasks = list(weights.shape), model.layout.size, config.factors[1] > 0
+    shape, size, uses_tasks = list(weights.shape), model.net.size, config.factors[1] > 0
     if len(shape) != 3 or shape[2] != size:
         raise ValueError(f"weights: expected [V, T, {size}], got {shape}")
     if tasks is not None and seen is not None:

@@ -12,9 +12,9 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from ..basenet.adapter import WeightLayout, initial_weights
 from ..basenet.fast.kernels import GeneratedLoss
 from ..basenet.fast.layers import WideLinear
+from ..basenet.network import BaseNet, check_net
 from ..core.blocks import hidden_layers
 from ..core.energy import Energy
 from ..dataset.batches import Ragged, TaskBatch
@@ -25,7 +25,7 @@ class WeightGenerator(Protocol):
     "Anything that turns latents into weights. (It may also offer `fast_energy`, as `HNet` does.)"
 
     latent_size: int  # Z
-    layout: WeightLayout  # where each matrix lies in the weights
+    net: BaseNet  # the base network whose weights these are
 
     def __call__(
         self,
@@ -50,7 +50,7 @@ class HNet(nn.Module):
 
     def __init__(
         self,
-        layout: WeightLayout,  # the base network
+        net: BaseNet,  # the base network
         latent_size: int = 128,  # Z (or the size of the embedding, for a conditional hypernetwork)
         hidden: Sequence[int] = (128, 128, 128),  # widths of the hidden layers
         dropout: float = 0.0,  # after every hidden layer
@@ -59,12 +59,13 @@ class HNet(nn.Module):
         generator: torch.Generator | None = None,  # draws the initial parameters; default: seed 0
     ):
         super().__init__()
+        check_net(net)
         generator = generator or torch.Generator().manual_seed(0)
-        self.layout, self.latent_size = layout, latent_size
+        self.net, self.latent_size = net, latent_size
         sizes = (latent_size, *hidden)
         self.body = hidden_layers(sizes, dropout=dropout, generator=generator, gain=2.0)
-        weight = torch.empty(layout.size, sizes[-1]).normal_(std=output_gain * sizes[-1] ** -0.5, generator=generator)
-        bias = initial_weights(layout, generator) if start is None else start
+        weight = torch.empty(net.size, sizes[-1]).normal_(std=output_gain * sizes[-1] ** -0.5, generator=generator)
+        bias = net.initial(generator) if start is None else start
         self.head = WideLinear(weight, bias, rectified=len(hidden) > 0)
         self.z0 = nn.Parameter(torch.randn(latent_size, generator=generator))
 
@@ -86,8 +87,8 @@ class HNet(nn.Module):
         batch: TaskBatch | Ragged,  # the tasks and their examples
         trains: bool = False,  # the last layer gets a gradient, too
     ) -> Energy:  # latents [T, Z] that are near each other -> [T] nats; can be differentiated once
-        "L(D, h(z)), as `task_loss(self(z), batch, layout)`, with the last layer and its gradient in their fast form."
-        loss = GeneratedLoss(self.head, batch, self.layout, trains)
+        "L(D, h(z)), as `task_loss(self(z), batch, net)`, with the last layer and its gradient in their fast form."
+        loss = GeneratedLoss(self.head, batch, self.net, trains)
         return lambda z: loss(self.body(z))
 
 # %% ../../nbs/3_hypernet/01_hypernetworks.ipynb #6cbff156
@@ -96,12 +97,13 @@ class MNet(nn.Module):
 
     def __init__(
         self,
-        layout: WeightLayout,  # the base network
+        net: BaseNet,  # the base network
         generator: torch.Generator | None = None,  # draws the initial weights; default: seed 0
     ):
         super().__init__()
-        self.layout, self.latent_size = layout, layout.size
-        self.z0 = nn.Parameter(initial_weights(layout, generator or torch.Generator().manual_seed(0)))
+        check_net(net)
+        self.net, self.latent_size = net, net.size
+        self.z0 = nn.Parameter(net.initial(generator or torch.Generator().manual_seed(0)))
 
     def forward(
         self,

@@ -13,8 +13,8 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-from ..basenet.adapter import task_loss
-from ..basenet.fast.kernels import adapter_loss
+from ..basenet.fast.kernels import first_order_loss
+from ..basenet.network import task_loss
 from ..core.blocks import check_fields
 from ..core.energy import Energy, Optimizer, Order, descend, stop_at
 from ..core.seeds import noise_like
@@ -47,7 +47,7 @@ class Adaptation:
 
 
 def task_energy(
-    generate: WeightGenerator,  # z [T, Z] -> w [T, P], with its layout
+    generate: WeightGenerator,  # z [T, Z] -> w [T, P], with its net
     batch: TaskBatch | Ragged,  # the tasks and the examples of the loss
     *,
     once: bool = False,  # it will be differentiated once only, so a fast form may be taken
@@ -55,9 +55,9 @@ def task_energy(
 ) -> Energy:  # latents [T, Z], near each other in a fast form -> [T] nats
     "L(D, h(z)): the loss on each task's examples as an energy of its latent."
     if not once:
-        return lambda z: task_loss(generate(z), batch, generate.layout)
+        return lambda z: task_loss(generate(z), batch, generate.net)
     fast: Callable[..., Energy] | None = getattr(generate, "fast_energy", None)  # offered by some generators
-    return fast(batch, trains) if fast else lambda z: adapter_loss(generate(z), batch, generate.layout)
+    return fast(batch, trains) if fast else lambda z: first_order_loss(generate(z), batch, generate.net)
 
 
 def adaptation_path(
@@ -156,8 +156,8 @@ def fit_meta(
             start = embeddings[query.index]
             start = start + embedding_noise * noise_like(start, generator)
         if adaptation is None:  # algorithms 2, 5 and 6: L(D, h(z0)) or L(D, h(e))
-            return adapter_loss(model(start), query, model.layout).mean()
-        at_start = adapter_loss(model(start), query, model.layout).mean() if anchor else 0.0
+            return first_order_loss(model(start), query, model.net).mean()
+        at_start = first_order_loss(model(start), query, model.net).mean() if anchor else 0.0
         z = adapt(model, start, support, adaptation, order, generator)  # A(D^s, z0) or A(D^s, e)
         adapted = task_energy(model, query, once=True, trains=True)(z)  # algorithms 3, 4 and 7: L(D^q, h(z))
         return adapted.mean() + anchor * at_start

@@ -38,7 +38,7 @@ def store_adaptations(
     latents = torch.empty(views, *start.shape, device=tasks.device, dtype=start.dtype)
     generators = [seeded(seed, "view", view) for view in range(views)]
     by_size = tasks.sizes("all").argsort(descending=True, stable=True)
-    work = [(view, ids) for view in range(views) for ids in by_size.split(max(1, numbers // generate.layout.size))]
+    work = [(view, ids) for view in range(views) for ids in by_size.split(max(1, numbers // generate.net.size))]
     for view, ids in progress(work, desc="adapting tasks"):
         share = low + (high - low) * torch.rand(len(ids), generator=generators[view]).to(tasks.device)
         batch = tasks.ragged(ids, "all", fraction=share, generator=generators[view], limit=limit)
