@@ -16,7 +16,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from .blocks import check_choice
+from .blocks import check_choice, check_tensor
 from .seeds import noise_like
 
 # %% ../../nbs/0_core/03_energy.ipynb #4222277b
@@ -67,10 +67,7 @@ def descend(
     check_choice("descend: order", order, get_args(Order))
     if steps < 0 or not (isinstance(lr, Tensor) or lr > 0):
         raise ValueError(f"descend: expected steps >= 0 and lr > 0, got {steps} and {lr}")
-    if start.ndim < 1 or not start.is_floating_point():
-        raise ValueError(
-            f"descend: expected latents [T, Z] of a floating-point type, got {start.dtype} {list(start.shape)}"
-        )
+    check_tensor("descend: start", start, "latents", "...", "Z")
     if langevin < 0 or (langevin and optimizer == "adam"):
         raise ValueError(
             f"descend: expected langevin >= 0, and 0 with Adam, which rescales gradients but not noise; got {langevin} "

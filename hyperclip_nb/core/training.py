@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from .blocks import NumbersError, check_fields
+from .blocks import NumbersError, check_fields, check_types
 from .seeds import own_randomness
 
 # %% ../../nbs/0_core/02_training.ipynb #f5829535
@@ -44,6 +44,7 @@ class TrainConfig:
     seed: int = 0  # of every batch and every draw inside the loss
 
     def __post_init__(self):
+        check_types(self)
         if self.steps is None and self.epochs is None:
             object.__setattr__(self, "steps", 2_000)
         whole = lambda number: isinstance(number, int)

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.blocks import check_types
 from ..core.seeds import global_seed
 from .sampling import Denoise
 
@@ -43,6 +44,7 @@ class DenoiserConfig:
     null: Literal["zero", "learned"] = "zero"  # the condition that means no question
 
     def __post_init__(self):
+        check_types(self)
         for name, low in ("hidden", 1), ("depth", 1), ("tower", 0), ("time_size", 2):
             if getattr(self, name) < low:
                 raise ValueError(f"{name}: expected at least {low}, got {getattr(self, name)}")

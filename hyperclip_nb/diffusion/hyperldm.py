@@ -16,7 +16,7 @@ from typing import Any, Literal, Protocol, cast
 import torch
 from torch import Tensor, nn
 
-from ..core.blocks import NumbersError, check_finite, check_pairs, check_tensor
+from ..core.blocks import NumbersError, check_finite, check_pairs, check_tensor, check_types
 from ..core.seeds import noise_like
 from ..core.training import EMA, TrainConfig, fit, last, track_ema
 from .denoisers import Denoiser, DenoiserConfig
@@ -48,9 +48,9 @@ class HyperLDM(nn.Module):
         cls,
         embed_size: int,  # E
         latent_size: int,  # Z
-        standardizer: LatentScaler,
-        diffusion: DiffusionConfig = DiffusionConfig(),
-        denoiser: DenoiserConfig = DenoiserConfig(),
+        standardizer: LatentScaler,  # of the generator's latents
+        diffusion: DiffusionConfig = DiffusionConfig(),  # the schedule
+        denoiser: DenoiserConfig = DenoiserConfig(),  # its size
         kind: type[Denoiser] = Denoiser,  # one of `DENOISERS`
         seed: int = 0,  # of the initial parameters
     ) -> "HyperLDM":
@@ -63,7 +63,7 @@ class HyperLDM(nn.Module):
         *,
         generator: torch.Generator,  # of the noise
         gamma: float = 1.0,  # guidance strength γ: 0 ignores the question, 1 conditional, above 1 exaggerated
-        sampler: Literal["ddpm", "ddim", "dpm"] = "ddpm",
+        sampler: Literal["ddpm", "ddim", "dpm"] = "ddpm",  # ancestral, deterministic, or in few steps
         samples: int = 1,  # K, latents per question
         start: Tensor | None = None,  # [Z] or [T, Z] latents to begin from, noised; None: from pure noise
         fraction: float = 1.0,  # of the timesteps, where to begin; with `start` only
@@ -81,7 +81,7 @@ class HyperLDM(nn.Module):
         being finite is checked, by `generate`."""
         check_tensor("e", e, "conditions", "T", self.denoiser.embed_size)
         if not isinstance(generator, torch.Generator):
-            raise TypeError(f"generator: expected a torch.Generator, got {generator!r}")
+            raise ValueError(f"generator: expected a torch.Generator, got {generator!r}")
         e = e.to(self.denoiser.head.weight)
         if sampler not in SAMPLERS:
             raise ValueError(f"sampler: expected one of {', '.join(SAMPLERS)}, got {sampler!r}")
@@ -110,17 +110,29 @@ class HyperLDM(nn.Module):
         how = {name: options[name] for name in ("steps", "temperature") if name in options}
         return ended_by(path, lambda u: check_samples(u, e, schedule, gamma=gamma, **how))
 
-    def trajectory(self, e: Tensor, **options: Any) -> Iterator[Tensor]:  # [K, T, Z] each
+    def trajectory(
+        self,
+        e: Tensor,  # [T, E] conditions
+        **options: Any,  # of `path`: generator, gamma, sampler, samples, …
+    ) -> Iterator[Tensor]:  # [K, T, Z] each
         "The path in the generator's latent space, for pictures; options as for `path`."
         return map(self.standardizer.decode, self.path(e, **options))
 
-    def generate(self, e: Tensor, **options: Any) -> Tensor:  # [K, T, Z]
+    def generate(
+        self,
+        e: Tensor,  # [T, E] conditions
+        **options: Any,  # of `path`: generator, gamma, sampler, samples, …
+    ) -> Tensor:  # [K, T, Z]
         "Latents for questions: the end of the path; options as for `path`. Raises `NumbersError` if it runs away."
         z = self.standardizer.decode(last(self.path(e, **options)))
         check_finite("latents", z, "choose a smaller γ, or a clamp")
         return z
 
-    def forward(self, e: Tensor, **options: Any) -> Tensor:  # [K, T, Z]
+    def forward(
+        self,
+        e: Tensor,  # [T, E] conditions
+        **options: Any,  # of `path`
+    ) -> Tensor:  # [K, T, Z]
         "`generate`, as a module is called."
         return self.generate(e, **options)
 
@@ -207,6 +219,7 @@ class LDMConfig:
     ema_from: float = 0.5  # share of the training after which averaging begins
 
     def __post_init__(self):
+        check_types(self)
         for name, ok, want in [
             ("batch", self.batch >= 1, "at least 1"),
             ("drop", 0 <= self.drop <= 1, "from 0 to 1"),
@@ -225,8 +238,8 @@ def train_hyperldm(
     ldm: HyperLDM,  # its denoiser is replaced by the running average
     latents: Tensor,  # [V, T, Z] or [T, Z] adapted latents of the generator, V views of each task
     embeddings: Tensor,  # [T, E] of the tasks' questions
-    train: TrainConfig = PAPER_TRAINING,
-    config: LDMConfig = LDMConfig(),
+    train: TrainConfig = PAPER_TRAINING,  # its length and rate
+    config: LDMConfig = LDMConfig(),  # what is particular to diffusion
     curvature: Tensor | None = None,  # [V, T, Z, Z] or [T, Z, Z] Hessian of each task's loss at its latent
     std: Tensor | None = None,  # [V, T, Z] or [T, Z] of the encoder's posterior; None: the latents are the samples
 ) -> track_ema:  # an iterator over updates; nothing is trained until it is used up

@@ -17,6 +17,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from ..core.blocks import check_types
 from ..core.seeds import noise_like
 
 # %% ../../nbs/5_diffusion/01_schedule.ipynb #3cdc013c
@@ -36,6 +37,7 @@ class DiffusionConfig:
     prediction: Prediction = "epsilon"  # the noise, the clean latent, or one of two velocities between them
 
     def __post_init__(self):
+        check_types(self)
         for name, options in ("schedule", get_args(Curve)), ("prediction", get_args(Prediction)):
             if getattr(self, name) not in options:
                 raise ValueError(f"{name}: expected one of {', '.join(options)}, got {getattr(self, name)!r}")
