@@ -22,7 +22,14 @@ from hyperclip_nb.diffusion.denoisers import (
     planted_latents,
     timestep_embedding,
 )
-from hyperclip_nb.diffusion.hyperldm import HyperLDM, LDMConfig, check_samples, std_bounds, train_hyperldm
+from hyperclip_nb.diffusion.hyperldm import (
+    HyperLDM,
+    LDMConfig,
+    check_samples,
+    question_noise,
+    std_bounds,
+    train_hyperldm,
+)
 from hyperclip_nb.diffusion.sampling import (
     SAMPLERS,
     guided_prediction,
@@ -1082,3 +1089,20 @@ def test_the_papers_schedule_needs_a_denoiser_that_follows(kind, hidden, predict
     assert (sample() - own).norm(dim=1).mean() < 0.85 * (own - own.roll(1, 0)).norm(dim=1).mean()
     assert sample(gamma=1.5).isfinite().all()
     assert ldm.generate(e[:1], generator=seeded(0), samples=3).shape == (3, 1, 64)
+
+
+def test_noise_belongs_to_seed_question_and_sample():
+    draw = torch.Generator().manual_seed(0)
+    e, z = torch.randn(6, 5, generator=draw), torch.randn(40, 3, generator=draw)
+    ldm = HyperLDM.make(5, 3, Standardizer(z), DiffusionConfig(timesteps=20, schedule="cosine", prediction="v"))
+    for sampler in "ddpm", "ddim", "dpm":
+        of = lambda e, samples, seed=0: ldm.generate(
+            e, generator=question_noise(e, samples, seed), samples=samples, sampler=sampler, gamma=1.5, check=False
+        )
+        every = of(e, 10)
+        torch.testing.assert_close(every[:1], of(e, 1), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(every[:, 4:5], of(e[4:5], 10), rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(every.flip(1), of(e.flip(0), 10), rtol=1e-4, atol=1e-4)
+        assert not (every[0] == every[1]).any() and not (every == of(e, 10, seed=1)).any()
+    with pytest.raises(ValueError, match=r"noise for 6 rows, got \[2, 6, 3\]"):
+        ldm.generate(e, generator=question_noise(e), samples=2)

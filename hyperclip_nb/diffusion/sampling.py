@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..core.seeds import Noise, RowNoise, noise_like
 from .schedule import Schedule, coefficient_at, null_condition, predicted_clean
 
 # %% ../../nbs/5_diffusion/02_sampling.ipynb #daf0033e
@@ -86,7 +87,7 @@ def prepared(
 def fresh_noise(
     like: Tensor,  # [..., Z]
     stds: Sequence[float],  # standard deviation at each step
-    generator: torch.Generator | None,  # not needed where all are 0
+    generator: Noise | None,  # not needed where all are 0
     numbers: int = 50_000,  # scaled together
 ) -> Iterator[Tensor]:  # [..., Z] each
     "σξ for one step after another. Raises `ValueError` if there is noise to draw and no generator."
@@ -98,7 +99,9 @@ def fresh_noise(
         device = like.device if generator is None else generator.device
         noise = torch.zeros(len(block), *like.shape, device=device, dtype=like.dtype)
         for ξ, σ in zip(noise, stds[i:]):
-            if σ:
+            if σ and isinstance(generator, RowNoise):
+                ξ.copy_(noise_like(ξ, generator))
+            elif σ:
                 ξ.normal_(generator=generator)
         yield from noise.to(like.device).mul_(block.to(like.device))
 
@@ -168,7 +171,7 @@ def sample_ddpm(
     noise: Tensor,  # [..., Z] standard normal, or latents noised to the schedule's last step
     schedule: Schedule,  # what the denoiser was trained with, or a selection of its steps
     *,
-    generator: torch.Generator,  # for the noise of every step
+    generator: Noise,  # for the noise of every step
     steps: int | None = None,  # how many to walk; None: all
     spacing: Spacing = "uniform",  # where they lie
     clamp: float | None = None,  # bound of the predicted clean latent, in standard deviations
@@ -206,7 +209,7 @@ def sample_ddim(
     noise: Tensor,  # [..., Z] standard normal, or latents noised to the schedule's last step
     schedule: Schedule,  # what the denoiser was trained with, or a selection of its steps
     *,
-    generator: torch.Generator | None = None,  # for the noise of every step; not needed at eta = 0
+    generator: Noise | None = None,  # for the noise of every step; not needed at eta = 0
     steps: int | None = None,  # how many to walk; None: all
     spacing: Spacing = "quadratic",  # where they lie
     clamp: float | None = None,  # bound of the predicted clean latent, in standard deviations
@@ -245,7 +248,7 @@ def sample_dpm(
     noise: Tensor,  # [..., Z] standard normal, or latents noised to the schedule's last step
     schedule: Schedule,  # what the denoiser was trained with, or a selection of its steps
     *,
-    generator: torch.Generator | None = None,  # accepted like the others', never used
+    generator: Noise | None = None,  # accepted like the others', never used
     steps: int | None = None,  # how many to walk; None: all
     spacing: Spacing = "quadratic",  # where they lie
     clamp: float | None = None,  # bound of the predicted clean latent, in standard deviations
