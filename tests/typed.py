@@ -1,6 +1,6 @@
 # mypy: warn-unused-ignores
-"""What a type checker must find in a user's program. Only mypy reads this: an ignore that is not needed is an error here,
-so each of the mistakes below must be found, and nothing else."""
+"""What a type checker must find in a user's program. Only mypy reads this: an ignore that is not needed is an error
+here, so each of the mistakes below must be found, and nothing else."""
 
 from collections.abc import Sequence
 
