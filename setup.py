@@ -40,7 +40,7 @@ setup(
     license="Apache-2.0",
     keywords=cfg["keywords"].split(),
     packages=find_packages(include=[cfg["lib_name"], cfg["lib_name"] + ".*"]),
-    package_data={cfg["lib_name"]: ["assets/*", "py.typed"]},
+    package_data={cfg["lib_name"]: ["assets/*", "assets/*/*", "py.typed"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
     extras_require={name: sorted({*listed}) for name, listed in extras.items()},

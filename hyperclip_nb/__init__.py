@@ -19,7 +19,10 @@ _HOME = {  # name -> module, in the order of the tour
     "open_experiment": "evaluation.asking",
     "ask": "evaluation.asking",
     "weights_for_question": "evaluation.asking",
-    "sheet_figure": "evaluation.report",
+    "sheet_figure": "evaluation.asking",
+    "TextToWeights": "evaluation.pretrained",
+    "Adapter": "evaluation.generated",
+    "export_run": "evaluation.export",
     # data set
     "Task": "dataset.tasks",
     "TaskSet": "dataset.batches",
@@ -88,9 +91,12 @@ if TYPE_CHECKING:  # the same for type checkers and editors; tests/test_front.py
     from .diffusion.schedule import DiffusionConfig as DiffusionConfig
     from .evaluation.asking import ask as ask
     from .evaluation.asking import open_experiment as open_experiment
+    from .evaluation.asking import sheet_figure as sheet_figure
     from .evaluation.asking import weights_for_question as weights_for_question
     from .evaluation.experiment import scenes_experiment as scenes_experiment
-    from .evaluation.report import sheet_figure as sheet_figure
+    from .evaluation.export import export_run as export_run
+    from .evaluation.generated import Adapter as Adapter
+    from .evaluation.pretrained import TextToWeights as TextToWeights
     from .evaluation.reproduce import reproduce as reproduce
     from .evaluation.results import read_results as read_results
     from .explorer.widgets import explore as explore

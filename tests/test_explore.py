@@ -17,9 +17,10 @@ from hyperclip_nb.cli.commands import main
 from hyperclip_nb.core.blocks import BOUNDS
 from hyperclip_nb.core.files import HyperclipError, RunError, load_tensors
 from hyperclip_nb.core.runs import Run
-from hyperclip_nb.evaluation.asking import split_answers, task_for, weights_for_question
+from hyperclip_nb.evaluation.asking import task_for, weights_for_question
 from hyperclip_nb.evaluation.experiment import scenes_experiment
 from hyperclip_nb.evaluation.fewshot import few_shot_scores
+from hyperclip_nb.evaluation.wording import split_answers
 from hyperclip_nb.explorer.choice import NUMBERS, Choice
 from hyperclip_nb.explorer.drawing import Frame, path_layer
 from hyperclip_nb.explorer.explore import (

@@ -121,7 +121,7 @@ def open_encoder(
     "The encoder that a command's options name. Raises `ValueError` for a missing device and for what can't be loaded."
     from hyperclip_nb.core.runs import check_device
     from hyperclip_nb.dataset.encoders import load_encoder
-    from hyperclip_nb.dataset.small_clip import ASSETS, SmallTokenizer, small_clip_record
+    from hyperclip_nb.dataset.small_clip import ASSETS, load_small_clip, small_tokenizer
 
     check_device(device)
     gelu = None if activation is None else activation == "quick_gelu"
@@ -130,15 +130,11 @@ def open_encoder(
         return load_encoder(model, pretrained, device, precision, mode=pictures, quick_gelu=gelu)
     if pretrained:
         raise ValueError(f"expected no --pretrained for {model}, which is one model, got {pretrained!r}")
-    return load_encoder(
-        f"local-dir:{folder}",
-        None,
-        device,
-        precision,
-        mode=pictures,
-        name="small_clip",
-        tokenizer=SmallTokenizer(small_clip_record(folder)["pieces"]),
-    )
+    if (precision, pictures) == ("float32", "squash"):
+        return load_small_clip(device, folder)
+    tokenizer = small_tokenizer(folder)
+    name = f"local-dir:{folder}"
+    return load_encoder(name, None, device, precision, mode=pictures, name="small_clip", tokenizer=tokenizer)
 
 # %% ../../nbs/9_cli/appendix/data.ipynb #33aa7d29
 @dataclass(frozen=True, kw_only=True)

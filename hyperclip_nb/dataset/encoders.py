@@ -6,14 +6,6 @@
 __all__ = ['FORMATS', 'ENDINGS', 'as_rgb', 'Preprocessing', 'weights_hash', 'ClipEncoder', 'nearest_questions', 'load_encoder',
            'read_image', 'ImageFolder']
 
-# %% ../../nbs/1_dataset/04_encoders.ipynb #extra3f3
-from ..core.extras import extra
-
-with extra("clip"):
-    import open_clip
-    from PIL import Image, ImageOps
-    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
-
 # %% ../../nbs/1_dataset/04_encoders.ipynb #3f30762c
 import _codecs
 import hashlib
@@ -26,22 +18,29 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..core.extras import extra
 from ..core.files import FileError, check_regular, sha256_of
 from .features import check_finite
 
+if TYPE_CHECKING:  # texts can be encoded without it
+    from PIL import Image
+
 # %% ../../nbs/1_dataset/04_encoders.ipynb #93b59d36
-def as_rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: "Image.Image") -> "Image.Image":
     """Upright, in three channels of eight bits. Raises `ValueError` for grey values without a known white.
 
     A telephone stores a picture as its sensor lay and notes how to turn it. Grey of sixteen bits keeps its upper eight;
     grey of floating point goes from 0 to 1."""
+    with extra("clip"):
+        from PIL import Image, ImageOps
+
     upright = ImageOps.exif_transpose(image)
     if upright.mode[0] not in "IF":
         return upright.convert("RGB")
@@ -69,16 +68,17 @@ class Preprocessing:
                 f"expected mode squash or crop and bicubic or bilinear, got {self.mode} and {self.interpolation}"
             )
 
-    @cached_property
-    def _resize(self) -> Callable[[Image.Image], Image.Image]:
-        how = InterpolationMode(self.interpolation)
-        if self.mode == "squash":
-            return Resize((self.size, self.size), how)
-        return Compose([Resize(self.size, how), CenterCrop(self.size)])
-
-    def pixels(self, image: Image.Image) -> np.ndarray:
+    def pixels(self, image: "Image.Image") -> np.ndarray:
         "One picture as uint8 [S, S, 3]. Converted to RGB first, since palettes can't be interpolated."
-        return np.array(self._resize(as_rgb(image)))
+        resampling = {"bicubic": 3, "bilinear": 2}  # as Pillow numbers them
+        rgb, side = as_rgb(image), self.size
+        short, wide, tall = min(rgb.size), side, side
+        if self.mode == "crop":
+            wide, tall = (int(side * length / short) for length in rgb.size)
+        if rgb.size != (wide, tall):
+            rgb = rgb.resize((wide, tall), resampling[self.interpolation])
+        left, top = round((wide - side) / 2), round((tall - side) / 2)
+        return np.array(rgb.crop((left, top, left + side, top + side)))
 
     def normalize(self, pixels: Tensor) -> Tensor:
         "uint8 [N, S, S, 3] -> standardised float32 [N, 3, S, S]."
@@ -115,6 +115,7 @@ class ClipEncoder:
         self.model: Any = model.to(device).eval().requires_grad_(False)  # its methods are open_clip's
         self.tokenizer, self.preprocessing, self.name = tokenizer, preprocessing, name
         self.device = torch.device(device)
+        self.source: dict[str, Any] = {}  # how to load it again (see `reopen_encoder`), where a name is enough
         self.dtype = dtype or Counter(p.dtype for p in model.parameters()).most_common(1)[0][0]
         self.embed_dim = self.encode_texts(["a"]).shape[1]
 
@@ -147,14 +148,16 @@ class ClipEncoder:
     @torch.no_grad()
     def encode_images(
         self,
-        images: np.ndarray | Tensor | Sequence[Image.Image | str | Path],  # uint8 [N, S, S, 3], or pictures of any size
+        images: np.ndarray
+        | Tensor
+        | Sequence["Image.Image | str | Path"],  # uint8 [N, S, S, 3], or pictures of any size
         batch_size: int = 256,
     ) -> Tensor:  # [N, E] float32 on the CPU
         "Image features. Raises `FileError` for an unreadable file, `ValueError` for wrong pixels and for NaN."
         if not isinstance(images, (np.ndarray, Tensor)):
             images = np.stack(
                 [
-                    self.preprocessing.pixels(i) if isinstance(i, Image.Image) else read_image(i, self.preprocessing)
+                    read_image(i, self.preprocessing) if isinstance(i, (str, Path)) else self.preprocessing.pixels(i)
                     for i in images
                 ]
             )
@@ -246,6 +249,9 @@ def load_encoder(
 
     Raises `ValueError` that names model and checkpoint if it can't be loaded, and asks for the activation where neither
     a tag nor the model's own configuration settles it."""
+    with extra("clip"):
+        import open_clip
+
     precision = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}.get(dtype)
     if precision is None:
         raise ValueError(f"expected dtype float32, float16 or bfloat16, got {dtype!r}")
@@ -278,6 +284,7 @@ def load_encoder(
             network = open_clip.create_model(
                 model, pretrained, precision=precision, force_quick_gelu=quick_gelu, weights_only=True
             )
+        own = tokenizer is None
         tokenizer = tokenizer or open_clip.get_tokenizer(model)
     except ImportError as error:
         raise ValueError(
@@ -292,7 +299,11 @@ def load_encoder(
     preprocessing = Preprocessing(
         size, tuple(settings["mean"]), tuple(settings["std"]), mode, settings["interpolation"]
     )
-    return ClipEncoder(network, tokenizer, preprocessing, name or model, device, getattr(torch, dtype))
+    encoder = ClipEncoder(network, tokenizer, preprocessing, name or model, device, getattr(torch, dtype))
+    if own:
+        how = {"dtype": dtype, "mode": mode, "quick_gelu": quick_gelu, "name": name}
+        encoder.source = {"model": model, "pretrained": pretrained, **how}
+    return encoder
 
 
 def _is_program(path: str) -> bool:
@@ -314,6 +325,9 @@ ENDINGS = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff")
 
 def read_image(path: str | Path, preprocessing: Preprocessing) -> np.ndarray:
     "Decode one file to uint8 [S, S, 3]. Raises `FileError` with its path, whatever the decoder finds wrong with it."
+    with extra("clip"):
+        from PIL import Image
+
     check_regular(path)
     try:
         with Image.open(path, formats=FORMATS) as image:

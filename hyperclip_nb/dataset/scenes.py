@@ -9,11 +9,12 @@ __all__ = ['GLYPHS', 'CATEGORIES', 'THINGS', 'CATEGORY', 'NOUNS', 'POSES', 'V', 
            'draw_scene']
 
 # %% ../../nbs/1_dataset/02_scenes.ipynb #extraa98
+from typing import TYPE_CHECKING
+
 from ..core.extras import extra
 
-with extra("plots"):
-    import matplotlib
-    from PIL import Image, ImageDraw, ImageFont
+if TYPE_CHECKING:  # whoever only asks about questions needs no pictures
+    from PIL import Image, ImageFont
 
 # %% ../../nbs/1_dataset/02_scenes.ipynb #a985f5b5
 import hashlib
@@ -21,6 +22,7 @@ import textwrap
 from bisect import bisect
 from collections.abc import Iterator, Sequence
 from functools import cache
+from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
 from typing import TypeVar
@@ -132,14 +134,23 @@ POSES = {
 
 
 @cache
-def font(size: int) -> ImageFont.FreeTypeFont:  # size in pixels
+def font(size: int) -> "ImageFont.FreeTypeFont":  # size in pixels
     "DejaVu Sans from matplotlib's own files."
-    return ImageFont.truetype(str(Path(matplotlib.get_data_path()) / "fonts/ttf/DejaVuSans.ttf"), size)
+    with extra("plots"):
+        from PIL import ImageFont
+
+        found = find_spec("matplotlib")  # to import it takes a tenth of a second
+        if found is None or found.origin is None:
+            raise ModuleNotFoundError(name="matplotlib")
+    return ImageFont.truetype(str(Path(found.origin).parent / "mpl-data/fonts/ttf/DejaVuSans.ttf"), size)
 
 
 @cache
-def glyph_image(name: str) -> Image.Image:
+def glyph_image(name: str) -> "Image.Image":
     "The thing upright, white on black, cropped to its ink and padded to a square."
+    with extra("plots"):
+        from PIL import Image, ImageDraw
+
     glyph = GLYPHS[name]
     image = Image.new("L", (400, 400))
     ImageDraw.Draw(image).text((100, 100), glyph.character, font=font(150), fill=255, stroke_width=glyph.stroke)
@@ -157,6 +168,9 @@ def glyph_mask(
     pose: str = "upright",
 ) -> np.ndarray:  # int32 [side, side, 1], 0-255
     "How much of each pixel the thing covers."
+    with extra("plots"):
+        from PIL import Image
+
     small = glyph_image(name).resize((side, side), Image.Resampling.LANCZOS).rotate(POSES[pose])
     return np.asarray(small, np.int32)[..., None]
 
@@ -167,8 +181,12 @@ def contact_sheet(
     columns: int = 6,
     scale: int = 2,  # how many times as large
     lines: int = 3,  # room for text beneath each, in lines
-) -> Image.Image:
+    title: str = "",  # above them all
+) -> "Image.Image":
     "Pictures side by side with words beneath them."
+    with extra("plots"):
+        from PIL import Image, ImageDraw
+
     if len(images) != len(labels) or not len(images):
         raise ValueError(
             f"expected one label for each of at least one image, got {len(images)} images and {len(labels)} labels"
@@ -176,10 +194,12 @@ def contact_sheet(
     tall, wide = (scale * n for n in images[0].shape[:2])
     size = max(8, min(5 + 3 * scale, wide // 10))
     width, height = wide + 8, tall + lines * (size + 2) + 10
-    sheet = Image.new("RGB", (columns * width, -(-len(images) // columns) * height), "white")
+    top = 2 * size + 8 if title else 0
+    sheet = Image.new("RGB", (columns * width, top + -(-len(images) // columns) * height), "white")
     draw = ImageDraw.Draw(sheet)
+    draw.text((4, 4), title, fill="black", font=font(size + 3))
     for i, (image, label) in enumerate(zip(images, labels)):
-        x, y = i % columns * width + 4, i // columns * height + 4
+        x, y = i % columns * width + 4, top + i // columns * height + 4
         sheet.paste(Image.fromarray(image).resize((wide, tall), Image.Resampling.NEAREST), (x, y))
         text = "\n".join(line for part in label.split("\n") for line in textwrap.wrap(part, int(wide / size / 0.56)))
         draw.multiline_text((x, y + tall + 2), text, fill="black", font=font(size), spacing=2)

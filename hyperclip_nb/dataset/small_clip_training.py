@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..core.files import sha256_of, write_json, write_safetensors
+from ..core.files import save_tensors, sha256_of, write_json, write_safetensors
 from ..core.seeds import step_seed
 from ..core.training import TrainConfig, Update, fit, progress
 from ..core.workers import loader_context
@@ -36,7 +36,9 @@ from hyperclip_nb.dataset.small_clip import (
     SMALL_PICTURES,
     UNKNOWN,
     WEIGHTS,
+    WORDS,
     SmallTokenizer,
+    merges_among,
     small_clip_config,
     zero_shot_accuracy,
 )
@@ -144,6 +146,7 @@ def save_small_clip(
     half = {name: v.half() if v.is_floating_point() else v for name, v in model.state_dict().items()}
     half = dict(sorted(half.items(), key=lambda item: -item[1].itemsize))  # each number begins at its width
     write_safetensors(folder / WEIGHTS, {name: (v.dtype, v.shape) for name, v in half.items()}, half.values())
+    save_tensors(folder / WORDS, {"merges": merges_among(tokenizer.pieces)})
     write_json(
         folder / "open_clip_config.json",
         {"model_cfg": small_clip_config(tokenizer.vocab_size), "preprocess_cfg": PICTURES},

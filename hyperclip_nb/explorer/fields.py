@@ -17,7 +17,7 @@ from typing import Any
 
 from ..core.blocks import BOUNDS
 from ..dataset.questions import find_question
-from ..evaluation.asking import split_answers
+from ..evaluation.wording import split_answers
 from .choice import Choice
 
 # %% ../../nbs/8_explorer/appendix/fields.ipynb #0fc1c795
