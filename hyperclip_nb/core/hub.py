@@ -7,12 +7,14 @@ __all__ = ['CONFIG', 'TENSORS', 'CARD', 'C', 'Config', 'save_model', 'find_model
 
 # %% ../../nbs/0_core/appendix/hub.ipynb #636477e9
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 from torch import Tensor
 
+from .extras import extra
 from hyperclip_nb.core.files import (
     FileError,
     fingerprint,
@@ -62,7 +64,7 @@ C = TypeVar("C")
 def find_model(
     name: str
     | Path,  # a name that ships, a folder, or a repository of the Hugging Face hub: user/name or hf-hub:user/name
-    shipped: dict[str, Path] = {},  # name -> folder
+    shipped: Mapping[str, Path] = {},  # name -> folder
 ) -> Path:  # a folder on this machine
     "Where a saved model lies. Raises `FileError` that says what was looked for."
     if str(name) in shipped:
@@ -75,15 +77,11 @@ def find_model(
     )
     if isinstance(name, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise FileError(f"{name}: expected {wanted}, found no such folder")
-    try:
+    with extra("hub"):
         from huggingface_hub import snapshot_download
 
+    try:
         return Path(snapshot_download(repository, allow_patterns=[CONFIG, TENSORS, CARD]))
-    except ImportError as error:
-        raise FileError(
-            f"{name}: expected {wanted}, found no such folder, and to ask the hub the package {error.name} is needed: "
-            "pip install huggingface_hub"
-        ) from error
     except Exception as error:  # of the network, of the server, of the cache: a dozen kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise FileError(f"{name}: expected {wanted}, found no such folder, and from the hub: {reason}") from error
@@ -102,7 +100,8 @@ def load_model(
         raise FileError(f"{path}: expected kind {wanted['kind']!r}, found {told}")
     if (schema := plain.get("schema")) != wanted["schema"]:
         raise FileError(
-            f"{path}: expected schema {wanted['schema']}, found {schema!r}: it was written by another version of hyperclip_nb"
+            f"{path}: expected schema {wanted['schema']}, found {schema!r}: it was written by another version of "
+            "hyperclip_nb"
         )
     config = read_json(path, type)
     tensors, meta = load_tensors(folder / TENSORS)
@@ -116,10 +115,11 @@ def upload_model(
     repository: str,  # user/name, made if need be
     private: bool = False,  # of a new repository
 ) -> str:  # its address
-    "Put a folder on the Hugging Face hub. Raises `ValueError` for a name that is none, and what `huggingface_hub` raises."
+    "Put a folder on the Hugging Face hub. Raises `ValueError` for a name that is none."
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise ValueError(f"repository: expected user/name, got {repository!r}")
-    from huggingface_hub import HfApi
+    with extra("hub"):
+        from huggingface_hub import HfApi
 
     api = HfApi()
     address = api.create_repo(repository, private=private, exist_ok=True)

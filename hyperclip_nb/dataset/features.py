@@ -154,6 +154,7 @@ class BankManifest(Struct, kw_only=True):
 
     schema: int = SCHEMA
     encoder: dict[str, str]  # the encoder's fingerprint
+    source: dict[str, Any] = {}  # how it is loaded again (see `reopen_encoder`), where that is known
     dtype: Literal["float16", "float32"]  # of the image matrix
     shard: int  # images per piece while it is built
     complete: bool = False  # false while it is built
@@ -503,7 +504,8 @@ def build_bank(
 ) -> FeatureBank:
     "Encode whatever of these tasks is not encoded yet, and open the bank. Raises `FileError` for a folder of another."
     folder = Path(folder)
-    manifest = BankManifest(encoder=dict(encoder.fingerprint), dtype=dtype, shard=shard)
+    source = dict(getattr(encoder, "source", {}))
+    manifest = BankManifest(encoder=dict(encoder.fingerprint), source=source, dtype=dtype, shard=shard)
     request = _Request(
         folder=folder,
         encoder=encoder,
@@ -527,6 +529,9 @@ def build_bank(
             _build(request, watched if progress is None else progress)
         elif (folder / "shards").exists():  # of a build that was killed when all was done but this
             _tidy(folder)
+        elif source and not present.source:  # a bank of version 0.1 doesn't say how its encoder is loaded
+            present.source = source
+            write_json(folder / "manifest.json", present)
         bank = FeatureBank.open(folder).verify()
         if bank.index.bad and not skip_bad:
             raise FileError(

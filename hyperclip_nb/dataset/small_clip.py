@@ -108,7 +108,8 @@ class SmallTokenizer:
         ids = [ord(letter) - ord("!") for letter in word]  # how CLIP numbers single letters
         ids[-1] += 256  # and those that end a word
         while of := [self.merges[pair] for pair in pairwise(ids) if pair in self.merges]:
-            first, merged = min(of), []  # what was merged first in training has the smallest number
+            first = min(of)  # what was merged first in training has the smallest number
+            merged: list[int] = []
             for piece in ids:
                 if merged and self.merges.get((merged[-1], piece)) == first:
                     merged[-1] = first

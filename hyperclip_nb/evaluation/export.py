@@ -7,16 +7,15 @@ __all__ = ['reader_tensors', 'export_run', 'measure', 'export_measured']
 
 # %% ../../nbs/7_evaluation/13_export.ipynb #399ba5cf
 import tempfile
-from dataclasses import asdict
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
 
 import msgspec
 import torch
 from torch import Tensor, nn
 
-from ..basenet.adapter import batch_logits, logits_accuracy, set_accuracy
-from ..core.blocks import Activation, Standardizer
+from ..basenet.network import logits_accuracy, set_accuracy
+from ..core.blocks import Activation
 from ..core.runs import code_version
 from ..core.training import progress
 from ..dataset.encoders import ClipEncoder
@@ -49,7 +48,7 @@ def export_run(
     seed: int = 0,  # which of its seeds
     *,
     encoder: ClipEncoder | None = None,  # of its questions and pictures; None: the one that its features came from
-    metrics: dict[str, float] = {},  # percent on held-out questions, for the card (see `measure`)
+    metrics: Mapping[str, float] = {},  # percent on held-out questions, for the card (see `measure`)
 ) -> TextToWeights:
     "What generating needs of a trained experiment. Raises `RunError` for parts that are missing and may not be made."
     x, r = experiment, experiment.recipe
@@ -72,7 +71,7 @@ def export_run(
     manifest = getattr(bank, "manifest", None)
     settings = x.parts.settings(f"{kind}_hyperldm", seed)[1]
     config = WeightsConfig(
-        net=asdict(x.layout),
+        net=x.net.spec(),
         scale=r.feature_scale,
         feature_size=x.sets["train"].images.shape[1],
         encoder=dict(getattr(manifest, "encoder", {})),
@@ -99,10 +98,10 @@ def export_run(
         seed=seed,
         recipe=msgspec.to_builtins(settings),
         code=code_version(),
-        metrics=metrics,
+        metrics=dict(metrics),
     )
     tensors = {f"{part}.{name}": t.detach().cpu() for part, of in parts.items() for name, t in of.items()}
-    return TextToWeights(config, {name: t.contiguous() for name, t in tensors.items()}, encoder).to(x.device)
+    return TextToWeights(config, {name: t.contiguous() for name, t in tensors.items()}, encoder, x.net).to(x.device)
 
 # %% ../../nbs/7_evaluation/13_export.ipynb #c906fc9f
 @torch.no_grad()
@@ -119,8 +118,8 @@ def measure(
         w = model.weights(task.question, embedding=embeddings[i : i + 1])
         batch = tasks.batch(tasks.all_ids[i : i + 1], "query")
         each = batch.select(torch.zeros(len(w), dtype=torch.long, device=x.device))
-        right.append(logits_accuracy(ensemble(batch_logits(w, each, x.layout))[None], batch))
-    of = lambda w: 100 * set_accuracy(w, tasks, x.layout).mean().item()
+        right.append(logits_accuracy(ensemble(x.net.logits(w, each))[None], batch))
+    of = lambda w: 100 * set_accuracy(w, tasks, x.net).mean().item()
     multitask = x.multitask(seed).z0[None].detach()
     found = {
         "clip_zero_shot": of(x.zero_shot),

@@ -8,8 +8,7 @@ __all__ = ['AdapterConfig', 'check_features', 'Adapter', 'join', 'merge', 'zero_
 # %% ../../nbs/7_evaluation/11_generated.ipynb #3118b76b
 import math
 import tempfile
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +16,8 @@ import msgspec
 import torch
 from torch import Tensor, nn
 
-from ..basenet.adapter import WeightLayout, answer_ids, batch_logits
+from ..basenet.adapter import AdapterNet
+from ..basenet.network import BaseNet, answer_ids
 from ..core.blocks import NumbersError, check_finite
 from ..core.files import FileError
 from ..core.hub import CONFIG, find_model, load_model, save_model, upload_model
@@ -55,13 +55,13 @@ class Adapter(nn.Module):
 
     def __init__(
         self,
-        net: WeightLayout,  # the base network
+        net: BaseNet,  # the base network
         weights: Tensor,  # [K, P] of K networks, whose probabilities are averaged
         answer_features: Tensor,  # [C, E] features of the answers' prompts, or [K, C, E]
         question: str,
         answers: Sequence[str],  # C
         scale: Scale = "unit",  # how features are scaled: root mean square 1, or as they come
-        about: dict[str, Any] = {},  # how it was made, as JSON
+        about: Mapping[str, Any] = {},  # how it was made, as JSON
     ):
         super().__init__()
         answer_features = answer_features if answer_features.ndim == 3 else answer_features[None]
@@ -70,7 +70,7 @@ class Adapter(nn.Module):
             raise ValueError(f"weights: expected [K, {net.size}] for {net}, got {list(weights.shape)}")
         if of_networks not in (1, count) or of_answers != len(answers):
             raise ValueError(
-                f"answer_features: expected [{len(answers)}, E], for {len(answers)} answers, or [{count}, {len(answers)}, E], "
+                f"answer_features: expected [{len(answers)}, E], for so many answers, or [{count}, {len(answers)}, E], "
                 f"got {list(answer_features.shape)}"
             )
         check_finite("weights", weights)
@@ -115,7 +115,7 @@ class Adapter(nn.Module):
             answer_mask=torch.ones(answers.shape[:2], dtype=torch.bool, device=x.device),
             index=torch.arange(count, device=x.device),
         )
-        return batch_logits(self.weights, batch, self.net).log_softmax(-1)
+        return self.net.logits(self.weights, batch).log_softmax(-1)
 
     @torch.no_grad()
     def predict(
@@ -152,7 +152,7 @@ class Adapter(nn.Module):
     def from_pretrained(
         cls,
         name: str | Path,  # a folder, or a repository of the Hugging Face hub: user/name
-        net: WeightLayout | None = None,  # the base network; None: an adapter of the size that the file says
+        net: BaseNet | None = None,  # the base network; None: an adapter of the size that the file says
     ) -> "Adapter":
         "Read what `save_pretrained` wrote. Raises `FileError` that names the file and what is wrong with it."
         return load_adapter(name, net)
@@ -196,8 +196,11 @@ def merge(
 def zero_shot(
     adapter: Adapter,
 ) -> Adapter:  # with one network that changes nothing
-    "The same question to CLIP as it comes."
-    nothing = torch.zeros(1, adapter.net.size).to(adapter.weights)
+    "The same question to CLIP as it comes. Raises `ValueError` for a base network without neutral weights."
+    neutral = adapter.net.neutral()
+    if neutral is None:
+        raise ValueError(f"expected a base network with neutral weights, got {type(adapter.net).__name__}")
+    nothing = neutral[None].to(adapter.weights)
     prompts, about = adapter.answer_features[:1], {"zero_shot": True}
     return Adapter(adapter.net, nothing, prompts, adapter.question, adapter.answers, adapter.scale, about)
 
@@ -215,7 +218,7 @@ tags: [hypernetworks, meta-learning, clip]
 import hyperclip_nb as hc
 
 adapter = hc.Adapter.from_pretrained(FOLDER)
-adapter(features)          # [N, {size}] features of pictures, from the encoder named below -> [N, {choices}] log-probabilities
+adapter(features)          # [N, {size}] from the encoder named below -> [N, {choices}] log-probabilities
 adapter.predict(features)  # N answers
 ```
 
@@ -243,26 +246,27 @@ def save_adapter(
         about=about,
     )
     config = AdapterConfig(
-        net=asdict(adapter.net),
+        net=adapter.net.spec(),
         scale=adapter.scale,
         question=adapter.question,
         answers=tuple(adapter.answers),
         about=adapter.about,
     )
-    return save_model(folder, config, dict(adapter.state_dict()), card)
+    kept = {"weights": adapter.weights, "answer_features": adapter.answer_features}
+    return save_model(folder, config, kept, card)
 
 
 def load_adapter(
     name: str | Path,  # a folder, or a repository of the hub
-    net: WeightLayout | None = None,  # the base network; None: an adapter of the size that the file says
+    net: BaseNet | None = None,  # the base network; None: an adapter of the size that the file says
 ) -> Adapter:
     "Read what `save_adapter` wrote. Raises `FileError` that names the file and what is wrong with it."
     folder = find_model(name)
     config, tensors = load_model(folder, AdapterConfig)
     try:
-        net = net or WeightLayout(**config.net)
-        if asdict(net) != config.net:
-            raise ValueError(f"net: expected {config.net}, got {asdict(net)}")
+        net = AdapterNet(**config.net) if net is None else net
+        if net.spec() != config.net:
+            raise ValueError(f"net: expected {config.net}, got {net.spec()}")
         missing = {"weights", "answer_features"} ^ tensors.keys()
         if missing:
             raise ValueError(f"expected weights and answer_features, found {sorted(tensors)}")

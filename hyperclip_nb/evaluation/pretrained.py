@@ -7,19 +7,19 @@ __all__ = ['BLOCK', 'SHIPPED', 'WeightsConfig', 'Reader', 'noise_blocks', 'build
            'save_weights', 'load_weights']
 
 # %% ../../nbs/7_evaluation/12_pretrained.ipynb #17ccde30
-import dataclasses
 import tempfile
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..basenet.adapter import WeightLayout
+from ..basenet.adapter import AdapterNet
+from ..basenet.network import BaseNet
 from ..core.blocks import Activation, Standardizer, check_bounds, check_finite, perceptron
 from ..core.files import FileError
 from ..core.hub import CONFIG, TENSORS, find_model, load_model, save_model, upload_model
@@ -30,7 +30,7 @@ from ..dataset.prompts import question_to_prompt
 from ..dataset.questions import find_question, prompts_for
 from ..dataset.small_clip import reopen_encoder
 from ..dataset.tasks import fill_template
-from ..diffusion.denoisers import DENOISERS, DenoiserConfig, DenoiserKind
+from ..diffusion.denoisers import DENOISERS, Denoiser, DenoiserConfig, DenoiserKind
 from ..diffusion.hyperldm import HyperLDM
 from ..diffusion.sampling import Variance
 from ..diffusion.schedule import DiffusionConfig, Schedule
@@ -121,10 +121,11 @@ def noise_blocks(
 # %% ../../nbs/7_evaluation/12_pretrained.ipynb #9367dc43
 def build_modules(
     config: WeightsConfig,
+    weights: int,  # P, of the base network
 ) -> nn.ModuleDict:  # without numbers: they come from a file or from a run
     "The parts that have tensors."
     c, size = config, config.question_size
-    sizes = (c.latent_size, *c.widths, WeightLayout(**c.net).size)
+    sizes = (c.latent_size, *c.widths, weights)
     with torch.device("meta"):  # the last layer may be large, and nothing is drawn
         decoder = perceptron(sizes, c.activation)
     parts: dict[str, nn.Module] = {
@@ -151,11 +152,15 @@ class TextToWeights(nn.Module):
         config: WeightsConfig,
         tensors: dict[str, Tensor],  # of `build_modules`, in any precision
         encoder: ClipEncoder | None = None,  # of texts and pictures; None: the one that the config names, when needed
+        net: BaseNet | None = None,  # the base network; None: an adapter of the size that the config says
     ):
         "Raises `ValueError` for tensors that are missing, unknown or of another shape, `NumbersError` for bad numbers."
         super().__init__()
         self.config, self.schedule = config, Schedule.make(config.diffusion)
-        self.net, self.parts = WeightLayout(**config.net), build_modules(config)
+        self.net: BaseNet = AdapterNet(**config.net) if net is None else net
+        if self.net.spec() != config.net:
+            raise ValueError(f"net: expected {config.net}, got {self.net.spec()}")
+        self.parts = build_modules(config, self.net.size)
         shapes = {name: list(x.shape) for name, x in self.parts.state_dict().items()}
         found = {name: list(x.shape) for name, x in tensors.items()}
         for name in sorted(shapes.keys() | found.keys()):
@@ -200,7 +205,7 @@ class TextToWeights(nn.Module):
     @property
     def device(self) -> torch.device:
         "Where it computes; the encoder may be elsewhere."
-        return self.parts["latents"].mean.device
+        return cast(Standardizer, self.parts["latents"]).mean.device
 
     def features(
         self,
@@ -217,7 +222,8 @@ class TextToWeights(nn.Module):
         read = self.parts["reader"](e)
         if "regression" not in self.parts:
             return read
-        return self.parts["regression"].scaler.encode(self.parts["regression"](read))
+        regression = cast(QuestionRegression, self.parts["regression"])
+        return regression.scaler.encode(regression(read))
 
     @torch.no_grad()
     def weights(
@@ -228,11 +234,12 @@ class TextToWeights(nn.Module):
         seed: int = 0,  # of the noise
         embedding: Tensor | None = None,  # [1, E'] of the question; None: the encoder's
     ) -> Tensor:  # [K, P]
-        "Networks for a question, from its text alone (paper, algorithm 14). Raises `NumbersError` if a sample runs away."
+        "Networks for a question, from its text alone (paper, algorithm 14). Raises `NumbersError` for bad samples."
         check_bounds(guidance=guidance, samples=samples, seed=seed)
         if embedding is None:
             embedding = self.encoder.encode_texts([question], self.config.question)
-        ldm = HyperLDM(self.parts["denoiser"], self.schedule, self.parts["latents"])
+        denoiser, latents = cast(Denoiser, self.parts["denoiser"]), cast(Standardizer, self.parts["latents"])
+        ldm = HyperLDM(denoiser, self.schedule, latents)
         how: dict[str, Any] = {"gamma": guidance, "clamp": self.config.clamp, "variance": self.config.variance}
         e = self.condition(embedding.to(self.device))
         # Decoded ten at a time, too: one by itself would differ in its last bits.
@@ -298,9 +305,10 @@ class TextToWeights(nn.Module):
         cls,
         name: str | Path = "scenes",  # "scenes", a folder, or a repository of the Hugging Face hub: user/name
         encoder: ClipEncoder | None = None,  # None: the one that the config names, when it is needed
+        net: BaseNet | None = None,  # the base network; None: an adapter of the size that the config says
     ) -> "TextToWeights":
         "Read what `save_pretrained` wrote. Raises `FileError` that names the file and what is wrong with it."
-        return load_weights(name, encoder)
+        return load_weights(name, encoder, net)
 
 # %% ../../nbs/7_evaluation/12_pretrained.ipynb #92dc10d9
 SHIPPED = {"scenes": Path(str(files("hyperclip_nb"))) / "assets" / "scenes"}  # name -> folder
@@ -346,9 +354,9 @@ differ; their average is better than one of them. Not for decisions about people
 _METHODS = {"clip_zero_shot": "zero-shot CLIP", "multitask": "one network for all questions", "this": "these weights"}
 
 
-def weights_card(config: WeightsConfig) -> str:
+def weights_card(model: TextToWeights) -> str:
     "The model card: data, metrics, limits."
-    c, scenes = config, config.world is not None
+    c, scenes = model.config, model.config.world is not None
     rows = [f"| {_METHODS.get(name, name)} | {value:.1f} |" for name, value in c.metrics.items()]
     drawn = "Scenes that the library draws itself: small pictures of things, and questions about them"
     return _CARD.format(
@@ -357,7 +365,7 @@ def weights_card(config: WeightsConfig) -> str:
         about_data=f"{drawn} (world {c.world})." if scenes else f"Task files, `{c.data}`.",
         model=c.encoder.get("model", "not named"),
         weights=c.encoder.get("weights", "")[:12],
-        size=WeightLayout(**c.net).size,
+        size=model.net.size,
         feature_size=c.feature_size,
         metrics="\n".join(rows) or "| not measured | |",
     )
@@ -372,23 +380,24 @@ def save_weights(
     kept = {name: x.to(dtype) if x.ndim > 1 else x for name, x in model.parts.state_dict().items()}
     for name, x in kept.items():
         check_finite(name, x, f"{dtype} is too narrow: choose torch.float32")
-    return save_model(folder, model.config, kept, weights_card(model.config))
+    return save_model(folder, model.config, kept, weights_card(model))
 
 
 def load_weights(
     name: str | Path,  # a name that ships, a folder, or a repository of the hub
     encoder: ClipEncoder | None = None,
+    net: BaseNet | None = None,
 ) -> TextToWeights:
     "Read what `save_weights` wrote. Raises `FileError` that names the file and what is wrong with it."
     folder = find_model(name, SHIPPED)
     config, tensors = load_model(folder, WeightsConfig)
     try:
-        WeightLayout(**config.net)
+        net = AdapterNet(**config.net) if net is None else net
     except (TypeError, ValueError) as error:
         raise FileError(f"{folder / CONFIG}: net: {error}") from error
     try:
-        return TextToWeights(config, tensors, encoder)
+        return TextToWeights(config, tensors, encoder, net)
     except (TypeError, ValueError) as error:
-        if str(error).startswith("encoder:"):
+        if str(error).startswith(("encoder:", "net:")):
             raise
         raise FileError(f"{folder / TENSORS}: {error}") from error

@@ -156,6 +156,8 @@ def reproduce(
         raise ValueError("expected at least 1 seed, got 0")
     folder, world = run_folder(name, source, out), source.world if source.tasks is None else None
     config: dict[str, Any] = {"dataset": source.name, "world_seed": world, "recipe": preset.recipe}
+    if source.tasks and source.features:  # so that the run can be asked without saying it again
+        config["source"] = replace(source, tasks=source.tasks.resolve(), features=source.features.resolve())
     if resume:
         check_same(folder, preset.recipe)
         if preset.paper is not None:
