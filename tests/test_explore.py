@@ -20,6 +20,7 @@ from hyperclip_nb.core.runs import Run
 from hyperclip_nb.evaluation.asking import task_for, weights_for_question
 from hyperclip_nb.evaluation.experiment import scenes_experiment
 from hyperclip_nb.evaluation.fewshot import few_shot_scores
+from hyperclip_nb.evaluation.generated import Adapter
 from hyperclip_nb.evaluation.wording import split_answers
 from hyperclip_nb.explorer.choice import NUMBERS, Choice
 from hyperclip_nb.explorer.drawing import Frame, path_layer
@@ -489,6 +490,6 @@ def test_no_answer_overwrites_another(x, tmp_path):
     ]
     for question in asked:
         main(["adapt", *question, "--out", str(tmp_path), "--images", "2", "--samples", "1"])
-    kept = {path: load_tensors(path)[1]["question"] for path in tmp_path.glob("*.safetensors")}
+    kept = {path.parent: Adapter.from_pretrained(path.parent).question for path in tmp_path.glob("*/config.json")}
     assert len(kept) == len(asked) and len({*kept.values()}) == 4
-    assert all(path.with_suffix(".png").is_file() for path in kept)
+    assert all((folder / "sheet.png").is_file() for folder in kept)

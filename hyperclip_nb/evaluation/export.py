@@ -10,12 +10,12 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
 import torch
 from torch import Tensor, nn
 
 from ..basenet.network import logits_accuracy, set_accuracy
 from ..core.blocks import Activation
+from ..core.files import to_plain
 from ..core.runs import code_version
 from ..core.training import progress
 from ..dataset.encoders import ClipEncoder
@@ -96,7 +96,7 @@ def export_run(
         data=str(x.run.config.get("dataset", "one's own")),
         world=world,
         seed=seed,
-        recipe=msgspec.to_builtins(settings),
+        recipe=to_plain(settings),
         code=code_version(),
         metrics=dict(metrics),
     )
