@@ -1,4 +1,4 @@
-"Text to weights: the shipped ones are the recipe's, what is exported answers as its run does, bad files get a sentence."
+"Text to weights: the shipped ones are the recipe's, what is exported answers as its run does, bad files are named."
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def adapter(networks=3, seed=0, **changes):
 
 
 def test_the_shipped_weights_are_those_of_the_default_recipe(shipped):
-    "A changed recipe without new weights fails here: hyperclip_nb export --out hyperclip_nb/assets/scenes after a demo."
+    "A changed recipe fails here until `hyperclip_nb export --out hyperclip_nb/assets/scenes` after a new demo."
     kept = to_kept(Recipe())
     wanted = {name: kept[name] for name in fields_of("hvae_hyperldm") if name in kept}
     made = {name: value for name, value in shipped.config.recipe.items() if name not in ("data", "seed")}

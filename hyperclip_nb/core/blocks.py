@@ -114,6 +114,7 @@ def check_finite(
 
 BOUNDS: dict[str, tuple[type, float, float]] = {  # of what can be set: its type, the least and the largest
     "gamma": (float, 0, 10),  # γ
+    "guidance": (float, 0, 10),  # the same, where it stands beside no other letter
     "prior": (float, 0, 10),  # λ
     "steps": (int, 1, 1000),  # of a sampler, or of a descent
     "networks": (int, 1, 100),  # samples whose answers are averaged
