@@ -1,18 +1,29 @@
 "Classes as other people's code uses them: modules, types of numbers, threads, torch's transforms, errors at the door."
 
 import copy
+import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import hyperclip_nb as hc
-from hyperclip_nb.core.blocks import Standardizer
+from hyperclip_nb.core.blocks import NumbersError, Standardizer
 from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.core.training import fit, run
+from hyperclip_nb.dataset.batches import TaskBatch
 from hyperclip_nb.diffusion.denoisers import DENOISERS, DenoiserConfig
-from hyperclip_nb.hypernet.hvae import HVAEConfig
+from hyperclip_nb.diffusion.hyperldm import LDMConfig
+from hyperclip_nb.guidance.hyperclip import ContrastConfig, HyperCLIPConfig
+from hyperclip_nb.hypernet.hvae import HVAEConfig, HVAELoss
+from hyperclip_nb.hypernet.metatrain import Episodes
+
+ROOT = Path(__file__).resolve().parent.parent
 
 TYPES = torch.float32, torch.float64, torch.bfloat16
 
@@ -179,3 +190,156 @@ def test_the_error_of_an_hvae_under_autocast():
     mean, _ = model.encode(w)
     exact = ((model(mean) - w) / model.scaler.std).square().sum(1)
     assert (error.float() / exact - 1).abs().max() < 0.1 and log_var.isfinite().all()
+
+
+def small_batch(dtype: torch.dtype = torch.float32) -> TaskBatch:
+    "Three tasks of five pictures and four answers."
+    true = lambda *shape: torch.ones(*shape) > 0
+    labels = torch.randint(4, (3, 5), generator=seeded(1))
+    x = normal(3, 5, 8), labels, true(3, 5), normal(3, 4, 8, seed=1), true(3, 4), torch.arange(3)
+    return TaskBatch(*x).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", [*TYPES, "autocast"])
+def test_the_adapter_in_every_type(dtype):
+    "Its loss, its gradient by hand, and an adaptation, beside those of single precision."
+    model, start = generators()["hnet"], hc.Adaptation(steps=3)
+
+    def numbers(model, batch):
+        w = model(model.z0.detach().expand(3, -1)).detach()
+        loss = NET.loss(w, batch)
+        gradient = torch.empty_like(w)
+        again = NET.loss_and_gradient(w, batch, gradient)
+        return loss, again, gradient, hc.adapt(model, model.z0.detach(), batch, start)
+
+    exact = numbers(model, small_batch())
+    if dtype == "autocast":
+        with torch.autocast("cpu", torch.bfloat16):
+            found = numbers(model, small_batch())
+    else:
+        found = numbers(copy.deepcopy(model).to(dtype), small_batch(dtype))
+        assert {x.dtype for x in found} == {dtype}
+    for mine, theirs in zip(found, exact):
+        assert (mine.float() - theirs).abs().max() < 0.05 * theirs.abs().max()
+
+
+def test_the_adapter_under_torch_func_and_compile():
+    w, batch = 0.1 * normal(3, NET.size), small_batch()
+    loss = lambda w: NET.loss(w, batch)
+    assert torch.allclose(torch.vmap(loss)(torch.stack([w, 2 * w]))[1], loss(2 * w), atol=1e-3)
+    by_hand = torch.empty_like(w)
+    NET.loss_and_gradient(w, batch, by_hand)
+    assert torch.allclose(torch.func.grad(lambda w: loss(w).sum())(w), by_hand, atol=1e-3)
+    assert torch.allclose(torch.compile(loss, fullgraph=True, backend="aot_eager")(w), loss(w), atol=1e-3)
+
+
+NAN = float("nan")
+
+
+def doors() -> dict[str, tuple]:
+    "What is called with a wrong tensor, and a right one to spoil."
+    hnet, hvae = generators().values()
+    clip, ldm = hc.HyperCLIP(NET, 5, seed=0), some_ldm()
+    questions, latents = normal(6, 5), normal(6, 16)
+    regression = hc.QuestionRegression(questions, latents, list("aabbcc"), size=2)
+    batch, start, draw = small_batch(), hnet.z0.detach(), seeded(0)
+    quick = hc.TrainConfig(steps=1)
+    return {
+        "HNet": (hnet, normal(3, 16)),
+        "HVAE": (hvae, normal(3, 16)),
+        "HVAE.encode": (hvae.encode, normal(3, NET.size)),
+        "adapter_logits: w": (lambda w: hc.adapter_logits(w, batch.images, batch.answers, NET), normal(3, NET.size)),
+        "adapter_logits: images": (lambda x: hc.adapter_logits(hnet(latents[:3]), x, batch.answers, NET), batch.images),
+        "adapt": (lambda z: hc.adapt(hnet, z, batch, hc.Adaptation(steps=1)), start),
+        "descend": (lambda z: [*hc.descend(lambda z: z.square().sum(1), z, steps=1, lr=0.1)], normal(3, 4)),
+        "HyperCLIP.encode_text": (clip.encode_text, normal(2, 5)),
+        "HyperCLIP.encode_weights": (clip.encode_weights, normal(2, NET.size)),
+        "guide: e": (lambda e: [*hc.guide(clip, hnet, start, e, hc.Guidance(steps=1))], normal(2, 5)),
+        "guide: start": (lambda z: [*hc.guide(clip, hnet, z, questions, hc.Guidance(steps=1))], start),
+        "QuestionRegression": (regression, questions),
+        "HyperLDM": (lambda e: ldm(e, generator=draw, check=False), normal(4, 5)),
+        "train_hyperldm: latents": (lambda z: hc.train_hyperldm(ldm, z, questions, quick), normal(6, 3)),
+        "train_hyperldm: embeddings": (lambda e: hc.train_hyperldm(ldm, normal(6, 3), e, quick), questions),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("door", doors())
+def test_what_is_no_tensor_gets_a_sentence_at_the_door(door):
+    "It names what was expected and what came; the right one passes."
+    call, right = doors()[door]
+    call(right)
+    if door != "descend":  # takes latents of any size
+        sizes = [*right.shape[:-1], right.shape[-1] - 1]
+        with pytest.raises(ValueError, match=rf"expected .*{re.escape(str(sizes))}"):
+            call(right[..., :-1])
+    for wrong, told in (
+        (None, "got None"),
+        (right.tolist(), "got list"),
+        (right.numpy(), "got ndarray"),
+        (right.long(), "got torch.int64"),
+    ):
+        with pytest.raises(ValueError, match=f"expected .*{told}"):
+            call(wrong)
+
+
+@pytest.mark.parametrize("door", ["guide: e", "guide: start", "HyperLDM", "train_hyperldm: latents"])
+def test_numbers_that_are_none_are_refused_at_the_door(door):
+    call, right = doors()[door]
+    for wrong in NAN, float("inf"):
+        spoilt = right.clone()
+        spoilt.view(-1)[1] = wrong
+        with pytest.raises(NumbersError, match=f"expected finite numbers, got 1 of {right.numel()} that are not"):
+            call(spoilt)
+
+
+@pytest.mark.parametrize("kind", ["hnet", "hvae"])
+def test_a_type_that_is_not_the_parameters_is_refused(kind):
+    with pytest.raises(ValueError, match=r"z: expected latents \[T, 16\] of torch.float64, .* got torch.float32"):
+        generators()[kind].double()(normal(3, 16))
+    with pytest.raises(ValueError, match="images: expected features .* of torch.float32, .* got torch.bfloat16"):
+        NET.loss(normal(3, NET.size), small_batch(torch.bfloat16))
+
+
+CONFIGS = hc.TrainConfig, hc.Guidance, hc.Adaptation, hc.DiffusionConfig, DenoiserConfig, LDMConfig, Episodes
+CONFIGS += HVAEConfig, HVAELoss, HyperCLIPConfig, ContrastConfig
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.__name__)
+def test_settings_of_another_type_get_a_sentence(config):
+    "Every field of every configuration, whatever it is set to; `None` passes where it is a default or an option."
+    for field in fields(config):
+        wrong = ["many", NAN, [1], object(), torch.zeros(2)]
+        wrong += [None] * ("None" not in str(field.type))
+        for value in wrong:
+            with pytest.raises(ValueError, match=rf"{field.name}.*expected|expected.*{field.name}"):
+                config(**{field.name: value})
+
+
+SNIPPET = """
+import torch
+
+import hyperclip_nb as hc
+
+config = hc.TrainConfig(steps=100, lr=1e-3)
+path = hc.trajectory(hc.descend(lambda z: z.square().sum(1), torch.zeros(3, 8), steps=config.updates, lr=0.1))
+net = hc.HNet(hc.AdapterNet(8, 4))
+print(path.shape, net(path[-1]).shape)
+"""
+PLANTED = {
+    "hc.HyperCLP": "Module has no attribute",
+    'hc.TrainConfig(steps="many")': "incompatible type",
+    'hc.descend(lambda z: z.sum(1), path[0], steps=3, lr=0.1, optimizer="adm")': "incompatible type",
+}
+
+
+def test_a_type_checker_finds_three_planted_errors(tmp_path):
+    "And none in what is right: the package's types are those that its users see."
+    pytest.importorskip("mypy", reason="needs a type checker: pip install mypy")
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text(SNIPPET + "\n".join(PLANTED) + "\n")
+    command = [sys.executable, "-m", "mypy", "--config-file", str(ROOT / "mypy.ini"), str(snippet)]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout.splitlines()
+    found = {int(re.search(r":(\d+): error", line)[1]): line for line in said if ": error:" in line}
+    first = SNIPPET.count("\n") + 1
+    assert [*found] == [first, first + 1, first + 2], said
+    assert all(words in found[first + i] for i, words in enumerate(PLANTED.values())), said

@@ -14,8 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .fast.kernels import adapter_gradient
+from .fast.layers import plain_only
 from .network import BaseNet
-from ..core.blocks import check_fields
+from ..core.blocks import check_fields, check_tensor, check_types
 from ..dataset.batches import TaskBatch
 
 # %% ../../nbs/2_basenet/02_adapter.ipynb #38dd1d96
@@ -29,10 +30,10 @@ def adapter_logits(
 ) -> Tensor:  # [T, N, C] logits
     """Classify each task's images with that task's own CLIP-Adapter (Gao et al. 2021; paper, section 4).
 
-    Raises `ValueError` for shapes that do not fit."""
-    for name, x in ("images", images), ("answers", answers):
-        if x.ndim != 3 or x.shape[2] != net.embed or len(x) != len(images):
-            raise ValueError(f"{name}: expected features [{len(images)}, *, {net.embed}], got {list(x.shape)}")
+    Raises `ValueError` for shapes or types that do not fit."""
+    check_tensor("w", w, "weights", "T", net.size)
+    check_tensor("images", images, "features", "T", "N", net.embed, dtype=w.dtype)
+    check_tensor("answers", answers, "features", len(images), "C", net.embed, dtype=w.dtype)
     if len(w) not in (1, len(images)):
         raise ValueError(f"w: expected weights of 1 or {len(images)} tasks, got {len(w)}")
     m = net.split(w.expand(len(images), -1) if len(w) == 1 else w)
@@ -51,6 +52,7 @@ class AdapterNet(BaseNet):
     hidden: int = 16  # H, hidden units of the adapter (256 in the paper)
 
     def __post_init__(self):
+        check_types(self)
         for name in "embed", "hidden":
             check_fields(self, (name, getattr(self, name) >= 1, "at least 1"))
 
@@ -83,6 +85,8 @@ class AdapterNet(BaseNet):
         out: Tensor,  # [T, P] where the gradient goes; may be `w` itself, which is then overwritten
     ) -> Tensor:  # [T] loss of each task
         "Written by hand, see `adapter_gradient`."
+        if plain_only(w):
+            return super().loss_and_gradient(w, batch, out)
         return adapter_gradient(self.split(w.expand(len(batch), -1)), batch, self.split(out))
 
     def neutral(self) -> Tensor:  # [P]

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..core.blocks import check_finite, check_tensor, check_types
 from ..core.energy import Energy, descend, gradient_noise, prior_energy, sum_energies
 from .hyperclip import HyperCLIP, linear_readout
 from ..hypernet.hypernetworks import WeightGenerator
@@ -66,13 +67,14 @@ class Guidance:
 
     steps: int = 50  # of gradient descent; 0 stays at the start
     lr: float = 0.1  # step size, in units of the latent (see `guide`)
-    optimizer: Literal["sgd", "adam"] = "adam"
+    optimizer: Literal["sgd", "adam"] = "adam"  # of these steps
     schedule: Literal["constant", "cosine"] = "constant"  # of the step size
     prior: float | Literal["bayes"] = 0.0  # λ, the pull toward the start; "bayes": 1/κ
     langevin: float = 0.0  # τ, temperature of Langevin noise; SGD only
     gradient_noise: float = 0.0  # standard deviation of noise in the gradient, as in the published code
 
     def __post_init__(self):
+        check_types(self)
         prior = self.prior == "bayes" or not isinstance(self.prior, str) and self.prior >= 0
         langevin = self.langevin == 0 or self.langevin > 0 and self.optimizer == "sgd"
         for name, ok, want in [
@@ -89,17 +91,21 @@ class Guidance:
 
 # %% ../../nbs/4_guidance/02_guide.ipynb #91acfd6f
 def guide(
-    model: HyperCLIP,
-    generate: WeightGenerator,
+    model: HyperCLIP,  # whose distance is descended on
+    generate: WeightGenerator,  # of the networks that it compares
     start: Tensor,  # [Z] or [T, Z] where every path begins: the paper's z0
     e: Tensor,  # [T, E] embeddings of questions
-    guidance: Guidance = Guidance(),
+    guidance: Guidance = Guidance(),  # how to descend
     generator: torch.Generator | None = None,  # of the noise, where there is any
     *,
     unit: float | Tensor = 1.0,  # a number or [Z], in which steps and prior are counted (see `latent_unit`); paper: 1
     extra: Energy | None = None,  # [T, Z] -> [T], added: for example the loss on a few examples
 ) -> Iterator[Tensor]:  # latents [T, Z], the start first: a path, whose last item is the result
     "HyperCLIP guidance: descend on the distance to the question, held back by a prior (paper, algorithm 11)."
+    check_tensor("e", e, "embeddings", "T", model.embed_size)
+    check_tensor("start", start, "latents", "...", generate.latent_size)
+    check_finite("e", e)
+    check_finite("start", start)
     if start.shape not in ((generate.latent_size,), (len(e), generate.latent_size)):
         raise ValueError(
             f"start: expected [{generate.latent_size}] or [{len(e)}, {generate.latent_size}], got {list(start.shape)}"

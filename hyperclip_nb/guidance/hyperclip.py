@@ -19,8 +19,15 @@ from torch import Tensor, nn
 
 from ..basenet.fast.layers import large_linear
 from ..basenet.network import BaseNet, check_net
-from ..core.blocks import Standardizer, check_pairs, perceptron, principal_directions
-from ..core.seeds import seeded
+from hyperclip_nb.core.blocks import (
+    Standardizer,
+    check_pairs,
+    check_tensor,
+    check_types,
+    perceptron,
+    principal_directions,
+)
+from ..core.seeds import global_seed, seeded
 from ..core.training import EMA, Steps, TrainConfig, fit, track_ema
 from ..hypernet.hypernetworks import WeightGenerator
 
@@ -51,6 +58,7 @@ class HyperCLIPConfig:
     max_scale: float = 100.0  # bound of the logit scale κ
 
     def __post_init__(self):
+        check_types(self)
         for name, ok, want in [
             ("components", self.components is None or self.components >= 1, "at least 1, or None"),
             ("size", self.size is None or self.size >= 2, "at least 2, or None"),
@@ -75,7 +83,7 @@ class HyperCLIP(nn.Module):
         self,
         net: BaseNet,  # the base network
         embed_size: int,  # E, of the questions' embeddings
-        config: HyperCLIPConfig = HyperCLIPConfig(),
+        config: HyperCLIPConfig = HyperCLIPConfig(),  # its size
         seed: int = 0,  # of the initial parameters
     ):
         super().__init__()
@@ -85,8 +93,7 @@ class HyperCLIP(nn.Module):
         if config.components:
             self.register_buffer("mean", torch.zeros(net.size))
             self.register_buffer("project", torch.zeros(net.size, config.components))
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
+        with global_seed(seed):
             sizes = (config.components or net.size, *config.hidden, size)
             self.encoder = perceptron(sizes, dropout=config.dropout)
             head = (embed_size, *config.text_hidden, size)
@@ -103,7 +110,7 @@ class HyperCLIP(nn.Module):
         net: BaseNet,  # the base network
         weights: Tensor | None,  # [..., P] generated for training tasks: a sample for `components`, else None
         embed_size: int,  # E
-        config: HyperCLIPConfig = HyperCLIPConfig(),
+        config: HyperCLIPConfig = HyperCLIPConfig(),  # its size
         seed: int = 0,  # of the initial parameters
     ) -> "HyperCLIP":
         "An untrained one with the components of a sample. Raises `ValueError` for a sample of too few directions."
@@ -140,8 +147,7 @@ class HyperCLIP(nn.Module):
         w: Tensor,  # [..., P] weights
     ) -> Tensor:  # [..., k] whitened components, or the weights themselves
         "The input of the weight encoder."
-        if w.shape[-1] != self.net.size:
-            raise ValueError(f"expected weights [..., {self.net.size}], got {list(w.shape)}")
+        check_tensor("w", w, "weights", "...", self.net.size)
         return (w - self.mean) @ self.project if self.config.components else w
 
     def encode_read(
@@ -167,8 +173,7 @@ class HyperCLIP(nn.Module):
         e: Tensor,  # [..., E] embeddings of questions
     ) -> Tensor:  # [..., D] of length 1
         "CLIP_T: where a question lies in the common space."
-        if e.shape[-1] != self.embed_size:
-            raise ValueError(f"expected embeddings [..., {self.embed_size}], got {list(e.shape)}")
+        check_tensor("e", e, "embeddings", "...", self.embed_size)
         return F.normalize(self.text_head(e), dim=-1)
 
 # %% ../../nbs/4_guidance/01_hyperclip.ipynb #c49c8196
@@ -210,6 +215,7 @@ class ContrastConfig:
     ema_from: float = 0.5  # share of the training after which averaging begins
 
     def __post_init__(self):
+        check_types(self)
         for name, ok, want in [
             ("batch", self.batch >= 2, "at least 2"),
             ("latent_noise", self.latent_noise >= 0, "0 or more"),
@@ -226,13 +232,14 @@ def train_hyperclip(
     generate: WeightGenerator,  # frozen: HNet or the HVAE's decoder
     latents: Tensor,  # [V, T, Z] or [T, Z] latents of the training tasks, V views of each
     embeddings: Tensor,  # [T, E] of their questions
-    train: TrainConfig = PAPER_CONTRAST,
-    config: ContrastConfig = ContrastConfig(),
+    train: TrainConfig = PAPER_CONTRAST,  # its length and rate
+    config: ContrastConfig = ContrastConfig(),  # what is particular to the contrast
     std: Tensor | None = None,  # [V, T, Z], [T, Z] or [Z] unit of the latents' noise; None: their own, over all tasks
 ) -> Steps:  # an iterator over updates; nothing is trained until it is used up
     """Train both encoders on pairs of network and question (algorithms 1, 9 and 10).
 
     Raises `ValueError` for pairs that don't fit."""
+    check_tensor("latents", latents, "latents", "...", "T", generate.latent_size)
     latents = latents if latents.ndim == 3 else latents[None]
     check_pairs(latents, embeddings, generate.latent_size, model.embed_size, least=2)
     std = latents.flatten(0, 1).std(0, unbiased=False) if std is None else std

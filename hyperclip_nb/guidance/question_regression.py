@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..core.blocks import Standardizer
+from ..core.blocks import Standardizer, check_tensor
 from ..core.seeds import seeded
 from ..core.training import TrainConfig, fit
 
@@ -153,7 +153,8 @@ class QuestionRegression(nn.Module):
         self,
         e: Tensor,  # [T, E] questions
     ) -> Tensor:  # [T, Z]
-        "The predicted latent of every question."
+        "The predicted latent of every question. Raises `ValueError` for embeddings of another shape or type."
+        check_tensor("e", e, "embeddings", "T", self.questions.shape[1], dtype=self.questions.dtype)
         return self.shares(e) @ self.latents
 
     def left_out(self) -> Tensor:  # [A, Z]

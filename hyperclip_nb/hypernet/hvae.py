@@ -17,13 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from ..basenet.fast.kernels import GeneratedLoss, first_order_loss
-from ..basenet.fast.layers import WideLinear, large_linear, product, squared_distance
+from ..basenet.fast.layers import WideLinear, large_linear, plain_only, product, squared_distance
 from ..basenet.network import BaseNet, check_net
 from hyperclip_nb.core.blocks import (
     Activation,
     Scale,
     Standardizer,
     check_fields,
+    check_tensor,
+    check_types,
     perceptron,
     principal_directions,
 )
@@ -49,6 +51,7 @@ class HVAEConfig:
     decoder_gain: float = 1.0  # factor of the initial weights of the decoder's last layer
 
     def __post_init__(self):
+        check_types(self)
         widths = lambda sizes: all(width >= 1 for width in sizes)
         check_fields(
             self,
@@ -63,6 +66,7 @@ class HVAEConfig:
             ),
             ("scale", self.scale in get_args(Scale), "'dimension' or 'global'"),
             ("activation", self.activation in get_args(Activation), "'relu' or 'silu'"),
+            ("log_var_offset", math.isfinite(self.log_var_offset), "a finite number"),
             ("decoder_gain", 0 <= self.decoder_gain < math.inf, "0 or a positive number"),
         )
 
@@ -77,7 +81,7 @@ class HVAE(nn.Module):
     def __init__(
         self,
         net: BaseNet,  # the base network
-        config: HVAEConfig = HVAEConfig(),
+        config: HVAEConfig = HVAEConfig(),  # its shape
         seed: int = 0,  # of the initial parameters
     ):  # scale, directions and w0 come from `make`, or from a state dict
         super().__init__()
@@ -128,7 +132,7 @@ class HVAE(nn.Module):
         net: BaseNet,  # the base network
         weights: Tensor,  # [V, T, P] fine-tuned weights of the training tasks; may be memory-mapped
         w0: Tensor,  # [P] where fine-tuning began
-        config: HVAEConfig = HVAEConfig(),
+        config: HVAEConfig = HVAEConfig(),  # its shape
         seed: int = 0,  # of the initial parameters
     ) -> "HVAE":  # untrained
         "An HVAE whose mean, scale and principal components are those of the weights."
@@ -158,8 +162,7 @@ class HVAE(nn.Module):
         w: Tensor,  # [..., P] weights
     ) -> Tensor:  # [..., P] standardised; [..., k + 1] components and the squared length of the rest, if those decode
         "All that encoder and loss need to know of weights."
-        if w.shape[-1] != self.net.size:
-            raise ValueError(f"expected weights [..., {self.net.size}], got {list(w.shape)}")
+        check_tensor("w", w, "weights", "...", self.net.size, dtype=self.w0.dtype)
         u = self.scaler.encode(w)
         if self.unit is None:
             return u
@@ -185,11 +188,10 @@ class HVAE(nn.Module):
         self,
         z: Tensor,  # [T, Z] latents
     ) -> Tensor:  # [T, P] weights
-        "Decode."
-        if z.ndim != 2 or z.shape[1] != self.latent_size:
-            raise ValueError(f"expected latents [T, {self.latent_size}], got {list(z.shape)}")
+        "Decode. Raises `ValueError` for latents of another shape or type."
+        check_tensor("z", z, "latents", "T", self.latent_size, dtype=self.w0.dtype)
         trains = torch.is_grad_enabled() and any(p.requires_grad for p in self.decoder[-1].parameters())
-        if self.unit is not None and trains:
+        if self.unit is not None and (trains or plain_only(z)):
             return self.scaler.decode(self.from_components(self.decoder(z)))
         return self.scaler.decode(self.head(self.decoder[:-1](z)))
 
@@ -267,6 +269,7 @@ class HVAELoss:
     examples: int = 25  # held-out examples of each task per step, where there are more
 
     def __post_init__(self):
+        check_types(self)
         check_fields(
             self,
             ("loss", self.loss in ("weights", "task"), "'weights' or 'task'"),

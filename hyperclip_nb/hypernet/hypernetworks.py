@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..basenet.fast.kernels import GeneratedLoss
 from ..basenet.fast.layers import WideLinear
 from ..basenet.network import BaseNet, check_net
-from ..core.blocks import hidden_layers
+from ..core.blocks import check_tensor, hidden_layers
 from ..core.energy import Energy
 from ..dataset.batches import Ragged, TaskBatch
 
@@ -73,9 +73,8 @@ class HNet(nn.Module):
         self,
         z: Tensor,  # [T, Z] latents, or embeddings
     ) -> Tensor:  # [T, P] weights
-        "Generate weights."
-        if z.ndim != 2 or z.shape[1] != self.latent_size:
-            raise ValueError(f"expected latents [T, {self.latent_size}], got {list(z.shape)}")
+        "Generate weights. Raises `ValueError` for latents of another shape or type."
+        check_tensor("z", z, "latents", "T", self.latent_size, dtype=self.z0.dtype)
         return self.head(self.body(z))
 
     def last_layer(self) -> tuple[Callable[[Tensor], Tensor], Tensor, Tensor]:

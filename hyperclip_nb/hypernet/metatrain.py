@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ..basenet.fast.kernels import first_order_loss
+from ..basenet.fast.layers import plain_only
 from ..basenet.network import task_loss
-from ..core.blocks import check_fields
+from ..core.blocks import check_fields, check_finite, check_tensor, check_types
 from ..core.energy import Energy, Optimizer, Order, descend, stop_at
 from ..core.seeds import noise_like
 from ..core.training import TrainConfig, fit, last
@@ -37,6 +38,7 @@ class Adaptation:
         return self.steps if isinstance(self.steps, tuple) else (self.steps, self.steps)
 
     def __post_init__(self):
+        check_types(self)
         low, high = self.bounds
         check_fields(
             self,
@@ -54,7 +56,7 @@ def task_energy(
     trains: bool = False,  # in a fast form, also with respect to the generator's parameters
 ) -> Energy:  # latents [T, Z], near each other in a fast form -> [T] nats
     "L(D, h(z)): the loss on each task's examples as an energy of its latent."
-    if not once:
+    if not once or plain_only(batch.parts[0].images):
         return lambda z: task_loss(generate(z), batch, generate.net)
     fast: Callable[..., Energy] | None = getattr(generate, "fast_energy", None)  # offered by some generators
     return fast(batch, trains) if fast else lambda z: first_order_loss(generate(z), batch, generate.net)
@@ -68,6 +70,7 @@ def adaptation_path(
     order: Order = "none",  # how far gradients reach through the steps
 ) -> Iterator[Tensor]:  # latents [T, Z] before the first and after each step
     "The path of an adaptation, for all tasks at once. Raises `ValueError` for a start of another shape."
+    check_tensor("start", start, "latents", "...", generate.latent_size)
     if list(start.shape) not in ([generate.latent_size], [len(batch), generate.latent_size]):
         wanted = f"[{generate.latent_size}] or [{len(batch)}, {generate.latent_size}]"
         raise ValueError(f"start: expected latents {wanted}, got {list(start.shape)}")
@@ -104,6 +107,7 @@ class Episodes:
     query: int | None = 25  # examples per task for the loss; None together with `support`
 
     def __post_init__(self):
+        check_types(self)
         both = (self.support is None) == (self.query is None)
         check_fields(
             self,
@@ -133,7 +137,7 @@ def fit_meta(
     order: Literal["first", "second"] = "second",  # how far the outer gradient reaches
     anchor: float = 0.0,  # weight of the loss at the start itself
     embedding_noise: float = 0.0,  # standard deviation of noise added to embeddings
-    episodes: Episodes = Episodes(),
+    episodes: Episodes = Episodes(),  # what a step draws
 ) -> fit:  # yields an `Update` after each step
     """Train a generator on tasks: algorithms 2 to 7 of the paper, by what is adapted and where it starts.
 
@@ -142,11 +146,10 @@ def fit_meta(
     | from `z0` | multitask (2) | MAML of MNet (3) or of HNet (4) |
     | from `embeddings` | conditional HNet (5) or FiLM (6) | conditional HNet-MAML (7) |
 
-    Raises `ValueError` for embeddings of another shape."""
-    if embeddings is not None and embeddings.shape != (len(tasks), model.latent_size):
-        raise ValueError(
-            f"embeddings: expected [{len(tasks)}, {model.latent_size}] for these tasks, got {list(embeddings.shape)}"
-        )
+    Raises `ValueError` for embeddings of another shape, `NumbersError` for such as are not finite."""
+    if embeddings is not None:
+        check_tensor("embeddings", embeddings, "one for each task,", len(tasks), model.latent_size)
+        check_finite("embeddings", embeddings)
 
     def loss(batch: tuple[TaskBatch, TaskBatch], generator: torch.Generator) -> Tensor:
         support, query = batch

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd import Function
 
-from .layers import ActiveColumns, WideLinear, product, weight_gradient, with_one
-from ..network import BaseNet
+from .layers import ActiveColumns, WideLinear, plain_only, product, weight_gradient, with_one
+from ..network import BaseNet, task_loss
 from ...core.blocks import Standardizer
 from ...dataset.batches import Ragged, TaskBatch
 
@@ -74,6 +74,8 @@ def first_order_loss(
     "`task_loss`, its gradient made on the way forward by `BaseNet.loss_and_gradient`; can be differentiated once."
     if w.shape != (len(batch), net.size):
         raise ValueError(f"expected weights [{len(batch)}, {net.size}], got {list(w.shape)}")
+    if plain_only(w):
+        return task_loss(w, batch, net)
     return _FirstOrderLoss.apply(w, batch, net)
 
 # %% ../../../nbs/2_basenet/appendix/kernels.ipynb #fbbd2f39
