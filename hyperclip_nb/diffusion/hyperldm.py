@@ -259,6 +259,7 @@ def train_hyperldm(
 
     With `std`, `latents` are the means of posteriors, and every step draws its latents from them anew, as
     algorithm 13 does. Raises `ValueError` for pairs that don't fit."""
+    check_tensor("latents", latents, "latents", "...", "T", ldm.denoiser.latent_size)
     latents = latents if latents.ndim == 3 else latents[None]
     check_pairs(latents, embeddings, ldm.denoiser.latent_size, ldm.denoiser.embed_size)
     if std is not None:
