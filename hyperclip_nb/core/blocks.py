@@ -247,6 +247,8 @@ def check_pairs(
     least: int = 1,  # tasks that are needed
 ) -> None:
     "Raises `ValueError` unless latents and embeddings fit each other and the model, and every number is finite."
+    check_tensor("embeddings", embeddings, "embeddings", "T", "E")
+    check_tensor("latents", latents, "latents", "...", "T", "Z")
     if embeddings.ndim != 2 or len(embeddings) < least or embeddings.shape[1] != embed_size:
         raise ValueError(
             f"embeddings: expected [T, {embed_size}] of at least {least} tasks, got {list(embeddings.shape)}"
