@@ -60,6 +60,15 @@ _HOME = {  # name -> module, in the order of the tour
     "train_hyperldm": "diffusion.hyperldm",
     "sample_ddpm": "diffusion.sampling",
     "with_cfg": "diffusion.sampling",
+    # all of it in one call each, on one's own tensors
+    "fit_multitask": "evaluation.fit",
+    "fit_conditional": "evaluation.fit",
+    "fit_hnet": "evaluation.fit",
+    "fit_hvae": "evaluation.fit",
+    "fit_question_regression": "evaluation.fit",
+    "fit_hyperclip": "evaluation.fit",
+    "fit_hyperldm": "evaluation.fit",
+    "accuracy": "evaluation.fit",
     # pictures, tables, and the explorer
     "house_style": "plots.style",
     "reproduce": "evaluation.reproduce",
@@ -95,6 +104,14 @@ if TYPE_CHECKING:  # the same for type checkers and editors; tests/test_front.py
     from .evaluation.asking import weights_for_question as weights_for_question
     from .evaluation.experiment import scenes_experiment as scenes_experiment
     from .evaluation.export import export_run as export_run
+    from .evaluation.fit import accuracy as accuracy
+    from .evaluation.fit import fit_conditional as fit_conditional
+    from .evaluation.fit import fit_hnet as fit_hnet
+    from .evaluation.fit import fit_hvae as fit_hvae
+    from .evaluation.fit import fit_hyperclip as fit_hyperclip
+    from .evaluation.fit import fit_hyperldm as fit_hyperldm
+    from .evaluation.fit import fit_multitask as fit_multitask
+    from .evaluation.fit import fit_question_regression as fit_question_regression
     from .evaluation.generated import Adapter as Adapter
     from .evaluation.pretrained import TextToWeights as TextToWeights
     from .evaluation.reproduce import reproduce as reproduce

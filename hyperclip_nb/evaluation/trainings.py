@@ -43,10 +43,12 @@ def best_on_validation(
     steps: Steps,
     model: nn.Module,
     weights: Callable[[], Tensor],  # -> [T or 1, P] for the validation tasks
-    val: TaskSet,
+    val: TaskSet | None,
     net: BaseNet,
-) -> keep_best:
-    "Keep the step at which the validation tasks do best."
+) -> Steps:
+    "Keep the step at which the validation tasks do best; where there are none, the last."
+    if val is None:
+        return steps
 
     def score() -> float:
         model.eval()
@@ -58,7 +60,7 @@ def best_on_validation(
     return keep_best(steps, model, score)
 
 
-def multitask(net: BaseNet, drawn: Drawn, val: TaskSet, r: Recipe, seed: int) -> Training:
+def multitask(net: BaseNet, drawn: Drawn, val: TaskSet | None, r: Recipe, seed: int) -> Training:
     "One weight vector for all tasks; the step is chosen on validation (paper, algorithm 2)."
     tasks, episodes = drawn
     model = MNet(net, seeded(seed, "multitask")).to(tasks.device)
@@ -164,7 +166,7 @@ def conditional(
     kind: ConditionalKind,
     net: BaseNet,
     train: tuple[TaskSet, Tensor],  # tasks, and their conditions [T, D]
-    val: tuple[TaskSet, Tensor],
+    val: tuple[TaskSet, Tensor] | None,  # None: the last step is kept
     start: Tensor | None,  # [P] weights to start near; None: near the identity
     r: Recipe,
     seed: int,
@@ -191,7 +193,8 @@ def conditional(
         embedding_noise=r.conditional_noise,
         episodes=r.episodes,
     )
-    return Training(model, lambda: best_on_validation(steps(), model, lambda: model(val[1]), val[0], net))
+    on, e = val or (None, conditions)
+    return Training(model, lambda: best_on_validation(steps(), model, lambda: model(e), on, net))
 
 # %% ../../nbs/7_evaluation/appendix/trainings.ipynb #f2a83a10
 def question_regression(
