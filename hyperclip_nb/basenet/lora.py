@@ -122,7 +122,7 @@ class LoRANet(BaseNet):
 
     def load_peft(
         self,
-        folder: str | Path,
+        folder: str | Path,  # that `peft` or `save_peft` has written
     ) -> Tensor:  # [P]
         "Read one task's change, from here or from `peft`. Raises `FileError` for a change of other matrices or rank."
         path = Path(folder) / "adapter_model.safetensors"

@@ -288,7 +288,10 @@ class TaskSet:
             self.device, self.dtype
         )
 
-    def sizes(self, part: Part) -> Tensor:  # [T] number of examples
+    def sizes(
+        self,
+        part: Part,  # which of their examples
+    ) -> Tensor:  # [T] number of examples
         "How many examples each task has in a part."
         if part not in ("support", "query", "all"):
             raise ValueError(f"expected part 'support', 'query' or 'all', got {part!r}")

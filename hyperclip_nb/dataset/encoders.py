@@ -107,9 +107,9 @@ class ClipEncoder:
         self,
         model: nn.Module,  # open_clip's CLIP or CustomTextCLIP
         tokenizer: Any,  # a function of texts that returns token ids [N, L]; open_clip's also say their context
-        preprocessing: Preprocessing,
+        preprocessing: Preprocessing,  # from a picture to what the model reads
         name: str,  # for the fingerprint and for messages
-        device: str | torch.device = "cpu",
+        device: str | torch.device = "cpu",  # where it computes
         dtype: torch.dtype | None = None,  # that pictures are computed in; None: that of most parameters
     ):
         self.model: Any = model.to(device).eval().requires_grad_(False)  # its methods are open_clip's
@@ -151,7 +151,7 @@ class ClipEncoder:
         images: np.ndarray
         | Tensor
         | Sequence["Image.Image | str | Path"],  # uint8 [N, S, S, 3], or pictures of any size
-        batch_size: int = 256,
+        batch_size: int = 256,  # at a time
     ) -> Tensor:  # [N, E] float32 on the CPU
         "Image features. Raises `FileError` for an unreadable file, `ValueError` for wrong pixels and for NaN."
         if not isinstance(images, (np.ndarray, Tensor)):
@@ -175,9 +175,9 @@ class ClipEncoder:
     @torch.no_grad()
     def encode_texts(
         self,
-        texts: Sequence[str],
+        texts: Sequence[str],  # N
         pooling: str = "clip",  # "clip": projected end token; "tokens": mean of all final token states
-        batch_size: int = 256,
+        batch_size: int = 256,  # at a time
     ) -> Tensor:  # [N, E] or [N, width of the text tower], float32 on the CPU
         "Text features. Raises `ValueError` for an empty text, one that doesn't fit into the context, and NaN."
         if pooling not in ("clip", "tokens"):

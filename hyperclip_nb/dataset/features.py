@@ -174,9 +174,9 @@ class FeatureBank:
 
     def __init__(
         self,
-        folder: Path,
-        manifest: BankManifest,
-        index: BankIndex,
+        folder: Path,  # where it lies
+        manifest: BankManifest,  # what made it
+        index: BankIndex,  # names of the rows
         images: Tensor,  # [I, E]
         prompts: Tensor,  # [A, E]
         questions: dict[str, Tensor],  # name of the question encoder -> [Q, .]
@@ -185,7 +185,10 @@ class FeatureBank:
         self.images, self.prompts, self.questions = images, prompts, questions
 
     @classmethod
-    def open(cls, folder: str | Path) -> "FeatureBank":
+    def open(
+        cls,
+        folder: str | Path,  # that `build_bank` has filled
+    ) -> "FeatureBank":
         "Map a finished bank into memory. Raises `FileError` for one that is missing, unfinished or damaged."
         folder = Path(folder)
         manifest = _read_manifest(folder)
@@ -250,15 +253,24 @@ class FeatureBank:
             )
         return torch.tensor([rows[key] for key in keys], dtype=torch.long)
 
-    def image_rows(self, ids: Sequence[str]) -> Tensor:
+    def image_rows(
+        self,
+        ids: Sequence[str],  # N
+    ) -> Tensor:
         "[N] rows of `images`. Raises `FileError` for an id that is not in the bank."
         return self._find("images", ids)
 
-    def prompt_rows(self, texts: Sequence[str]) -> Tensor:
+    def prompt_rows(
+        self,
+        texts: Sequence[str],  # N
+    ) -> Tensor:
         "[N] rows of `prompts`."
         return self._find("prompts", texts)
 
-    def question_rows(self, texts: Sequence[str]) -> Tensor:
+    def question_rows(
+        self,
+        texts: Sequence[str],  # N
+    ) -> Tensor:
         "[N] rows of every matrix in `questions`."
         return self._find("questions", texts)
 

@@ -200,7 +200,10 @@ def small_tokenizer(folder: Path = ASSETS) -> SmallTokenizer:
     return SmallTokenizer(pieces, merges=merges)
 
 
-def load_small_clip(device: str | torch.device = "cpu", folder: Path = ASSETS) -> ClipEncoder:
+def load_small_clip(
+    device: str | torch.device = "cpu",  # where it computes
+    folder: Path = ASSETS,  # of another one, as `save_small_clip` writes it
+) -> ClipEncoder:
     "The shipped model, frozen: its own towers, which compute what open_clip does. Raises `FileError` for bad files."
     tokenizer = small_tokenizer(folder)
     try:

@@ -44,7 +44,7 @@ from hyperclip_nb.dataset.tasks import (
 # %% ../../nbs/1_dataset/08_sources.ipynb #282da4da
 def scenes_bank(
     data: str | Path | None = None,  # where features are cached; None: see `runs.data_dir`
-    world_seed: int = 0,
+    world_seed: int = 0,  # of the world that the scenes come from
     clip: Path | None = None,  # folder of another small CLIP, as `save_small_clip` writes it
 ) -> tuple[Splits, FeatureBank]:
     "Tasks and features of the embedded data set; the first call draws and encodes 79,050 pictures, in about a minute."

@@ -86,7 +86,7 @@ def run_source(
 def open_experiment(
     folder: str | Path,  # a run directory of `hyperclip_nb demo` or `reproduce`
     data: str | Path | None = None,  # where features are cached; None: see `runs.data_dir`
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "cpu",  # where it computes
     train: bool = False,  # make missing parts when they are asked for
     *,
     tasks: str | Path | None = None,  # of a run on one's own data: its task files, where they have moved
@@ -121,7 +121,7 @@ def pictures_for(
 
 # %% ../../nbs/7_evaluation/08_asking.ipynb #037a9edf
 def task_for(
-    question: str,
+    question: str,  # in words
     answers: Sequence[str] = (),  # may be left out for a question worded as one of the scenes' families
     world_seed: int = 0,
     support: int = 50,  # labelled pictures to adapt on, where there are labels
@@ -171,8 +171,8 @@ def encode_question(
 
 
 def weights_for_question(
-    experiment: Experiment,
-    question: str,
+    experiment: Experiment,  # a run
+    question: str,  # in words
     seed: int = 0,  # which of the run's seeds
     *,
     kind: Generator = "hvae",  # which weight generator
@@ -268,7 +268,7 @@ def _seen(x: Experiment | TextToWeights, question: str) -> str:
 
 def ask(
     x: Experiment | TextToWeights,  # whom: a run, or what was exported of one
-    question: str,
+    question: str,  # in words
     answers: Sequence[str] = (),  # may be left out for a question in the scenes' words
     seed: int = 0,  # which of the run's seeds
     *,
@@ -314,7 +314,7 @@ def ask(
 
 # %% ../../nbs/7_evaluation/08_asking.ipynb #aa82a7d1
 def sheet_figure(
-    sheet: Sheet,
+    sheet: Sheet,  # from `ask`
     limit: int = 24,  # pictures at most
 ) -> np.ndarray:  # of axes
     "Pictures with the answers before (zero-shot CLIP) and after; framed right or wrong where the truth is known."
@@ -332,7 +332,7 @@ FRAMES = {True: "#0072B2", False: "#D55E00"}  # of right and wrong answers, as i
 
 
 def sheet_picture(
-    sheet: Sheet,
+    sheet: Sheet,  # from `ask`
     limit: int = 24,  # pictures at most
 ) -> "Image.Image":
     "The same as one picture, drawn by Pillow: matplotlib takes longer to load than a question to be answered."

@@ -376,12 +376,12 @@ class Experiment:
 # %% ../../nbs/7_evaluation/04_experiment.ipynb #5a09e193
 def scenes_experiment(
     data: str | Path | None = None,  # where features and runs go; None: see `runs.data_dir`
-    world_seed: int = 0,
-    recipe: Recipe = Recipe(),
+    world_seed: int = 0,  # of the world that the scenes come from
+    recipe: Recipe = Recipe(),  # all settings
     *,
     out: str | Path | None = None,  # the run directory; None: runs/demo under the data directory
     seeds: Sequence[int] = (),  # recorded in the run
-    device: str | torch.device = "cpu",
+    device: str | torch.device = "cpu",  # where it computes
     resume: bool = True,  # False: delete the parts that are there
 ) -> Experiment:
     "The experiment on the embedded data set, with the parts that its run directory has."

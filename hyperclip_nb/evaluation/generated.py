@@ -58,7 +58,7 @@ class Adapter(nn.Module):
         net: BaseNet,  # the base network
         weights: Tensor,  # [K, P] of K networks, whose probabilities are averaged
         answer_features: Tensor,  # [C, E] features of the answers' prompts, or [K, C, E]
-        question: str,
+        question: str,  # that they answer
         answers: Sequence[str],  # C
         scale: Scale = "unit",  # how features are scaled: root mean square 1, or as they come
         about: Mapping[str, Any] = {},  # how it was made, as JSON
@@ -131,19 +131,32 @@ class Adapter(nn.Module):
         "The same question to CLIP as it comes: one network that changes nothing."
         return zero_shot(self)
 
-    def join(self, *others: "Adapter") -> "Adapter":
+    def join(
+        self,
+        *others: "Adapter",  # with the same base network and the same answers
+    ) -> "Adapter":
         "An ensemble with all networks of all. Raises `ValueError` for adapters that don't fit."
         return join(self, *others)
 
-    def merge(self, *others: "Adapter") -> "Adapter":
+    def merge(
+        self,
+        *others: "Adapter",  # with the same base network and the same answers
+    ) -> "Adapter":
         "One network: the mean of all weights. Raises `ValueError` for adapters that don't fit, or read other prompts."
         return merge(self, *others)
 
-    def save_pretrained(self, folder: str | Path) -> Path:
+    def save_pretrained(
+        self,
+        folder: str | Path,  # new, or written by this before
+    ) -> Path:
         "Write config.json, model.safetensors and a card into a folder."
         return save_adapter(self, folder)
 
-    def push_to_hub(self, repository: str, private: bool = False) -> str:  # its address
+    def push_to_hub(
+        self,
+        repository: str,  # user/name
+        private: bool = False,  # only for its owner, where it is new
+    ) -> str:  # its address
         "Put it on the Hugging Face hub, as user/name."
         with tempfile.TemporaryDirectory() as folder:
             return upload_model(self.save_pretrained(folder), repository, private)

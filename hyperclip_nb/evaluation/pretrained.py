@@ -149,7 +149,7 @@ class TextToWeights(nn.Module):
 
     def __init__(
         self,
-        config: WeightsConfig,
+        config: WeightsConfig,  # what the tensors are parts of
         tensors: dict[str, Tensor],  # of `build_modules`, in any precision
         encoder: ClipEncoder | None = None,  # of texts and pictures; None: the one that the config names, when needed
         net: BaseNet | None = None,  # the base network; None: an adapter of the size that the config says
@@ -228,7 +228,7 @@ class TextToWeights(nn.Module):
     @torch.no_grad()
     def weights(
         self,
-        question: str,
+        question: str,  # in words
         guidance: float = 1.5,  # γ: 0 ignores the question, 1 is plain, more exaggerates
         samples: int = 10,  # K networks
         seed: int = 0,  # of the noise
@@ -252,8 +252,8 @@ class TextToWeights(nn.Module):
 
     def prompts(
         self,
-        question: str,
-        answers: Sequence[str],
+        question: str,  # in words
+        answers: Sequence[str],  # C
     ) -> tuple[str, ...]:  # a statement for each answer
         "What the text encoder reads for each answer."
         if self.config.prompts == "scenes":
@@ -295,7 +295,11 @@ class TextToWeights(nn.Module):
         "Write config.json, model.safetensors and a model card. Raises `NumbersError` for numbers too large for a type."
         return save_weights(self, folder, dtype)
 
-    def push_to_hub(self, repository: str, private: bool = False) -> str:  # its address
+    def push_to_hub(
+        self,
+        repository: str,  # user/name
+        private: bool = False,  # only for its owner, where it is new
+    ) -> str:  # its address
         "Put it on the Hugging Face hub, as user/name."
         with tempfile.TemporaryDirectory() as folder:
             return upload_model(self.save_pretrained(folder), repository, private)

@@ -131,14 +131,14 @@ def check_same(
 
 
 def reproduce(
-    preset: Literal["demo", "smoke", "scenes", "worlds", "paper"] | Preset = "scenes",
+    preset: Literal["demo", "smoke", "scenes", "worlds", "paper"] | Preset = "scenes",  # data, rows and settings
     *,
     out: str | Path | None = None,  # the run directory; None: runs/<preset> under the data directory
     source: Source = Source(),  # the data
     methods: Sequence[str] = (),  # rows; none: the preset's
     settings: Mapping[str, Any] = {},  # of its recipe, by path (see `override`)
     seeds: int | None = None,  # how many; None: the preset's
-    device: str = "cpu",
+    device: str = "cpu",  # or "cuda"
     workers: int = 1,  # processes; seeds run side by side
     resume: bool = True,  # False: delete the parts that are there
 ) -> Results:

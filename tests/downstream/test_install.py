@@ -208,7 +208,7 @@ def test_every_module_works_or_says_what_to_install(environment, tmp_path):
     assert all(re.fullmatch(sentence, text) for text in said.values()), said
     rooms = {name.split(".")[1] for name in said}
     assert {"plots", "explorer"} <= rooms and not {"core", "basenet", "hypernet", "guidance", "diffusion"} & rooms
-    assert "hyperclip_nb.dataset.batches" not in said and "hyperclip_nb.dataset.encoders" in said
+    assert "hyperclip_nb.dataset.batches" not in said and "hyperclip_nb.dataset.small_clip_training" in said
     assert ast.literal_eval(run(environment("wheel", ["hyperclip_nb[app]"]), "-c", MODULES, cwd=tmp_path)) == {}
 
 
