@@ -32,6 +32,14 @@ def test_help_shows_the_comments(name):
                 assert f"{parameter}: {text.strip()}" in shown, f"{one.__qualname__}: {parameter}"
 
 
+@pytest.mark.parametrize("name", sorted({*NAMES} - {"BaseNet"}))  # a protocol is not called
+def test_every_parameter_of_a_public_name_is_explained(name):
+    for one in callables(getattr(hc, name)):
+        for parameter in inspect.signature(one).parameters:
+            told = f"    {parameter}: " in (one.__doc__ or "")
+            assert told or parameter in ("self", "cls"), f"{one.__qualname__}: no comment beside {parameter}"
+
+
 def test_help_in_a_fresh_process_shows_shapes():
     said = subprocess.run(
         [sys.executable, "-c", "import hyperclip_nb as hc; help(hc.fit_meta); help(hc.HyperLDM.generate)"],

@@ -90,9 +90,9 @@ def check_tasks(net: BaseNet, tasks: TaskSet) -> None:
 
 # %% ../../nbs/7_evaluation/14_fit.ipynb #fitnb013
 def accuracy(
-    net: BaseNet,
+    net: BaseNet,  # the base network
     w: Tensor,  # [T, P], [1, P] for all tasks, or [K, T, P]: the probabilities of K networks are averaged
-    tasks: TaskSet,
+    tasks: TaskSet,  # that the weights answer
     part: Part = "query",  # on which examples
     numbers: int = 10_000_000,  # weights at a time
 ) -> float:  # between 0 and 1
@@ -115,13 +115,13 @@ def accuracy(
 
 # %% ../../nbs/7_evaluation/14_fit.ipynb #fitnb015
 def fit_multitask(
-    net: BaseNet,
-    tasks: TaskSet,
+    net: BaseNet,  # the base network
+    tasks: TaskSet,  # those to learn from
     *,
     val: TaskSet | None = None,  # tasks that choose the step that is kept; None: the last
     steps: int | None = None,  # None: as the recipe says
     lr: float | None = None,  # likewise
-    seed: int = 0,
+    seed: int = 0,  # of everything random
     recipe: Recipe = FIT,  # of its fields: multitask, episodes
     wrap: Wrap | None = None,  # of the iterator over updates
 ) -> MNet:  # whose weights are `z0` [P]
@@ -132,7 +132,7 @@ def fit_multitask(
 
 # %% ../../nbs/7_evaluation/14_fit.ipynb #fitnb018
 def read_questions(
-    tasks: TaskSet,
+    tasks: TaskSet,  # those to learn from
     encoder: str,  # whose embeddings
 ) -> tuple[Standardizer, Tensor]:  # brings embeddings to one scale; those of the tasks [T, D] as it gives them
     "What networks read of questions."
@@ -162,8 +162,8 @@ class FittedConditional(nn.Module):
 
 
 def fit_conditional(
-    net: BaseNet,
-    tasks: TaskSet,
+    net: BaseNet,  # the base network
+    tasks: TaskSet,  # those to learn from
     start: MNet | None = None,  # weights to begin near; None: `fit_multitask` comes first
     *,
     kind: ConditionalKind = "cond_multitask",  # or "cond_multitask_film", "cond_hnet_maml"
@@ -171,7 +171,7 @@ def fit_conditional(
     val: TaskSet | None = None,  # tasks that choose the step that is kept; None: the last
     steps: int | None = None,  # None: as the recipe says
     lr: float | None = None,  # likewise
-    seed: int = 0,
+    seed: int = 0,  # of everything random
     recipe: Recipe = FIT,  # of its fields: conditional*, film, episodes, inner, order, anchor
     wrap: Wrap | None = None,  # of the iterator over updates
 ) -> FittedConditional:  # e [T, D] -> weights [T, P]
@@ -239,14 +239,14 @@ class FittedGenerator(nn.Module):
 
 
 def fit_hnet(
-    net: BaseNet,
-    tasks: TaskSet,
+    net: BaseNet,  # the base network
+    tasks: TaskSet,  # those to learn from
     start: MNet | None = None,  # weights to begin near; None: `fit_multitask` comes first
     *,
     views: int | None = None,  # V, latents of each task; None: as the recipe says
     steps: int | None = None,  # likewise
     lr: float | None = None,  # likewise
-    seed: int = 0,
+    seed: int = 0,  # of everything random
     recipe: Recipe = FIT,  # of its fields: hnet*, latent_size, inner, order, anchor, episodes, stored, views
     wrap: Wrap | None = None,  # of the iterator over updates
 ) -> FittedGenerator:
@@ -259,14 +259,14 @@ def fit_hnet(
 
 
 def fit_hvae(
-    net: BaseNet,
-    tasks: TaskSet,
+    net: BaseNet,  # the base network
+    tasks: TaskSet,  # those to learn from
     start: MNet | None = None,  # weights that fine-tuning starts from; None: `fit_multitask` comes first
     *,
     views: int | None = None,  # V, fine-tunings of each task; None: as the recipe says
     steps: int | None = None,  # likewise
     lr: float | None = None,  # likewise
-    seed: int = 0,
+    seed: int = 0,  # of everything random
     recipe: Recipe = FIT,  # of its fields: finetuned, hvae*, views
     wrap: Wrap | None = None,  # of the iterator over updates
 ) -> FittedGenerator:
@@ -330,7 +330,7 @@ def fit_hyperldm(
     encoder: str = "text",  # of the questions
     steps: int | None = None,  # None: as the recipe says
     lr: float | None = None,  # likewise
-    seed: int = 0,
+    seed: int = 0,  # of everything random
     recipe: Recipe = FIT,  # of its fields: hyperldm, ldm, diffusion, denoiser, denoiser_kind, scale, posterior, clamp
     wrap: Wrap | None = None,  # of the iterator over updates
 ) -> FittedHyperLDM:
@@ -374,7 +374,7 @@ def fit_question_regression(
     encoder: str = "text",  # of the questions
     steps: int | None = None,  # None: as the recipe says
     lr: float | None = None,  # likewise
-    seed: int = 0,
+    seed: int = 0,  # of everything random
     recipe: Recipe = FIT,  # of its fields: question_regression, regression_*
     wrap: Wrap | None = None,  # of the iterator over updates
 ) -> FittedRegression:  # e [T, D] -> weights [T, P]
@@ -423,7 +423,7 @@ def fit_hyperclip(
     encoder: str = "text",  # of the questions
     steps: int | None = None,  # None: as the recipe says
     lr: float | None = None,  # likewise
-    seed: int = 0,
+    seed: int = 0,  # of everything random
     recipe: Recipe = FIT,  # of its fields: hyperclip, contrast, hyperclip_training, posterior
     wrap: Wrap | None = None,  # of the iterator over updates
 ) -> FittedHyperCLIP:
