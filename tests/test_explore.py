@@ -21,6 +21,8 @@ from hyperclip_nb.evaluation.asking import task_for, weights_for_question
 from hyperclip_nb.evaluation.experiment import scenes_experiment
 from hyperclip_nb.evaluation.fewshot import few_shot_scores
 from hyperclip_nb.evaluation.generated import Adapter
+from hyperclip_nb.evaluation.pretrained import TextToWeights
+from hyperclip_nb.evaluation.shipped import Shipped
 from hyperclip_nb.evaluation.wording import split_answers
 from hyperclip_nb.explorer.choice import NUMBERS, Choice
 from hyperclip_nb.explorer.drawing import Frame, path_layer
@@ -493,3 +495,19 @@ def test_no_answer_overwrites_another(x, tmp_path):
     kept = {path.parent: Adapter.from_pretrained(path.parent).question for path in tmp_path.glob("*/config.json")}
     assert len(kept) == len(asked) and len({*kept.values()}) == 4
     assert all((folder / "sheet.png").is_file() for folder in kept)
+
+
+def test_without_a_run_the_shipped_weights_answer(tmp_path, monkeypatch):
+    "Nothing is trained, and no picture is drawn but those that are shown."
+    monkeypatch.setattr("hyperclip_nb.dataset.sources.build_bank", lambda *a, **k: pytest.fail("a bank was asked for"))
+    box = explore(data=tmp_path)
+    assert box.shown is not None and isinstance(box.explorer.experiment, Shipped) and not [*tmp_path.iterdir()]
+    question = box.shown.asked.question
+    shown = box.explorer.show(Choice(question=question, steps=100))  # all of the sampler's steps
+    assert torch.allclose(shown.weights, TextToWeights.from_pretrained("scenes").weights(question), atol=1e-5)
+    assert LABELS["multitask"] not in box.shown.accuracy and LABELS["target"] in box.shown.accuracy
+    assert any("ship with the package" in note for note in box.shown.asked.notes)
+    with pytest.raises(RunError, match="train a run for the others"):
+        box.explorer.show(Choice(question=question, kind="hnet"))
+    with pytest.raises(RunError, match="train a run for the others"):
+        box.explorer.show(Choice(question=question, guidance="hyperclip"))

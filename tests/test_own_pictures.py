@@ -141,7 +141,7 @@ def test_an_exported_run_answers_without_its_data(home, tmp_path, capsys):
     assert "zero-shot CLIP: " in capsys.readouterr().out
     model = hc.TextToWeights.from_pretrained(tmp_path / "kept")
     assert model.config.world is None and model.encoder.name == f"local-dir:{home / 'model'}"
-    assert model.prompts("What color is the sock?", ["red"]) == ("The sock is red",)
+    assert model.prompts("What color is the sock?", ["red"]) == ("the sock is red",)
     config = json.loads((tmp_path / "kept" / "config.json").read_text())
     assert config["encoder_source"]["model"] == f"local-dir:{home / 'model'}"
 

@@ -8,7 +8,7 @@ __all__ = ['LABELS', 'SHOT_STEPS', 'ALL_STEPS', 'Shown', 'Explorer', 'check_trai
 # %% ../../nbs/8_explorer/01_explore.ipynb #dd924b1d
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -38,6 +38,7 @@ from hyperclip_nb.evaluation.asking import (
 )
 from ..evaluation.experiment import Experiment, Questions, scenes_experiment
 from ..evaluation.recipe import Generator, Recipe
+from ..evaluation.shipped import Shipped
 from .choice import Asked, Choice, ask_question
 from ..hypernet.metatrain import Adaptation, adaptation_path
 from ..plots.planes import Plane, plane_through
@@ -91,7 +92,9 @@ class Explorer:
         self.target = lru_cache(256)(self._target)
 
     def _ask(self, question: str, answers: tuple[str, ...] = ()) -> Asked:
-        return ask_question(question, answers, self.experiment, self.encoder)
+        asked = ask_question(question, answers, self.experiment, self.encoder)
+        note = "The weights that ship with the package answer; no run has been trained here."
+        return replace(asked, notes=(*asked.notes, note)) if isinstance(self.experiment, Shipped) else asked
 
     def _plane(self, kind: Generator) -> tuple[Plane, np.ndarray]:  # and the training tasks' latents on it [A, 2]
         "The map: the plane in which adapted latents differ most."
@@ -139,7 +142,9 @@ class Explorer:
             w = x.generator(choice.kind, self.seed)(ends)
             if not w.isfinite().all():
                 raise ValueError(f"expected finite weights, got {int((~w.isfinite()).sum())} that are not; lower γ")
-            found = {"clip": x.zero_shot, "multitask": x.multitask(self.seed).z0[None].detach(), "words": w}
+            found = {"clip": x.zero_shot, "words": w}
+            if not isinstance(x, Shipped):
+                found["multitask"] = x.multitask(self.seed).z0[None].detach()
             return found if target is None else found | {"target": x.generator(choice.kind, self.seed)(target[None])}
 
     def near(self, asked: Asked) -> list[int]:
@@ -161,7 +166,7 @@ class Explorer:
         if (truth := asked.truth) is not None:
             shots = int(asked.tasks.shots(asked.ids, c.shots, seeded(c.seed, "shots", 0)).mask.sum()) if c.shots else 0
             labels = LABELS | ({"words": LABELS["few"].format(shots)} if shots else {})
-            shown = ("clip", "multitask", "words", "target")
+            shown = [name for name in ("clip", "multitask", "words", "target") if name in answers]
             accuracy = {labels[name]: percent_right(answers[name], truth) for name in shown}
         plane, target = self.plane(c.kind)[0], self.target(asked.question, asked.answers, c.kind)
         on_map = lambda z: plane.coordinates(z.cpu().numpy())

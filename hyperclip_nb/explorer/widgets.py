@@ -22,6 +22,7 @@ from ..dataset.features import FeatureBank
 from ..evaluation.asking import open_experiment
 from ..evaluation.experiment import Experiment
 from ..evaluation.report import choose_questions
+from ..evaluation.shipped import Shipped
 from .explore import Explorer, Shown, check_trainable
 from .fields import Form, sentence
 from .panels import STYLE_SHEET
@@ -63,8 +64,10 @@ class ExplorerBox(W.VBox):
         data: str | None = None,  # where features are cached; None: see `runs.data_dir`
         seed: int = 0,  # which of the run's seeds
         experiment: Experiment | None = None,  # of that directory, where it is open already
+        usual: bool = False,  # nobody asked for this directory: where it doesn't exist, the shipped weights answer
     ):
         self.folder, self.data, self.seed, self.failure = Path(folder), data, seed, ""
+        self.usual = usual
         self.explorer: Explorer | None = None
         self.shown: Shown | None = None
         self.form, self.results = Form(self.refresh), Results()
@@ -85,7 +88,9 @@ class ExplorerBox(W.VBox):
     def reopen(self, experiment: Experiment | None = None) -> None:
         "Open the run directory and ask its first held-out question, or say what has to be trained."
         try:
-            self.explorer = Explorer(experiment or open_experiment(self.folder, self.data), self.seed)
+            trained = experiment is not None or self.folder.exists() or not self.usual
+            x = (experiment or open_experiment(self.folder, self.data)) if trained else Shipped()
+            self.explorer = Explorer(x, self.seed)
         except Exception as error:
             return self._fail(error)
         tests = self.explorer.experiment.sets["test"].tasks
@@ -167,7 +172,8 @@ class ExplorerBox(W.VBox):
     def _trained(self, code: int, words: str) -> None:
         if code:
             self.failure = "Interrupted." if code < 0 else words or f"The training process ended with exit code {code}."
-        self.reopen() if self.explorer is None else self.refresh()
+        shipped = self.explorer is not None and isinstance(self.explorer.experiment, Shipped)
+        self.reopen() if self.explorer is None or shipped else self.refresh()
 
 # %% ../../nbs/8_explorer/appendix/widgets.ipynb #0ca4f683
 def explore(
@@ -177,7 +183,7 @@ def explore(
     data: str | Path | None = None,  # where features and runs are; None: see `runs.data_dir`
     seed: int = 0,  # which of the run's seeds
 ) -> ExplorerBox:
-    """The explorer, for the last line of a cell. Without a trained run it offers to train one.
+    """The explorer, for the last line of a cell. Without a run the shipped weights answer; it offers to train the rest.
 
     Raises `ValueError` for an experiment on tensors in memory, of which there are no pictures to show."""
     if experiment is not None:
@@ -185,4 +191,5 @@ def explore(
         if not isinstance(bank, FeatureBank):
             raise ValueError(f"experiment: expected one on a bank in files, got one on a {type(bank).__name__}")
         return ExplorerBox(experiment.run.path, str(bank.folder.parents[1]), seed, experiment)
-    return ExplorerBox(Path(run) if run else run_dir("demo", data), str(data_dir(data)), seed)
+    folder = Path(run) if run else run_dir("demo", data)
+    return ExplorerBox(folder, str(data_dir(data)), seed, usual=run is None)
