@@ -76,10 +76,10 @@ def run_source(
     if tasks is None and run.config.get("source") is None:
         return Source(data=None if data is None else Path(data), world=scenes_world(run))
     try:
-        noted = msgspec.convert(run.config.get("source") or {}, Source)
+        noted = msgspec.convert(run.config.get("source") or {}, Source, dec_hook=lambda kind, x: kind(x))
         more = {name: Path(path) for name, path in (("tasks", tasks), ("features", features)) if path is not None}
         return Source(**{**vars(noted), **more})
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         raise RunError(f"{run.path}/manifest.json: expected the source of the run's data: {error}") from error
 
 
