@@ -241,6 +241,26 @@ def test_a_parameter_with_two_names_is_one(ending):
     assert module.back.weight is module.there.weight
 
 
+class Attend(nn.Module):
+    "Attention over the parts of an example, fused where torch can."
+
+    def __init__(self):
+        super().__init__()
+        self.inward, self.outward = nn.Linear(4, 12), nn.Linear(4, 2)
+
+    def forward(self, x):
+        q, k, v = self.inward(x)[:, None].chunk(3, -1)
+        return self.outward(F.scaled_dot_product_attention(q, k, v)[:, 0].mean(1))
+
+
+def test_attention_has_a_second_derivative_and_one_call_for_all_tasks(recwarn):
+    net, batch = hc.ModuleNet(Attend()), rectangle(5, 4).to(torch.float64)
+    w = weights(net, 2).double().requires_grad_()
+    torch.testing.assert_close(net.outputs(w, batch)[1], net.module(w[1]).double()(batch.images[1]))
+    assert torch.autograd.gradgradcheck(lambda w: task_loss(w, batch, net), w, nondet_tol=1e-8)
+    assert not recwarn.list  # torch warns where vmap becomes a loop
+
+
 def test_buffers_batch_norm_and_dropout():
     torch.manual_seed(0)
     body = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.9), nn.Flatten(), nn.Linear(16, 3))

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from .network import BaseNet
 from ..core.files import tensors_digest
@@ -100,7 +101,8 @@ class Functional:
         one = lambda own, x: functional_call(self.module, (own, fixed), (x,))
         given = {name: p[0] for name, p in parameters.items()} if shared else dict(parameters)
         try:
-            return vmap(one, in_dims=(None if shared else 0, 0))(given, examples)
+            with sdpa_kernel(SDPBackend.MATH):  # the fused attention has no second derivative and no form for vmap
+                return vmap(one, in_dims=(None if shared else 0, 0))(given, examples)
         except RuntimeError as error:
             if "random" not in str(error):
                 raise
