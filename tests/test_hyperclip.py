@@ -297,7 +297,7 @@ def test_posteriors_are_drawn_from_anew_at_every_step():
         ({"std": (3, Z)}, "std"),
         ({"nan": "z"}, "finite"),
         ({"nan": "e"}, "finite"),
-        ({"layout": AdapterNet(6, 4)}, "generator of weights"),
+        ({"net": AdapterNet(6, 4)}, "generator of weights"),
     ],
 )
 def test_pairs_that_do_not_fit(change, word):
@@ -308,7 +308,7 @@ def test_pairs_that_do_not_fit(change, word):
     with pytest.raises(ValueError, match=word):
         train_hyperclip(
             model,
-            Affine(net=change.get("layout", NET)),
+            Affine(net=change.get("net", NET)),
             z,
             e,
             TrainConfig(steps=1),
