@@ -13,8 +13,8 @@ from open_clip.tokenizer import SimpleTokenizer
 from hyperclip_nb.core.files import FileError
 from hyperclip_nb.core.training import TrainConfig
 from hyperclip_nb.dataset import small_clip_training, sources
-from hyperclip_nb.dataset.encoders import nearest_questions
-from hyperclip_nb.dataset.questions import find_question, questions, reserved_cells, scenes_tasks
+from hyperclip_nb.dataset.encoders import load_encoder, nearest_questions
+from hyperclip_nb.dataset.questions import draw_images, find_question, questions, reserved_cells, scenes_tasks
 from hyperclip_nb.dataset.scenes import CATEGORY
 from hyperclip_nb.dataset.small_clip import (
     ASSETS,
@@ -24,6 +24,7 @@ from hyperclip_nb.dataset.small_clip import (
     SmallTokenizer,
     load_small_clip,
     small_clip_record,
+    small_tokenizer,
     zero_shot_accuracy,
 )
 from hyperclip_nb.dataset.small_clip_training import (
@@ -94,6 +95,37 @@ def test_any_text_keeps_every_word(words):
         (row == tokenizer.end).sum() == (row == tokenizer.start).sum() == 1
     )  # not even "<end_of_text>" makes a second one
     assert int(row.argmax()) == len(cut) + 1  # here, each known word is one piece: a token for every word
+
+
+@settings(deadline=None, max_examples=300)
+@given(
+    st.text("abcdefghijklmnorstuvwy -'?!.,<>&_0123", max_size=30)
+    | st.lists(st.sampled_from(["comet", "comets", "tri", "angles", "snowcat", "pencil", "'s"]), max_size=6).map(
+        "".join
+    )
+    | st.text(max_size=20)
+)
+def test_words_are_cut_as_clips_own_tokenizer_cuts_them(text):
+    quick = small_tokenizer()
+    slow = SmallTokenizer(quick.pieces)  # without merges, open_clip's tokenizer is asked
+    assert quick.words(text) == slow.words(text)
+    assert [quick.tokens(word) for word in quick.words(text)] == [slow.tokens(word) for word in slow.words(text)]
+
+
+def test_the_small_towers_compute_what_open_clip_computes(encoder, splits):
+    theirs = load_encoder(f"local-dir:{ASSETS}", tokenizer=encoder.tokenizer, name="small_clip")
+    assert encoder.fingerprint == theirs.fingerprint and encoder.embed_dim == theirs.embed_dim
+    texts = [text for task in splits["test"][::20] for text in (task.question, *task.prompts)]
+    for pooling in "clip", "tokens":
+        assert torch.equal(encoder.encode_texts(texts, pooling), theirs.encode_texts(texts, pooling))
+    pictures = draw_images([image for task in splits["test"][::20] for image, _ in task.query[:4]])
+    assert torch.equal(encoder.encode_images(pictures), theirs.encode_images(pictures))
+
+
+def test_loading_leaves_the_global_random_numbers_alone():
+    before = torch.random.get_rng_state()
+    load_small_clip()
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_unknown_words_are_named(encoder):
