@@ -98,6 +98,15 @@ def test_the_index_links_every_notebook_and_hides_the_code_of_its_tables():
             assert cell.metadata.jupyter.source_hidden
 
 
+def test_the_recipes_are_short():
+    "The page is the second one; its notebook is run like every other, which is what tests the recipes."
+    assert sorted(path.name for path in (ROOT / "nbs").glob("[0-9]*.ipynb"))[1] == "01_use.ipynb"
+    cells = nbformat.read(ROOT / "nbs" / "01_use.ipynb", 4).cells
+    heads = [i for i, cell in enumerate(cells) if cell.source.startswith("## ")]
+    assert len(heads) == 5 and all(cells[i + 1].cell_type == "code" for i in heads)
+    assert max(len(cells[i + 1].source.splitlines()) for i in heads) <= 20
+
+
 def test_notebooks_are_checked(monkeypatch, tmp_path):
     "A notebook without a title or a kernel, or with an error among its outputs, is found."
     monkeypatch.syspath_prepend(ROOT / ".ci")
