@@ -545,6 +545,12 @@ def build_bank(
             present.source = source
             write_json(folder / "manifest.json", present)
         bank = FeatureBank.open(folder).verify()
+        asked = getattr(encoder, "poolings", ()) if bank.index.questions else ()
+        if missing := [pooling for pooling in asked if pooling not in bank.questions]:
+            raise FileError(
+                f"{folder}: this bank has questions embedded by {', '.join(bank.questions)}, not by {missing[0]}; "
+                "ask for those alone (poolings=…), or remove the folder and build it again"
+            )
         if bank.index.bad and not skip_bad:
             raise FileError(
                 f"{folder}: this bank leaves out {len(bank.index.bad)} unreadable image(s), such as "
