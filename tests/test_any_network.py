@@ -12,7 +12,8 @@ from torch import nn
 
 import hyperclip_nb as hc
 from hyperclip_nb.basenet.fast.kernels import first_order_loss
-from hyperclip_nb.basenet.network import BaseNet, mean_over_examples, task_loss
+from hyperclip_nb.basenet.network import BaseNet, mean_over_examples, set_accuracy, task_loss
+from hyperclip_nb.core.blocks import NumbersError
 from hyperclip_nb.core.files import FileError, RunError
 from hyperclip_nb.core.training import TrainConfig, run
 from hyperclip_nb.dataset.batches import TaskBatch, TaskSet
@@ -100,7 +101,9 @@ def test_a_part_of_one_network_is_not_taken_for_anothers(tmp_path):
 
 def test_the_adapter_said_or_unsaid_is_the_same_part(tmp_path):
     first = experiment(tmp_path).multitask(0).z0
-    assert torch.equal(first, experiment(tmp_path, net=hc.AdapterNet(EMBED, TINY.hidden), train=False).multitask(0).z0)
+    assert torch.equal(
+        first, experiment(tmp_path, net=hc.hc.AdapterNet(EMBED, TINY.hidden), train=False).multitask(0).z0
+    )
 
 
 @nets
@@ -405,3 +408,31 @@ def test_a_regression_is_learnt_by_the_same_code():
         )
     )
     torch.testing.assert_close(hnet(e), truth, atol=0.1, rtol=0)
+
+
+# --- logits that are all zero
+
+
+@pytest.mark.parametrize("head", [nn.Linear(EMBED, 5), nn.Sequential(nn.Linear(EMBED, 5), nn.ReLU())])
+def test_a_network_that_answers_zeros_has_an_accuracy(ragged, head):
+    net, batch = hc.ModuleNet(head), ragged.batch(ragged.all_ids, "query")
+    w = torch.zeros(1, net.size)
+    logits = net.logits(w, batch)
+    assert not net.cosine and not logits[logits.isfinite()].any()
+    first = mean_over_examples((batch.labels == 0).float(), batch)  # the first answer, as of any tie
+    assert torch.equal(set_accuracy(w, ragged, net), first)
+    assert hc.accuracy(net, w.expand(2, 1, -1), ragged) == pytest.approx(first.mean().item())
+    w[0, -1] = torch.nan
+    with pytest.raises(NumbersError, match="logits: expected finite numbers, got"):
+        set_accuracy(w, ragged, net)
+
+
+def test_cosines_that_are_all_zero_are_refused(ragged):
+    ragged.images[:] = 0
+    lora = hc.LoRANet(nn.Linear(EMBED, EMBED, bias=False), 2)
+    for net in (hc.AdapterNet(EMBED, 4), lora):
+        assert net.cosine
+        with pytest.raises(NumbersError, match="that are not all 0"):
+            set_accuracy(net.neutral()[None], ragged, net)
+        with pytest.raises(NumbersError, match="that are not all 0"):
+            hc.accuracy(net, net.neutral().expand(2, 1, -1), ragged)

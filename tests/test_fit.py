@@ -107,6 +107,7 @@ def test_accuracy_refuses_weights_that_do_not_fit(fitted):
         (w[None, None], ValueError, "expected weights"),
         (None, TypeError, "got None"),
         (w + torch.nan, NumbersError, "w: expected finite numbers"),
+        (w.double(), ValueError, "of torch.float32, as the parameters are, got torch.float64"),
     ]:
         with pytest.raises((error, ValueError), match=message):
             hc.accuracy(net, bad, tasks)
@@ -288,3 +289,53 @@ def test_words_make_networks_for_digits_that_beat_one_network_for_all():
     shared = hc.accuracy(net, start.z0[None], test)
     assert hc.accuracy(net, conditional(e), test) > shared + 0.2
     assert hc.accuracy(net, ldm.sample(e, guidance=1.5, samples=10), test) > shared + 0.2
+
+
+@pytest.mark.parametrize(
+    "net, said",
+    [
+        (hc.ModuleNet(nn.Linear(6, 2)), r"examples \[5\] of torch.float32.*but: "),
+        (hc.ModuleNet(nn.Conv2d(3, 2, 1)), r"examples \[5\] of torch.float32.*but: "),
+        (hc.AdapterNet(5, 2), "vectors of the answers .embed_answer=….*AdapterNet"),
+    ],
+)
+def test_a_network_that_cannot_read_the_tasks_is_refused_in_a_sentence(net, said):
+    bare = hc.TaskSet.from_tensors(
+        torch.randn(20, 5),
+        [hc.TensorTask(f"{i}?", ["a", "b"], range(20), torch.arange(20) % 2) for i in range(2)],
+        embed_question=lambda text: word(text, 3),
+    )
+    for verb in (hc.fit_multitask, hc.fit_conditional, hc.fit_hnet, hc.fit_hvae):
+        with pytest.raises(ValueError, match=said):
+            verb(net, bare, recipe=SHORT)
+
+
+def test_a_regression_needs_a_network_with_a_loss_for_it():
+    with pytest.raises(ValueError, match=r"labels torch.float32 \(a regression\)"):
+        hc.fit_multitask(hc.ModuleNet(nn.Linear(5, 1)), task_set(regression=True), recipe=SHORT)
+
+
+def test_a_start_and_a_generator_are_those_of_the_verbs(fitted):
+    net, tasks, *_ = fitted
+    other = hc.fit_multitask(hc.ModuleNet(nn.Linear(5, 7)), tasks, recipe=SHORT)
+    for verb in (hc.fit_conditional, hc.fit_hnet, hc.fit_hvae):
+        with pytest.raises(
+            ValueError, match=r"start: expected weights of the base network's .*, got those of .*\(7, 5\)"
+        ):
+            verb(net, tasks, other, recipe=SHORT)
+        with pytest.raises(TypeError, match="start: expected what `fit_multitask` gives, got Parameter"):
+            verb(net, tasks, other.z0, recipe=SHORT)
+    for verb in (hc.fit_hyperldm, hc.fit_hyperclip, hc.fit_question_regression):
+        for wrong in (other, net):
+            with pytest.raises(TypeError, match="generator: expected what `fit_hvae` or `fit_hnet` gives"):
+                verb(wrong, tasks, recipe=SHORT)
+
+
+def test_no_questions_give_no_networks(fitted):
+    net, tasks, *_ = fitted
+    none = tasks.embeddings("text")[:0]
+    start = hc.fit_multitask(net, tasks, recipe=SHORT)
+    for fit in (hc.fit_hnet, hc.fit_hvae):
+        ldm = hc.fit_hyperldm(fit(net, tasks, start, recipe=SHORT), tasks, recipe=SHORT)
+        assert ldm.sample(none, samples=2).shape == (2, 0, net.size)
+    assert hc.fit_conditional(net, tasks, start, recipe=SHORT)(none).shape == (0, net.size)

@@ -95,6 +95,8 @@ def test_a_scenes_question_comes_in_the_scenes_words(shipped):
         (("What is love?",), "at least two answers"),
         (("What is love?", "red, blue"), "expected a list of texts"),
         (("", ["a", "b"]), "expected a question"),
+        ((None, ["a", "b"]), "question: expected a text, got None"),
+        (("How many?", [1, 2]), r"answers: expected a list of texts, got \[1, 2\]"),
         (("What size is the comet?", SIZES, float("nan")), "guidance: expected a number from 0 to 10"),
         (("What size is the comet?", SIZES, 1.5, 0), "samples: expected a whole number from 1 to 100"),
         (("What size is the comet?", SIZES, 1.5, 1, -1), "seed: expected"),
@@ -292,3 +294,22 @@ def test_a_saved_adapter_of_another_base_network_needs_it(tmp_path):
 def test_a_joined_adapter_survives_the_disk_with_each_networks_prompts(tmp_path):
     both, x = adapter(2, 0).join(adapter(3, 1)), torch.randn(4, 8)
     assert torch.equal(Adapter.from_pretrained(both.save_pretrained(tmp_path))(x), both(x)) and len(both) == 5
+
+
+@pytest.mark.parametrize(
+    "features, found", [([[0.0] * 8], "list"), (torch.ones(2, 8, dtype=torch.long), "torch.int64")]
+)
+def test_features_of_another_type_are_refused(features, found):
+    with pytest.raises(ValueError, match=rf"features: expected a floating-point tensor \[N, 8\], got {found}"):
+        adapter()(features)
+
+
+def test_text_to_weights_computes_in_float32_and_float64_and_says_so():
+    question, x = "What size is the comet?", torch.randn(4, 128, generator=torch.Generator().manual_seed(0))
+    model = TextToWeights.from_pretrained("scenes").double()
+    made, embedding = model(question, SIZES, samples=1), model.encoder.encode_texts([question], model.config.question)
+    assert made.weights.dtype == made(x).dtype == torch.float64 and embedding.dtype == torch.float32
+    assert torch.equal(model.weights(question, samples=1, embedding=embedding.double()), made.weights)
+    for half in (torch.float16, torch.bfloat16):
+        with pytest.raises(ValueError, match=f"expected parameters of float32 or float64, got {half}"):
+            model.to(half)(question, SIZES)

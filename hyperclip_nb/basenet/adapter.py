@@ -50,6 +50,7 @@ class AdapterNet(BaseNet):
 
     embed: int  # E, size of CLIP's features
     hidden: int = 16  # H, hidden units of the adapter (256 in the paper)
+    cosine = True  # no field: of all adapters
 
     def __post_init__(self):
         check_types(self)

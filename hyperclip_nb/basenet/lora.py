@@ -29,6 +29,8 @@ class LoRANet(BaseNet):
     Classifies as CLIP does, by the cosine of a feature and the answers' features.
     Raises `ValueError` or `TypeError` for a module that can't be a base network."""
 
+    cosine = True
+
     def __init__(
         self,
         module: nn.Module,  # [N, ...] examples -> [N, A] features; copied, in evaluation mode

@@ -24,6 +24,8 @@ from ..dataset.batches import Part, Ragged, TaskBatch, TaskSet
 class BaseNet(Protocol):
     "A network for one task, as a function of a flat vector of P weights; always for many tasks at once."
 
+    cosine: bool = False  # logits are cosines with the answers: all of them 0 means features without a direction
+
     @property
     @abstractmethod
     def shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -123,35 +125,40 @@ def logits_loss(
 
 def check_logits(
     logits: Tensor,  # [..., C], -inf for padded answers
+    cosine: bool = True,  # whether they are cosines; other networks may answer with zeros only
 ) -> None:
-    """Raises `NumbersError` for pictures that have no logits: nan, infinity, or nothing but zeros.
+    """Raises `NumbersError` for examples that have no logits: nan, infinity, or no cosine but zeros.
 
     A vector that is zero, or too long to be normalised (from 1e19), has no cosine with any answer."""
     wrong = ~logits.amax(-1).isfinite()  # a nan in a row is its maximum
-    wrong |= ((logits == 0) | (logits == -torch.inf)).all(-1)
+    if cosine:
+        wrong |= ((logits == 0) | (logits == -torch.inf)).all(-1)
     if wrong.any():
+        zeros, why = (" that are not all 0", ", zero, or too large to be normalised") if cosine else ("", "")
         raise NumbersError(
-            f"logits: expected finite numbers that are not all 0, got others for {int(wrong.sum()):,} of "
-            f"{wrong.numel():,} pictures; weights or features are not finite, zero, or too large to be normalised"
+            f"logits: expected finite numbers{zeros}, got others for {int(wrong.sum()):,} of {wrong.numel():,} "
+            f"examples; weights or features are not finite{why}"
         )
 
 
 def answer_ids(
     logits: Tensor,  # [..., C], -inf for padded answers
+    cosine: bool = True,  # whether they are cosines, see `check_logits`
 ) -> Tensor:  # [...] the answer with the largest
     "What is answered. Raises `NumbersError` where there is nothing to compare: `argmax` would answer all the same."
-    check_logits(logits)
+    check_logits(logits, cosine)
     return logits.argmax(-1)
 
 
 def logits_accuracy(
     logits: Tensor,  # [T, N, C]
     batch: TaskBatch,  # the tasks
+    cosine: bool = True,  # whether they are cosines, see `check_logits`
 ) -> Tensor:  # [T] between 0 and 1
     """Share of each task's examples that get the right answer, from its logits.
 
     Raises `NumbersError` for logits that are not finite."""
-    return mean_over_examples((answer_ids(logits) == batch.labels).float(), batch)
+    return mean_over_examples((answer_ids(logits, cosine) == batch.labels).float(), batch)
 
 
 def task_loss(
@@ -169,7 +176,7 @@ def task_accuracy(
     net: BaseNet,  # the base network
 ) -> Tensor:  # [T] between 0 and 1
     "Accuracy of each task's base network on its examples."
-    return torch.cat([logits_accuracy(net.logits(rows, part), part) for rows, part in batch.with_rows(w)])
+    return torch.cat([logits_accuracy(net.logits(rows, part), part, net.cosine) for rows, part in batch.with_rows(w)])
 
 # %% ../../nbs/2_basenet/01_network.ipynb #d9806745
 def set_accuracy(

@@ -205,7 +205,7 @@ def answers_together(
 ) -> list[int]:  # [N] answer ids
     "What several networks answer together (see `ensemble`)."
     repeated = batch.select(torch.zeros(len(weights), dtype=torch.long))
-    return answer_ids(ensemble(net.logits(weights, repeated))).tolist()
+    return answer_ids(ensemble(net.logits(weights, repeated), cosine=net.cosine)).tolist()
 
 
 @dataclass(frozen=True)

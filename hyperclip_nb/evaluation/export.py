@@ -118,7 +118,7 @@ def measure(
         w = model.weights(task.question, embedding=embeddings[i : i + 1])
         batch = tasks.batch(tasks.all_ids[i : i + 1], "query")
         each = batch.select(torch.zeros(len(w), dtype=torch.long, device=x.device))
-        right.append(logits_accuracy(ensemble(x.net.logits(w, each))[None], batch))
+        right.append(logits_accuracy(ensemble(x.net.logits(w, each), cosine=x.net.cosine)[None], batch))
     of = lambda w: 100 * set_accuracy(w, tasks, x.net).mean().item()
     multitask = x.multitask(seed).z0[None].detach()
     found = {

@@ -93,6 +93,9 @@ class Adapter(nn.Module):
     ) -> Tensor:  # [N, C] log-probabilities that sum to one, the mean over networks
         "Answer about pictures. Raises `ValueError` for features of another shape, `NumbersError` for bad numbers."
         size = self.answer_features.shape[-1]
+        if not isinstance(features, Tensor) or not features.is_floating_point():
+            found = features.dtype if isinstance(features, Tensor) else type(features).__name__
+            raise ValueError(f"features: expected a floating-point tensor [N, {size}], got {found}")
         if features.ndim != 2 or features.shape[1] != size:
             raise ValueError(f"features: expected [N, {size}], got {list(features.shape)}")
         if not torch.compiler.is_compiling():  # a graph can't branch on its numbers

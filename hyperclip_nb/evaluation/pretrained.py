@@ -239,9 +239,14 @@ class TextToWeights(nn.Module):
         if embedding is None:
             embedding = self.encoder.encode_texts([question], self.config.question)
         denoiser, latents = cast(Denoiser, self.parts["denoiser"]), cast(Standardizer, self.parts["latents"])
+        if latents.mean.dtype not in (torch.float32, torch.float64):  # distances of questions have no half precision
+            raise ValueError(
+                f"expected parameters of float32 or float64, got {latents.mean.dtype}: call .float(), and convert the "
+                "adapter, which computes in any"
+            )
         ldm = HyperLDM(denoiser, self.schedule, latents)
         how: dict[str, Any] = {"gamma": guidance, "clamp": self.config.clamp, "variance": self.config.variance}
-        e = self.condition(embedding.to(self.device))
+        e = self.condition(embedding.to(latents.mean))
         # Decoded ten at a time, too: one by itself would differ in its last bits.
         blocks = (
             ldm.generate(e, samples=BLOCK, generator=g, **how)[:, 0] for g in noise_blocks(seed, question, samples)
@@ -273,8 +278,8 @@ class TextToWeights(nn.Module):
         "A network that answers the question. Raises `ValueError` for one that can't be asked, in a sentence."
         if isinstance(answers, str):
             raise ValueError(f"answers: expected a list of texts, got one text, {answers!r}")
-        known = find_question(question) if self.config.prompts == "scenes" else None
         check_lengths(question, answers)
+        known = find_question(question) if self.config.prompts == "scenes" else None
         question, answers = check_question(
             known.text if known else question, answers or (known.answers if known else ())
         )
@@ -285,7 +290,7 @@ class TextToWeights(nn.Module):
         how = {"guidance": guidance, "samples": samples, "seed": seed, "prompts": told}
         model = {"data": self.config.data, "generator": self.config.generator, "trained with seed": self.config.seed}
         about = {**how, "encoder": self.config.encoder, "weights": model}
-        return Adapter(self.net, w, read.to(self.device), question, answers, self.config.scale, about)
+        return Adapter(self.net, w, read.to(w), question, answers, self.config.scale, about)
 
     def save_pretrained(
         self,

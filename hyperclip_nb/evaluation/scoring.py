@@ -54,7 +54,7 @@ def predictions(
             with torch.no_grad():
                 networks = method.weights(pick(questions, ids), generator)
                 logits = torch.stack([x.net.logits(w, batch) for w in networks])
-                yield Predictions(ensemble(logits), batch.labels, batch.mask, ids)
+                yield Predictions(ensemble(logits, cosine=x.net.cosine), batch.labels, batch.mask, ids)
 
 
 def accuracy_of(

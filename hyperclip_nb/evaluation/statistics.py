@@ -70,11 +70,12 @@ def by_group(
 def ensemble(
     logits: Tensor,  # [K, ..., C] of K networks; padded answers are -inf
     how: Literal["probs", "log_probs"] = "probs",  # what is averaged; "log_probs": the published code
+    cosine: bool = True,  # whether the logits are cosines, see `check_logits`
 ) -> Tensor:  # [..., C] log-probabilities that sum to one
     """One prediction from several networks: arithmetic or geometric mean of their probabilities.
 
     Raises `NumbersError` as `check_logits` does: the mean would hide it."""
-    check_logits(logits)
+    check_logits(logits, cosine)
     log_probs = logits.log_softmax(-1)
     if how == "probs":
         return log_probs.logsumexp(0) - math.log(len(logits))

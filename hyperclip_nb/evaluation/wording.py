@@ -37,7 +37,11 @@ QUESTION_LENGTH, ANSWER_LENGTH, ANSWERS = 200, 60, 40  # more than this is refus
 
 
 def check_lengths(question: str, answers: Sequence[str]) -> None:
-    "Raises `ValueError` for more than a person wants to look at."
+    "Raises `ValueError` for what is no text, or more than a person wants to look at."
+    if not isinstance(question, str):
+        raise ValueError(f"question: expected a text, got {question!r:.60}")
+    if not isinstance(answers, Sequence) or not all(isinstance(a, str) for a in answers):
+        raise ValueError(f"answers: expected a list of texts, got {answers!r:.60}")
     if len(question) > QUESTION_LENGTH:
         raise ValueError(f"expected a question of at most {QUESTION_LENGTH} characters, got {len(question):,}")
     if len(answers) > ANSWERS:

@@ -212,7 +212,7 @@ class WideLinear(nn.Module):
         if plain_only(u):
             return F.linear(u, self.weight, self.bias)
         trains = torch.is_grad_enabled() and (u.requires_grad or self.columns.requires_grad or self.bias.requires_grad)
-        if trains or len(u) > 1 or u.is_cuda or not self.rectified:
+        if trains or len(u) != 1 or u.is_cuda or not self.rectified:
             return _WideLinear.apply(u, self.columns, self.bias)
         units, out = u[0].nonzero()[:, 0], self.bias[None].clone()
         for some in (units[i : i + 8] for i in range(0, len(units), 8)):
