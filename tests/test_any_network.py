@@ -101,9 +101,7 @@ def test_a_part_of_one_network_is_not_taken_for_anothers(tmp_path):
 
 def test_the_adapter_said_or_unsaid_is_the_same_part(tmp_path):
     first = experiment(tmp_path).multitask(0).z0
-    assert torch.equal(
-        first, experiment(tmp_path, net=hc.hc.AdapterNet(EMBED, TINY.hidden), train=False).multitask(0).z0
-    )
+    assert torch.equal(first, experiment(tmp_path, net=hc.AdapterNet(EMBED, TINY.hidden), train=False).multitask(0).z0)
 
 
 @nets
