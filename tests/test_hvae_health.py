@@ -3,7 +3,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_hvae import LAYOUT, SMALL, SPANNED, rng, toy_weights
+from test_hvae import NET, SMALL, SPANNED, rng, toy_weights
 
 from hyperclip_nb.core.blocks import Standardizer, principal_directions
 from hyperclip_nb.core.runs import Run
@@ -19,7 +19,7 @@ LINEAR = HVAEConfig(latent_size=5, hidden=(), components=5, decodes="components"
 
 def passing_on(weights, w0):
     "An HVAE whose latent is the components: the best linear autoencoder there is."
-    model = HVAE.make(LAYOUT, weights, w0, LINEAR)
+    model = HVAE.make(NET, weights, w0, LINEAR)
     with torch.no_grad():
         model.encoder[0].weight.copy_(5**0.5 * torch.eye(10, 5))
         model.decoder[0].weight.copy_(torch.eye(5))
@@ -47,7 +47,7 @@ def test_r2_of_an_hvae_that_passes_components_on_is_that_of_principal_components
 def test_no_training_takes_r2_above_that_of_the_components(activation):
     w0, weights = toy_weights(rank=8, noise=0.1)
     config = replace(SPANNED, latent_size=8, hidden=(32,), components=3, activation=activation, decoder_gain=0.1)
-    model, most = HVAE.make(LAYOUT, weights, w0, config), share_of_components(weights, 3)
+    model, most = HVAE.make(NET, weights, w0, config), share_of_components(weights, 3)
     run(train_hvae(model, weights, train=TrainConfig(steps=400, lr=5e-3), config=HVAELoss(beta=0.01)))
     report = hvae_report(model, weights)
     assert 0.8 * most < report.r2 <= most + 1e-4
@@ -57,7 +57,7 @@ def test_no_training_takes_r2_above_that_of_the_components(activation):
 @pytest.mark.parametrize("config", [SMALL, SPANNED, replace(SMALL, scale="dimension", components=4)])
 def test_a_report_is_what_decoding_all_weights_at_once_gives(config):
     w0, weights = toy_weights(noise=0.3)
-    model = HVAE.make(LAYOUT, weights, w0, config)
+    model = HVAE.make(NET, weights, w0, config)
     report, flat = hvae_report(model, weights, chunk=13), weights.flatten(0, 1)
     with torch.no_grad():
         mean, log_var = model.encode(flat)
@@ -73,7 +73,7 @@ def test_a_report_is_what_decoding_all_weights_at_once_gives(config):
 def test_weights_may_be_mapped_from_a_file(tmp_path):
     w0, weights = toy_weights()
     mapped = torch.from_file(str(tmp_path / "w"), shared=True, size=weights.numel()).view(weights.shape).copy_(weights)
-    model = HVAE.make(LAYOUT, weights, w0, SPANNED)
+    model = HVAE.make(NET, weights, w0, SPANNED)
     assert hvae_report(model, mapped, chunk=11) == hvae_report(model, weights, chunk=11)
 
 
@@ -82,7 +82,7 @@ def test_weights_may_be_mapped_from_a_file(tmp_path):
 def test_dead_units_and_dead_dimensions_are_counted(activation):
     w0, weights = toy_weights()
     config = replace(SMALL, hidden=(16, 8), latent_size=6, activation=activation)
-    model = HVAE.make(LAYOUT, weights, w0, config)
+    model = HVAE.make(NET, weights, w0, config)
     with torch.no_grad():
         model.encoder[0].weight[:4], model.encoder[0].bias[:4] = 0, -20  # 4 of 16, and none of the other layer
         model.decoder[0].weight[:6], model.decoder[0].bias[:6] = 0, -20  # 6 of 8 in the decoder's first layer
@@ -95,7 +95,7 @@ def test_dead_units_and_dead_dimensions_are_counted(activation):
 def silenced():
     "A decoder that makes one network, whatever the latent."
     w0, weights = toy_weights()
-    model = HVAE.make(LAYOUT, weights, w0, replace(SMALL, activation="relu", scale="dimension"))
+    model = HVAE.make(NET, weights, w0, replace(SMALL, activation="relu", scale="dimension"))
     with torch.no_grad():
         model.decoder[0].weight.zero_()
         model.decoder[0].bias.fill_(-1.0)
@@ -115,7 +115,7 @@ def test_a_decoder_that_ignores_its_latent_is_a_warning_that_names_causes():
 
 def test_a_collapsed_posterior_is_a_warning_whatever_the_loss():
     w0, weights = toy_weights()
-    model = HVAE.make(LAYOUT, weights, w0, SMALL)
+    model = HVAE.make(NET, weights, w0, SMALL)
     with torch.no_grad():
         model.encoder[-1].weight.zero_()
     with pytest.warns(UserWarning, match="0 of 3 dimensions active.*lower beta=3"):
@@ -124,7 +124,7 @@ def test_a_collapsed_posterior_is_a_warning_whatever_the_loss():
 
 def test_a_low_r2_is_no_fault_where_the_tasks_loss_was_minimised():
     w0, weights = toy_weights()
-    model = HVAE.make(LAYOUT, weights, w0, replace(SMALL, decoder_gain=0.0))
+    model = HVAE.make(NET, weights, w0, replace(SMALL, decoder_gain=0.0))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         report = hvae_report(model, weights, loss=HVAELoss(loss="task"))
@@ -139,7 +139,7 @@ def test_a_small_start_learns_where_an_ordinary_one_has_to_silence_its_units_fir
     w0, weights = toy_weights(tasks=200, rank=6, noise=0.3)
     before, after = [], []
     for gain in (1.0, 0.1):
-        model = HVAE.make(LAYOUT, weights, w0, HVAEConfig(latent_size=32, hidden=(32, 32), decoder_gain=gain))
+        model = HVAE.make(NET, weights, w0, HVAEConfig(latent_size=32, hidden=(32, 32), decoder_gain=gain))
         before.append(hvae_report(model, weights).r2)
         run(train_hvae(model, weights, train=TrainConfig(steps=300, lr=3e-3)))
         after.append(hvae_report(model, weights).r2)
