@@ -1,5 +1,5 @@
 # /// script
-# dependencies = ["hyperclip_nb[clip]"]
+# dependencies = ["hyperclip_nb[clip,plots]"]
 # ///
 "Words make a low-rank change of an image tower, on raw pixels."
 

@@ -35,7 +35,8 @@ from hyperclip_nb.dataset.meta_vqa import (
 from hyperclip_nb.dataset.meta_vqa_check import check_meta_vqa
 from hyperclip_nb.dataset.small_clip import WEIGHTS, SmallTokenizer, small_clip_record
 from hyperclip_nb.dataset.sources import read_tasks
-from hyperclip_nb.evaluation import asking
+from hyperclip_nb.evaluation.asking import open_experiment
+from hyperclip_nb.evaluation.presets import Source
 from hyperclip_nb.evaluation.recipe import Recipe
 from hyperclip_nb.evaluation.results import read_results
 
@@ -150,7 +151,7 @@ READERS = {  # name -> the folder, and what reads which of its files
     "COCO": ("coco", Reader(read_objects, *(f"instances_{part}2014.json" for part in ("train", "val")))),
     "manifest": ("training", Reader(lambda folder: Run.open(folder).verify(), "manifest.json")),
     "results": ("training", Reader(read_results, "results.json")),
-    "recipe": ("scenes", Reader(asking.open_experiment, "manifest.json")),
+    "recipe": ("scenes", Reader(open_experiment, "manifest.json")),
     "bank manifest": ("features", Reader(lambda folder: FeatureBank.open(folder).verify(), "manifest.json")),
     "small CLIP": ("small", Reader(small_clip_of, "small_clip.json")),
     "bank index": ("features", Reader(resealed, "index.json", changes=("manifest.json",))),
@@ -193,8 +194,7 @@ def home(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("name", READERS)
 def test_a_reader_raises_nothing_but_the_projects_own(home, tmp_path, monkeypatch, name):
     folder, reader = READERS[name]
-    monkeypatch.setattr(asking, "scenes_bank", lambda *where: (None, None))  # the recipe has been read by then
-    monkeypatch.setattr(asking, "Experiment", lambda *parts, **options: None)
+    monkeypatch.setattr(Source, "open", lambda *arguments: None)  # the recipe has been read by then
     place, rng = tmp_path / folder, random.Random(f"{SEED} {name}")
     shutil.copytree(home / folder, place)
     originals = {path.name: path.read_bytes() for path in place.iterdir() if path.suffix == ".json"}
