@@ -423,7 +423,7 @@ def test_training_can_be_interrupted(tmp_path):
         (["--host", "https://lab.example"], "names such as"),
         (["--seed", "-1"], "0 or more"),
         (["--nothing"], "nothing"),
-        ([], "pip install voila"),
+        ([], "expected the package voila"),
     ],
 )
 def test_the_command_says_what_is_wrong(capsys, monkeypatch, arguments, said):
