@@ -52,7 +52,7 @@ SMALL = {
 }
 ROWS = [(id, Method.parse(id)) for id in PRESETS["paper"].methods]
 GUIDED = [id for id, row in ROWS if row.name in ("hyperclip", "hyperldm") and not row.variant]
-WALK = "hnet_hyperclip"  # after so short a training it ends near multitask: 0.3 points above or below, by the processor
+WALK = "hnet_hyperclip"  # after so short a training it ends near multitask, below it on one processor, above on another
 SURE = [id for id in GUIDED if id == "hvae_hyperclip" or Method.parse(id).samples > 1]  # not one draw
 PRESET = replace(PRESETS["paper"].override(SMALL), shots=(0, 1, "all"))
 
