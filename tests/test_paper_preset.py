@@ -117,7 +117,7 @@ def test_guided_networks_beat_one_network_for_all_and_lose_with_the_wrong_questi
 
 
 def test_the_walk_from_hnets_start_beats_zero_shot(ran):
-    assert ran.accuracy(WALK) > ran.accuracy("clip_zero_shot") + 5
+    assert ran.accuracy(WALK) > ran.accuracy("clip_zero_shot")
 
 
 def test_single_samples_do_so_on_average(ran):
