@@ -313,6 +313,10 @@ def ask(
     return sheet, net
 
 # %% ../../nbs/7_evaluation/08_asking.ipynb #aa82a7d1
+def _sheet_title(sheet: Sheet) -> str:
+    return f"{sheet.question}   zero-shot CLIP → generated network"
+
+
 def sheet_figure(
     sheet: Sheet,  # from `ask`
     limit: int = 24,  # pictures at most
@@ -322,7 +326,7 @@ def sheet_figure(
 
     name = lambda ids: [sheet.answers[i] for i in ids[:limit]]
     truth = sheet.after if sheet.truth is None else sheet.truth
-    title = f"{sheet.question}   zero-shot CLIP → generated network"
+    title = _sheet_title(sheet)
     if sheet.truth is not None:
         title += f"   ({sheet.accuracy(sheet.before):.0f} % → {sheet.accuracy(sheet.after):.0f} %)"
     return before_after(sheet.pictures(limit), name(truth), name(sheet.before), name(sheet.after), title=title)
@@ -347,5 +351,4 @@ def sheet_picture(
         change = f"{name(old)} → {name(new)}" if old != new else f"still {name(new)}"
         mark = "" if right is None else "✓ " if right == new else "✗ "
         captions.append(mark + (change if right in (None, new) else f"{change}\n(it is {name(right)})"))
-    title = f"{sheet.question}   zero-shot CLIP → generated network"
-    return contact_sheet(shown, captions, min(6, len(shown)), title=title)
+    return contact_sheet(shown, captions, min(6, len(shown)), title=_sheet_title(sheet))

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -140,5 +141,5 @@ def export_measured(
     model = export_run(experiment, kind, seed)
     with tempfile.TemporaryDirectory() as place:
         rounded = TextToWeights.from_pretrained(model.save_pretrained(place, dtype)).to(experiment.device)
-    model = export_run(experiment, kind, seed, metrics=measure(rounded, experiment, seed))
+    model.config = msgspec.structs.replace(model.config, metrics=measure(rounded, experiment, seed))
     return TextToWeights.from_pretrained(model.save_pretrained(folder, dtype))
