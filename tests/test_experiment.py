@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import combinations
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hyperclip_nb.core.training import TrainConfig
 from hyperclip_nb.diffusion.denoisers import DenoiserConfig
 from hyperclip_nb.diffusion.hyperldm import LDMConfig
 from hyperclip_nb.diffusion.schedule import DiffusionConfig
-from hyperclip_nb.evaluation.experiment import Experiment
+from hyperclip_nb.evaluation.experiment import Experiment, mean_picture
 from hyperclip_nb.evaluation.methods import train_method
 from hyperclip_nb.evaluation.recipe import EARLIER, NEEDS, PAPER, Recipe, fields_of, read_recipe
 from hyperclip_nb.evaluation.rows import FEW_SHOT_ROWS, ROWS, Method
@@ -174,6 +175,23 @@ def test_zero_shot_methods_see_nothing_but_questions(tmp_path):
     x.sets["test"]._labels = x.sets["test"]._labels.flip(0)
     after = draw()
     assert all(torch.equal(before[name], after[name]) for name in methods)
+
+
+def test_pictures_beside_the_words(tmp_path):
+    "Five pictures of the support set, whose labels are not read; a task with fewer gives what it has."
+    x = experiment(tmp_path)
+    tasks = x.sets["test"]
+    shown = x.embeddings["test"]["pictures"]
+    for i in range(len(tasks)):
+        support = tasks.batch(torch.tensor([i]), "support")
+        own = support.images[0][support.mask[0]]
+        fives = torch.stack([own[list(some)].mean(0) for some in combinations(range(len(own)), min(5, len(own)))])
+        assert (fives - shown[i]).abs().amax(1).min() < 1e-5
+    both = x.condition("pictures", 0, x.embeddings["test"])
+    words = x.embedding(x.embeddings["test"])
+    assert torch.equal(both[:, : words.shape[1]], words) and both.shape[1] == words.shape[1] + shown.shape[1]
+    tasks._labels = tasks._labels.flip(0)
+    assert torch.equal(mean_picture(tasks), shown)
 
 
 def test_a_training_question_never_answers_for_itself(tmp_path):

@@ -212,9 +212,9 @@ def train_method(
     "The method of a row, trained now or before. Raises `ValueError` for an id that no row has."
     check_rows([id])
     m = Method.parse(id)
-    if m.sees_pictures:
+    if m.sees_labels:
         raise ValueError(
-            f"expected a row that reads questions only, got {id}, which sees pictures: see `train_learner`"
+            f"expected a row that sees no labels, got {id}, which does: see `train_learner`"
         )
     kind, gamma = m.generator or "hvae", 1.0 if m.gamma is None else m.gamma
     match m.name:
@@ -227,7 +227,7 @@ def train_method(
         case "hnet_maml":
             return shared(x.hnet(seed)(x.hnet(seed).z0[None])[0])
         case "cond_multitask" | "cond_multitask_film" | "cond_hnet_maml":
-            condition = {"": None, "clip": "clip", "question_regression": "hvae"}[m.variant]
+            condition = {"": None, "question_regression": "hvae"}.get(m.variant, m.variant)
             if m.samples > 1:
                 return dropout_passes(x, seed, m.samples, condition)
             return conditional(x, seed, m.name, condition)
@@ -242,7 +242,8 @@ def train_method(
         case "hyperldm" if m.variant in ("first_denoiser", "curvature"):
             return hyperldm(x, seed, kind, gamma, m.samples, variant=cast(Variant, m.variant))
         case "hyperldm":
-            return hyperldm(x, seed, kind, gamma, m.samples, x.recipe.question if m.variant == "embedding" else None)
+            condition = {"": None, "embedding": x.recipe.question}.get(m.variant, m.variant)
+            return hyperldm(x, seed, kind, gamma, m.samples, condition)
         case "regression_draws":
             return from_latents(x, kind, seed, regression_draws(x, seed, kind, m.samples))
         case _:

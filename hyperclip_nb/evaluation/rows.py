@@ -44,6 +44,7 @@ VARIANTS = {  # other variants are called what their id says
     "mean_latent": "one network from the mean latent",
     "curvature": "trained with the loss's curvature as weight",
     # what pictures of the task are used for
+    "pictures": "5 unlabelled pictures beside the embedding",
     "few_shot": "guided by the support set",
     "likelihood": "weighted by the likelihood of the support set",
     # where adaptation starts
@@ -76,7 +77,7 @@ _NO_QUESTION = (
     "mean_latent",
     "few_shot",
 )
-_WITH_PICTURES = ("few_shot", "likelihood")  # names and variants
+_WITH_LABELS = ("few_shot", "likelihood")  # names and variants
 
 # %% ../../nbs/7_evaluation/appendix/rows.ipynb #e8d31e97
 _ID = re.compile(
@@ -121,8 +122,8 @@ class Method:
                 shots=shots,
                 control=control,
             )
-            if (shots or frequencies) and not method.sees_pictures:
-                raise ValueError(f"expected no shots and no frequencies for a row that sees no pictures, got {id!r}")
+            if (shots or frequencies) and not method.sees_labels:
+                raise ValueError(f"expected no shots and no frequencies for a row that sees no labelled picture, got {id!r}")
         if method is None or str(method) != id:
             spelt = f" (spelt {method})" if method else ""
             raise ValueError(f"expected a method id like 'hvae_hyperldm_g1.5@10+shuffled', got {id!r}{spelt}")
@@ -200,9 +201,14 @@ class Method:
         return what not in _NO_QUESTION
 
     @property
+    def sees_labels(self) -> bool:
+        "Is it handed labelled pictures of the task that it is scored on?"
+        return self.name == "few_shot" or self.variant in _WITH_LABELS
+
+    @property
     def sees_pictures(self) -> bool:
-        "Is it handed pictures of the task that it is scored on?"
-        return self.name == "few_shot" or self.variant in _WITH_PICTURES
+        "Is it handed pictures of the task that it is scored on, with or without labels?"
+        return self.sees_labels or self.variant == "pictures"
 
 # %% ../../nbs/7_evaluation/appendix/rows.ipynb #f5de561a
 FIXED = ("chance", "majority", "clip_zero_shot")
@@ -218,11 +224,13 @@ ROWS = (
     "cond_hnet_maml",
     "cond_multitask@10",
     "cond_multitask~question_regression@10",
+    "cond_multitask~pictures",
     "hvae_hyperldm_g1~hyperclip",
     "hvae_hyperldm_g1~first_denoiser",
     "hvae_hyperldm_g1.5~z0@10",
     "hvae_hyperldm_g1.5~mean_latent@10",
     "hvae_hyperldm_g1.5~curvature@10",
+    "hvae_hyperldm_g1.5~pictures@10",
     "regression_draws@10",
     *(
         row
