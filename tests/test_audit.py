@@ -12,10 +12,8 @@ from hyperclip_nb.evaluation.audit import (
     Audit,
     audit_latents,
     audit_predictions,
-    audit_table,
     compare_answers,
     networks_from,
-    prediction_distances,
     rank_share,
     same_group,
     two_nearest,
@@ -106,16 +104,15 @@ def tasks() -> TaskSet:
 @pytest.mark.parametrize("numbers", [10**9, 3 * net.size])
 def test_prediction_distance_is_the_mean_total_variation(hnet, tasks, numbers):
     z, train = normal(4, 4), normal(7, 4, seed=1)
-    distances = prediction_distances(hnet, z, tasks, train, numbers=numbers)
-    assert distances.shape == (4, 7)
+    distances = lambda **ids: (
+        compare_answers(hnet, {"": networks_from(hnet, z)}, tasks, train, numbers=numbers, **ids)[""].distances
+    )
+    assert distances().shape == (4, 7)
     for t in range(4):
         batch = tasks.batch(torch.tensor([t]), "query")
         predict = lambda latent: net.logits(hnet(latent[None]), batch)[0].softmax(-1)
         for a in range(7):
-            torch.testing.assert_close(distances[t, a], (predict(z[t]) - predict(train[a])).abs().sum(1).mean() / 2)
-    assert torch.equal(
-        prediction_distances(hnet, z, tasks, train, ids=torch.tensor([2, 0]), numbers=numbers), distances[[2, 0]]
-    )
+            torch.testing.assert_close(distances()[t, a], (predict(z[t]) - predict(train[a])).abs().sum(1).mean() / 2)
 
 
 def test_errors_overlap_as_sets_do_and_probabilities_of_several_networks_are_averaged(hnet, tasks):
@@ -167,16 +164,6 @@ def test_groups_are_left_out_together():
     ).all()
 
 
-def test_the_table_has_a_row_for_each_audit():
-    train = clusters(50, 0)
-    table = audit_table(
-        {"copies": audit_one(train, train), "fresh": audit_one(clusters(50, 3), train, noise=0.1, generator=seeded(0))}
-    )
-    lines = table.splitlines()
-    assert len(lines) == 4 and len({line.count("|") for line in lines}) == 1
-    assert lines[2].startswith("| copies | 0 |") and "100%" in lines[2] and "–" in lines[2] and "–" not in lines[3]
-
-
 def test_bad_input_is_refused(hnet, tasks):
     with pytest.raises(ValueError, match=r"\[N, 2\]"):
         Audit(torch.zeros(3), torch.zeros(3, 2))
@@ -186,5 +173,3 @@ def test_bad_input_is_refused(hnet, tasks):
         two_nearest(torch.zeros(1, 3), torch.tensor([[True, True, False]]))
     with pytest.raises(ValueError, match="generator"):
         audit_one(normal(3, 2), normal(5, 2), noise=0.1)
-    with pytest.raises(ValueError, match="each of the 4 tasks"):
-        prediction_distances(hnet, normal(3, 4), tasks, normal(7, 4))

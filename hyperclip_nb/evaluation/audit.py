@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['Networks', 'AMONG', 'NOISED', 'AUDITED', 'MEASURED', 'Audit', 'rank_share', 'two_nearest', 'same_group',
-           'audit_latents', 'networks_from', 'Answers', 'compare_answers', 'prediction_distances', 'relative',
-           'audit_predictions', 'audit_generator', 'audit_numbers', 'audit_seed', 'numbers_table', 'audit_table']
+           'audit_latents', 'networks_from', 'Answers', 'compare_answers', 'relative', 'audit_predictions',
+           'audit_generator', 'audit_numbers', 'audit_seed', 'numbers_table']
 
 # %% ../../nbs/7_evaluation/appendix/audit.ipynb #72dcb3ea
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -182,20 +182,6 @@ def compare_answers(
     return found
 
 
-def prediction_distances(
-    generate: WeightGenerator,
-    latents: Tensor,  # [T, Z] one for each of the tasks
-    tasks: TaskSet,  # on whose images, with whose answers, predictions are compared
-    train: Tensor,  # [A, Z] latents of the training tasks
-    **options: Any,  # part, ids and numbers, as for `compare_answers`
-) -> Tensor:  # [N, A] between 0 and 1
-    "Total variation between predictions of a task's network and of each training task's, a mean over its images."
-    if len(latents) != len(tasks):
-        raise ValueError(f"expected a latent for each of the {len(tasks)} tasks, got {len(latents)}")
-    networks = {"": networks_from(generate, latents)}
-    return compare_answers(generate, networks, tasks, train, **options)[""].distances
-
-
 def relative(
     distances: Tensor,  # [N, A]
 ) -> Tensor:  # [N, A], each row with mean 1
@@ -343,33 +329,3 @@ def numbers_table(
     shown = lambda values: ["–" if value != value else plain(value) for value in values]
     rows = [[name, *shown(torch.atleast_2d(values).mean(0).tolist())] for name, values in numbers.items()]
     return markdown_table([*head, "copied (fresh: 5)", "Same errors as the nearest"], rows)
-
-# %% ../../nbs/7_evaluation/appendix/audit.ipynb #7c297824
-def audit_table(
-    audits: Mapping[str, Audit],  # by name of what was audited
-    level: float = 0.05,  # see `Audit.copied`
-) -> str:  # Markdown
-    "A row for each audit: typical distances, and the two numbers that tell copies from draws."
-    header = [
-        "",
-        "nearest training task",
-        "training tasks among each other",
-        "training tasks with noise",
-        "nearest / second",
-        "closer (fresh: 50 %)",
-        f"copied (fresh: {level:.0%})",
-    ]
-    middle = lambda distances: "–" if distances is None else f"{distances[:, 0].median():.3g}"
-    rows = [
-        [
-            name,
-            middle(a.nearest),
-            middle(a.among),
-            middle(a.noised),
-            f"{a.ratio.median():.2f}",
-            f"{a.closer:.0%}",
-            f"{a.copied(level):.0%}",
-        ]
-        for name, a in audits.items()
-    ]
-    return markdown_table(header, rows)

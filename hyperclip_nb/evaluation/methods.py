@@ -213,9 +213,7 @@ def train_method(
     check_rows([id])
     m = Method.parse(id)
     if m.sees_labels:
-        raise ValueError(
-            f"expected a row that sees no labels, got {id}, which does: see `train_learner`"
-        )
+        raise ValueError(f"expected a row that sees no labels, got {id}, which does: see `train_learner`")
     kind, gamma = m.generator or "hvae", 1.0 if m.gamma is None else m.gamma
     match m.name:
         case "clip_zero_shot":

@@ -123,7 +123,9 @@ class Method:
                 control=control,
             )
             if (shots or frequencies) and not method.sees_labels:
-                raise ValueError(f"expected no shots and no frequencies for a row that sees no labelled picture, got {id!r}")
+                raise ValueError(
+                    f"expected no shots and no frequencies for a row that sees no labelled picture, got {id!r}"
+                )
         if method is None or str(method) != id:
             spelt = f" (spelt {method})" if method else ""
             raise ValueError(f"expected a method id like 'hvae_hyperldm_g1.5@10+shuffled', got {id!r}{spelt}")
