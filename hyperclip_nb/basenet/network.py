@@ -109,9 +109,14 @@ def check_net(
 def mean_over_examples(
     value: Tensor,  # [T, N]
     batch: TaskBatch,  # whose mask says which examples are real
+    balanced: bool = False,  # every answer that occurs counts the same, however often it does
 ) -> Tensor:  # [T]
     "Average over each task's real examples."
-    return (value * batch.mask).sum(1) / batch.mask.sum(1).clamp(min=1)
+    weight = batch.mask.to(value)
+    if balanced:
+        counts = weight.new_zeros(batch.answer_mask.shape).scatter_add_(1, batch.labels, weight)
+        weight = weight / counts.gather(1, batch.labels).clamp(min=1)
+    return (value * weight).sum(1) / weight.sum(1).clamp(min=1)
 
 
 def logits_loss(
@@ -154,11 +159,12 @@ def logits_accuracy(
     logits: Tensor,  # [T, N, C]
     batch: TaskBatch,  # the tasks
     cosine: bool = True,  # whether they are cosines, see `check_logits`
+    balanced: bool = False,  # the mean over answers of the share of each (see `mean_over_examples`)
 ) -> Tensor:  # [T] between 0 and 1
     """Share of each task's examples that get the right answer, from its logits.
 
     Raises `NumbersError` for logits that are not finite."""
-    return mean_over_examples((answer_ids(logits, cosine) == batch.labels).float(), batch)
+    return mean_over_examples((answer_ids(logits, cosine) == batch.labels).float(), batch, balanced)
 
 
 def task_loss(
@@ -174,9 +180,11 @@ def task_accuracy(
     w: Tensor,  # [T, P] or [1, P] weights
     batch: TaskBatch | Ragged,  # the tasks
     net: BaseNet,  # the base network
+    balanced: bool = False,  # every answer counts the same
 ) -> Tensor:  # [T] between 0 and 1
     "Accuracy of each task's base network on its examples."
-    return torch.cat([logits_accuracy(net.logits(rows, part), part, net.cosine) for rows, part in batch.with_rows(w)])
+    accuracy = lambda rows, part: logits_accuracy(net.logits(rows, part), part, net.cosine, balanced)
+    return torch.cat([accuracy(rows, part) for rows, part in batch.with_rows(w)])
 
 # %% ../../nbs/2_basenet/01_network.ipynb #d9806745
 def set_accuracy(
@@ -186,6 +194,7 @@ def set_accuracy(
     net: BaseNet,  # the base network
     part: Part = "query",  # on which examples
     numbers: int = 25_000_000,  # weights in a chunk of tasks
+    balanced: bool = False,  # every answer counts the same
 ) -> Tensor:  # [T] between 0 and 1
     "Accuracy of every task of a set, in buckets of alike sizes."
     if isinstance(w, Tensor) and len(w) not in (1, len(tasks)):
@@ -196,5 +205,5 @@ def set_accuracy(
     with torch.no_grad():
         for ids in by_size.split(max(1, numbers // net.size)):
             batch = tasks.ragged(ids, part, sort=False)
-            accuracy[ids] = task_accuracy(weights(ids), batch, net)
+            accuracy[ids] = task_accuracy(weights(ids), batch, net, balanced)
     return accuracy

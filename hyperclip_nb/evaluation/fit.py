@@ -134,6 +134,8 @@ def accuracy(
     tasks: TaskSet,  # that the weights answer
     part: Part = "query",  # on which examples
     numbers: int = 10_000_000,  # weights at a time
+    *,
+    balanced: bool = False,  # the mean over answers: each counts the same, however frequent it is
 ) -> float:  # between 0 and 1
     "Share of right answers, averaged over tasks. Raises `ValueError` for weights that do not fit."
     check_tasks(net, tasks)
@@ -150,9 +152,8 @@ def accuracy(
         for ids in bucket.split(max(1, numbers // (net.size * len(w)))):
             batch, rows = tasks.batch(ids, part), w if w.shape[1] == 1 else w[:, ids.to(w.device)]
             with torch.no_grad():
-                found[ids] = logits_accuracy(
-                    ensemble(torch.stack([net.logits(row, batch) for row in rows]), cosine=net.cosine), batch
-                )
+                logits = ensemble(torch.stack([net.logits(row, batch) for row in rows]), cosine=net.cosine)
+                found[ids] = logits_accuracy(logits, batch, balanced=balanced)
     return found.mean().item()
 
 # %% ../../nbs/7_evaluation/14_fit.ipynb #fitnb015

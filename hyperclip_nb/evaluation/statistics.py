@@ -36,9 +36,10 @@ def task_scores(
     weights: Tensor | Callable[[Tensor], Tensor],  # [T, P], [1, P] shared, or ids [T'] -> [T', P]
     tasks: TaskSet,
     net: BaseNet,
+    balanced: bool = False,  # the mean over answers: each counts the same, however frequent it is
 ) -> Tensor:  # [T] in percent, float64
     "Percent of each task's query images that networks answer rightly."
-    return 100 * set_accuracy(weights, tasks, net).double().cpu()
+    return 100 * set_accuracy(weights, tasks, net, balanced=balanced).double().cpu()
 
 # %% ../../nbs/7_evaluation/01_statistics.ipynb #3423be76
 def task_averaged(
