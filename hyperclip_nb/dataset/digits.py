@@ -57,30 +57,30 @@ def split_of(
 # %% ../../nbs/1_dataset/10_digits.ipynb #8886c56b
 @cache
 def predicates() -> dict[str, tuple[bool, ...]]:  # [10] whether it is true of each digit
-    "What follows \"Is it\"."
-    rules: dict[str, Callable[[int], bool]] = {
-        "even": lambda k: k % 2 == 0,
-        "odd": lambda k: k % 2 == 1,
-        "prime": lambda k: k in (2, 3, 5, 7),
-        "a square number": lambda k: k in (0, 1, 4, 9),
+    'What follows "Is it".'
+    digits = range(10)
+    true_of: dict[str, set[int]] = {
+        "even": {0, 2, 4, 6, 8},
+        "odd": {1, 3, 5, 7, 9},
+        "prime": {2, 3, 5, 7},
+        "a square number": {0, 1, 4, 9},
     }
-    for t in range(10):
-        rules |= {
-            f"greater than {t}": lambda k, t=t: k > t,
-            f"less than {t}": lambda k, t=t: k < t,
-            f"at least {t}": lambda k, t=t: k >= t,
-            f"at most {t}": lambda k, t=t: k <= t,
-            **{f"within {d} of {t}": lambda k, t=t, d=d: abs(k - t) <= d for d in (1, 2)},
-            **{f"from {t} to {b}": lambda k, t=t, b=b: t <= k <= b for b in range(t + 1, 10)},
+    for t in digits:
+        true_of |= {
+            f"greater than {t}": {k for k in digits if k > t},
+            f"less than {t}": {k for k in digits if k < t},
+            f"at least {t}": {k for k in digits if k >= t},
+            f"at most {t}": {k for k in digits if k <= t},
+            **{f"within {d} of {t}": {k for k in digits if abs(k - t) <= d} for d in (1, 2)},
+            **{f"from {t} to {b}": {*range(t, b + 1)} for b in range(t + 1, 10)},
         }
-        far = [b for b in range(10) if abs(b - t) > 1]
-        rules |= {f"closer to {t} than to {b}": lambda k, t=t, b=b: abs(k - t) < abs(k - b) for b in far}
+        for b in digits:
+            if abs(b - t) > 1:
+                true_of[f"closer to {t} than to {b}"] = {k for k in digits if abs(k - t) < abs(k - b)}
     for m in (3, 4):
-        rules[f"a multiple of {m}"] = lambda k, m=m: k % m == 0
-        for r in range(1, m):
-            rules[f"{r} more than a multiple of {m}"] = lambda k, m=m, r=r: k % m == r
-    tables = {name: tuple(rule(k) for k in range(10)) for name, rule in rules.items()}
-    return {name: table for name, table in tables.items() if 1 <= sum(table) <= 9}
+        true_of[f"a multiple of {m}"] = {*range(0, 10, m)}
+        true_of |= {f"{r} more than a multiple of {m}": {*range(r, 10, m)} for r in range(1, m)}
+    return {name: tuple(k in those for k in digits) for name, those in true_of.items() if 1 <= len(those) <= 9}
 
 # %% ../../nbs/1_dataset/10_digits.ipynb #e679810d
 YES_NO = ("no", "yes")
@@ -102,7 +102,7 @@ def single(name: str) -> Described:
 
 
 def logic(a: str, b: str, how: str) -> Described:
-    "Two predicates, joined by \"and\", \"or\", \"but not\" or \"exactly one\"."
+    'Two predicates, joined by "and", "or", "but not" or "exactly one".'
     show = f"Does the picture show a number that is {a}"
     p, q = (np.array(predicates()[name]) for name in (a, b))
     wordings, table = {
@@ -187,6 +187,11 @@ def _two(digits: list[int], r: Random) -> tuple[list[int], list[int]]:
     return digits[:cut], digits[cut:]
 
 
+def _bounds(r: Random) -> tuple[int, int]:
+    low, high = sorted(r.sample(range(9), 2))
+    return low, high
+
+
 def _predicate(r: Random) -> str:
     return r.choice(list(predicates()))
 
@@ -197,7 +202,7 @@ FAMILIES: dict[str, tuple[float, Callable[[Random], Described]]] = {  # share, a
     "logic": (0.25, lambda r: logic(_predicate(r), _predicate(r), r.choice(("and", "or", "but not", "exactly one")))),
     "choice": (0.25, lambda r: choice(_sample(r, (2, 3, 3, 4, 4)))),
     "groups": (0.22, lambda r: groups(*_two(_sample(r, (3, 4, 5, 6)), r))),
-    "buckets": (0.03, lambda r: buckets(*sorted(r.sample(range(9), 2)), r.random() < 0.5)),
+    "buckets": (0.03, lambda r: buckets(*_bounds(r), r.random() < 0.5)),
 }
 
 
@@ -293,14 +298,14 @@ def digits_tasks(
             support = _pictures(np.where(tables >= 0, LABELLED, 0), "shots", rng)
         query = _pictures(_shares(tables, EACH[split], rng), split, rng)
         for (found, question), table, own, scored in zip(some[: count - first], tables, support, query):
-            rows = np.concatenate([own, scored])
+            rows = torch.from_numpy(np.concatenate([own, scored]))
             tasks.append(
                 TensorTask(
                     question,
                     found.answers,
                     rows,
-                    table[digit_pictures()[1].numpy()[rows]],
-                    support=None if split == "train" else np.arange(len(rows)) < len(own),
+                    torch.from_numpy(table)[digit_pictures()[1][rows]],
+                    support=None if split == "train" else torch.arange(len(rows)) < len(own),
                     family=found.family,
                     cell=found.cell,
                 )
@@ -362,7 +367,7 @@ def digits_sheet(
     images = pictures.reshape(-1, 8, 8, 1).repeat(3, axis=3)
     beneath = [task.answers[i] if truth else "" for i in labels[scored][order].tolist()]
     title = f"{task.question}   ({', '.join(task.answers)})"
-    return contact_sheet(images, beneath, columns=8, scale=scale, lines=1, title=title)
+    return contact_sheet([*images], beneath, columns=8, scale=scale, lines=1, title=title)
 
 # %% ../../nbs/1_dataset/10_digits.ipynb #e13a37cb
 def digits_bank(
@@ -372,7 +377,7 @@ def digits_bank(
     test: int = 400,  # test tasks
     embed_question: Callable[[str], Tensor] = hashed_question,
 ) -> tuple[Splits, TensorBank]:
-    "Tasks of all splits over one bank of pictures, with the questions' vectors under \"text\"."
+    'Tasks of all splits over one bank of pictures, with the questions\' vectors under "text".'
     sizes = {"train": (count, seed), "val": (val, 0), "test": (test, 0)}
     drawn = {split: digits_tasks(*size, split) for split, size in sizes.items()}
     tasks, bank = tensor_tasks(digit_pictures()[0], sum(drawn.values(), []), embed_question)
