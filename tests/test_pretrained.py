@@ -150,7 +150,7 @@ def test_another_encoder_is_refused(shipped):
         TextToWeights.from_pretrained("scenes", encoder=other)
 
 
-@pytest.mark.parametrize("name", ["nowhere", "a/b/c", ASSETS / "nowhere", "user/name"])
+@pytest.mark.parametrize("name", ["nowhere", "a/b/c", ASSETS / "nowhere", "user/name", None, 3])
 def test_a_name_that_is_nothing(name, monkeypatch):
     def offline(*args, **kwargs):
         raise OSError("no network\nat all")
@@ -189,6 +189,8 @@ def test_a_run_is_no_place_for_a_model(tmp_path, shipped):
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(FileError, match="found a run or a bank"):
         shipped.save_pretrained(tmp_path)
+    with pytest.raises(FileError, match="expected a folder for a model, found a file"):
+        shipped.save_pretrained(tmp_path / "manifest.json")
 
 
 # From a run

@@ -45,12 +45,14 @@ def save_model(
     tensors: dict[str, Tensor],
     card: str,  # the README, in Markdown
 ) -> Path:  # the folder
-    "Write a model. Raises `FileError` for the folder of a run or of a bank, whose files would be mixed with these."
+    "Write a model. Raises `FileError` for a file, and for the folder of a run or of a bank."
     folder = Path(folder)
     if (folder / "manifest.json").exists():
         raise FileError(
             f"{folder}: expected a folder for a model, found a run or a bank (manifest.json); choose another"
         )
+    if folder.exists() and not folder.is_dir():
+        raise FileError(f"{folder}: expected a folder for a model, found a file; choose another")
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / TENSORS, tensors, {"config": fingerprint(config)})
     write_json(folder / CONFIG, config)
@@ -67,14 +69,16 @@ def find_model(
     shipped: Mapping[str, Path] = {},  # name -> folder
 ) -> Path:  # a folder on this machine
     "Where a saved model lies. Raises `FileError` that says what was looked for."
+    wanted = ", ".join(
+        [*map(repr, shipped), "a folder that save_pretrained wrote", "a repository of the hub (user/name)"]
+    )
+    if not isinstance(name, str | Path):
+        raise FileError(f"expected {wanted}, got {name!r}")
     if str(name) in shipped:
         return shipped[str(name)]
     folder, repository = Path(name).expanduser(), str(name).removeprefix("hf-hub:")
     if folder.is_dir():
         return folder
-    wanted = ", ".join(
-        [*map(repr, shipped), "a folder that save_pretrained wrote", "a repository of the hub (user/name)"]
-    )
     if isinstance(name, Path) or not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise FileError(f"{name}: expected {wanted}, found no such folder")
     with extra("hub"):

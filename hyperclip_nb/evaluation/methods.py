@@ -16,6 +16,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
+from ..core.seeds import global_seed
 from ..core.training import last
 from .controls import mean_latent, nearest_latent
 from .experiment import Experiment, Questions
@@ -53,8 +54,7 @@ def dropout_drawn(
     "Inside the block the dropout layers of a model are at work. Torch's own random numbers are put back after it."
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Dropout)]
     seed = int(torch.randint(2**31, (1,), generator=generator, device=generator.device))
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    with global_seed(seed, [device.index or 0] if device.type == "cuda" else []):
         try:
             for layer in layers:
                 layer.train()
