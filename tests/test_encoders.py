@@ -150,3 +150,34 @@ def test_the_activation_of_openais_files_is_asked_for_or_follows_from_the_name(s
     assert not torch.equal(
         load_encoder("tiny-openai", file, quick_gelu=False).encode_texts(TEXTS), right.encode_texts(TEXTS)
     )
+
+
+def letters(texts):
+    "Stands for a sentence encoder."
+    return np.array([[text.count(letter) for letter in "abcdefgh"] for text in texts], dtype=np.float32)
+
+
+def test_questions_are_read_by_a_function_of_ones_own(small, tmp_path):
+    encoder = load_encoder(f"local-dir:{small}")
+    both = encoder.reading_by(letters=letters)
+    bank = build_bank(tmp_path, both, [task(0)], lambda ids: np.repeat(PIXELS[:1], len(ids), 0))
+    assert set(bank.questions) == {"clip", "tokens", "letters"}
+    questions = sorted(bank.index.questions)
+    assert torch.equal(bank.questions["letters"][bank.question_rows(questions)], torch.tensor(letters(questions)))
+    assert torch.equal(both.encode_texts(TEXTS), encoder.encode_texts(TEXTS)) and encoder.poolings == ("clip", "tokens")
+    assert both.source == {} and both.fingerprint == encoder.reading_by(letters=letters).fingerprint
+    assert both.fingerprint != encoder.reading_by(letters=lambda texts: 2 * letters(texts)).fingerprint
+    wrong = {
+        "one vector": lambda texts: letters(texts)[0],
+        "too few": lambda texts: letters(texts)[:1],
+        "whole numbers": lambda texts: letters(texts).astype(int),
+        "not a number": lambda texts: letters(texts) * np.nan,
+    }
+    for name, function in wrong.items():
+        with pytest.raises(ValueError, match="mine"):
+            encoder.reading_by(mine=function)
+    for name in ("tokens", "pictures", "hvae", "Big"):
+        with pytest.raises(ValueError, match="other than clip"):
+            encoder.reading_by(**{name: letters})
+    with pytest.raises(ValueError, match="expected pooling clip, tokens, letters, got 'other'"):
+        both.encode_texts(TEXTS, "other")

@@ -194,6 +194,22 @@ def test_pictures_beside_the_words(tmp_path):
     assert torch.equal(mean_picture(tasks), shown)
 
 
+def test_a_question_encoder_of_ones_own(tmp_path):
+    "Any that the features have; another one is named with those that there are."
+    tasks = toy_tasks([(6 + t % 4, 3 + t % 3, 2 + t % 3) for t in range(16)])
+    bank = ToyBank(tasks)
+    bank.questions["mine"] = torch.randn(len(bank.questions["clip"]), 3, generator=torch.Generator().manual_seed(0))
+    splits = {"train": tasks[:8], "val": tasks[8:11], "test": tasks[11:]}
+    run = Run.create(tmp_path, {})
+    opened = lambda question: Experiment(splits, bank, run, replace(TINY, question=question), report=lambda text: None)
+    x = opened("mine")
+    assert x.condition(None, 0).shape == (8, 3)
+    methods = [train_method(x, 0, id) for id in ("cond_multitask", "hvae_hyperldm_g1")]
+    assert all(score(x, method, 0).shape == (5,) for method in methods)
+    with pytest.raises(ValueError, match=r"encoder of \['clip', 'mine', 'pictures'\], got 'none'"):
+        opened("none").condition(None, 0)
+
+
 def test_a_training_question_never_answers_for_itself(tmp_path):
     x = experiment(tmp_path)
     honest, looked_up = x.condition("hnet", 0), x.condition("hnet", 0, x.embeddings["train"])

@@ -53,7 +53,7 @@ class WeightsConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     encoder_source: dict[str, Any]  # how it is loaded (see `reopen_encoder`); empty: it has to be given
     prompts: Literal["scenes", "grammatical"]  # how answers become statements: in the scenes' words, or by the rules
     # how a question is read
-    question: Literal["tokens", "clip"]  # the encoder's pooling
+    question: str  # by which of its ways the encoder embeds it
     question_size: int  # E'
     unit: bool  # embeddings are brought to length 1 before they are centred
     whitened: bool  # by directions, or scaled only

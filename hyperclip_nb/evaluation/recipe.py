@@ -37,8 +37,8 @@ class Recipe:
 
     hidden: int = 16  # hidden units of the base network
     feature_scale: Scale = "unit"  # of image features: root mean square 1, or as CLIP gives them (see `scale_features`)
-    # Question encoder: the mean of the text tower's tokens, or CLIP's own embedding.
-    question: Literal["tokens", "clip"] = "tokens"
+    # Question encoder: the mean of the text tower's tokens, CLIP's own embedding ("clip"), or another of the features.
+    question: str = "tokens"
     # Of embeddings: centred, with one scale for all; or of length 1; or as CLIP gives them.
     embedding_scale: Literal["standardized", "unit", "stored"] = "standardized"
     directions: int | None = None  # whitened directions that a network reads (see `Whitening`); None: no whitening
