@@ -205,5 +205,5 @@ def set_accuracy(
     with torch.no_grad():
         for ids in by_size.split(max(1, numbers // net.size)):
             batch = tasks.ragged(ids, part, sort=False)
-            accuracy[ids] = task_accuracy(weights(ids), batch, net, balanced)
+            accuracy[batch.index] = task_accuracy(weights(batch.index), batch, net, balanced)
     return accuracy

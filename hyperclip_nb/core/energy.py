@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .blocks import check_choice, check_tensor
+from .devices import to_device
 from .seeds import noise_like
 
 # %% ../../nbs/0_core/03_energy.ipynb #4222277b
@@ -107,18 +108,17 @@ def trajectory(
 
 def stop_at(
     path: Iterable[Tensor],  # tensors [T, Z], the start first
-    steps: Tensor,  # [T] how many steps each task takes; the path must be long enough
+    steps: Tensor,  # [T] how many steps each task takes, best on the CPU; the path must be long enough
 ) -> Tensor:  # [T, Z]
     "Where each task is after its own number of steps; keeps one tensor, not the path."
     result: Tensor | None = None
-    k = 0
+    longest, k = int(steps.max()), 0
     for k, here in enumerate(path):
+        steps = to_device(steps, here.device)
         going = (steps >= k).view(-1, *[1] * (here.ndim - 1))
         result = here if result is None else torch.where(going, here, result)
-    if result is None or int(steps.max()) > k:
-        raise ValueError(
-            f"stop_at: expected a path of at least {int(steps.max())} steps, got {'none' if result is None else k}"
-        )
+    if result is None or longest > k:
+        raise ValueError(f"stop_at: expected a path of at least {longest} steps, got {'none' if result is None else k}")
     return result
 
 # %% ../../nbs/0_core/03_energy.ipynb #50d04ed9

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..core.devices import to_device
 from ..core.files import fingerprint
 from .features import Bank
 from .tasks import Task
@@ -86,6 +87,15 @@ class Ragged:
         sizes = [len(part) for part in self.parts]
         return zip([w] * len(sizes) if len(w) == 1 else w.split(sizes), self.parts)
 
+    def select(self, rows: Tensor) -> "Ragged":
+        "The tasks at `rows`, [T'] rising positions on the CPU."
+        begin, parts = 0, []
+        for part in self.parts:
+            inside = rows[(rows >= begin) & (rows < begin + len(part))] - begin
+            parts += [part.select(to_device(inside, part.index.device))] if len(inside) else []
+            begin += len(part)
+        return Ragged(tuple(parts))
+
     def to(
         self,
         *where: Where,  # a device, a type of numbers, or both
@@ -141,7 +151,7 @@ def _subset(
     if examples is not None:
         take = take.clamp(max=examples)
     if fraction is not None:
-        take = (take * fraction).round().long().clamp(min=1)
+        take = (take * (fraction.cpu() if isinstance(fraction, Tensor) else fraction)).round().long().clamp(min=1)
     width = int(take.max())
     return order[:, :width], _mask(take, width)
 
@@ -222,15 +232,16 @@ class TaskSet:
         examples = [[*task.support, *task.query] for task in self.tasks]
         rows = bank.image_rows([image for task in examples for image, _ in task])
         # Only the rows that these tasks use go to the device.
-        used, self._rows = rows.to(self.device).unique(return_inverse=True)
+        used, self._rows = rows.cpu().unique(return_inverse=True)
         images = bank.images[used.to(bank.images.device)].to(self.device)
         self.images = scale_features(images.to(dtype) if images.is_floating_point() else images, scale)
-        labels = torch.tensor([label for task in examples for _, label in task], device=self.device)
+        # Batches are planned on the host: no GPU is asked how many examples a task has.
+        labels = torch.tensor([label for task in examples for _, label in task])
         self._labels = labels.to(dtype) if labels.is_floating_point() else labels  # real numbers: a regression
-        sizes = torch.tensor([[len(task.support), len(task.query)] for task in self.tasks], device=self.device)
+        sizes = torch.tensor([[len(task.support), len(task.query)] for task in self.tasks])
         self.support_size, self.query_size = sizes[:, 0], sizes[:, 1]  # [T] each
         self._start = sizes.sum(1).cumsum(0) - sizes.sum(1)  # [T] where a task's stretch begins
-        self.answer_count = torch.tensor([len(task.answers) for task in self.tasks], device=self.device)
+        self.answer_count = torch.tensor([len(task.answers) for task in self.tasks])
         self._first_answer = self.answer_count.cumsum(0) - self.answer_count  # [T] likewise, among the prompts
         self.prompts = bank.prompts[bank.prompt_rows([p for task in self.tasks for p in task.prompts])]
         self.prompts = self.prompts.to(self.device, dtype)
@@ -263,19 +274,18 @@ class TaskSet:
     ) -> "TaskSet":
         "The same tasks with their numbers elsewhere, or in another type; the bank stays where it is."
         moved = copy(self)
-        for name, x in vars(self).items():
-            if isinstance(x, Tensor):
-                setattr(moved, name, _moved(x, *where))
-        moved.device, moved.dtype = moved._rows.device, moved.prompts.dtype
+        moved.images, moved.prompts = _moved(self.images, *where), _moved(self.prompts, *where)
+        moved._labels = _moved(self._labels, *(w for w in where if isinstance(w, torch.dtype)))  # planned with
+        moved.device, moved.dtype = moved.prompts.device, moved.prompts.dtype
         return moved
 
     def __len__(self) -> int:
         return len(self.tasks)
 
     @property
-    def all_ids(self) -> Tensor:  # [T]
+    def all_ids(self) -> Tensor:  # [T] on the CPU, where batches are planned
         "Positions of all tasks."
-        return torch.arange(len(self), device=self.device)
+        return torch.arange(len(self))
 
     def embeddings(
         self,
@@ -291,7 +301,7 @@ class TaskSet:
     def sizes(
         self,
         part: Part,  # which of their examples
-    ) -> Tensor:  # [T] number of examples
+    ) -> Tensor:  # [T] number of examples, on the CPU
         "How many examples each task has in a part."
         if part not in ("support", "query", "all"):
             raise ValueError(f"expected part 'support', 'query' or 'all', got {part!r}")
@@ -300,7 +310,7 @@ class TaskSet:
         ]
 
     def _sizes_of(self, ids: Tensor, part: Part) -> Tensor:  # [T]
-        "Raises `ValueError` for a task that there is not; on a GPU torch finds it, later and in its own words."
+        "Raises `ValueError` for a task that there is not."
         try:
             return self.sizes(part)[ids]
         except IndexError as error:
@@ -318,17 +328,20 @@ class TaskSet:
         mask: Tensor,  # [T, N] bool, true where an example is meant
     ) -> TaskBatch:
         "Build the batch of given examples."
+        ids, position, mask = ids.cpu(), position.cpu(), mask.cpu()
         rows = self._examples(ids, position, mask)
         count = self.answer_count[ids][:, None]
-        column = torch.arange(int(count.max()), device=self.device)
-        answer_mask, prompt = column < count, self._first_answer[ids][:, None] + column.minimum(count - 1)
+        column = torch.arange(int(count.max()))
+        prompt = self._first_answer[ids][:, None] + column.minimum(count - 1)
+        there = lambda x: to_device(x, self.device)
+        answer_mask = there(column < count)
         return TaskBatch(
-            images=self.images[self._rows[rows]],
-            labels=self._labels[rows] * mask,
-            mask=mask,
-            answers=self.prompts[prompt] * answer_mask[..., None],
+            images=self.images[there(self._rows[rows])],
+            labels=there(self._labels[rows] * mask),
+            mask=there(mask),
+            answers=self.prompts[there(prompt)] * answer_mask[..., None],
             answer_mask=answer_mask,
-            index=ids,
+            index=there(ids),
         )
 
     def _draw(
@@ -340,6 +353,7 @@ class TaskSet:
         generator: torch.Generator | None,
     ) -> tuple[Tensor, Tensor]:  # positions [T, N] in each task's list, and which of them are real
         "The examples of `batch` and `ragged`."
+        ids = ids.cpu()
         position, mask = _subset(self._sizes_of(ids, part), examples, fraction, generator)
         return self.support_size[ids][:, None] + position if part == "query" else position, mask
 
@@ -363,12 +377,13 @@ class TaskSet:
         generator: torch.Generator | None = None,  # as for `batch`
         sort: bool = True,  # by size; False: keep the order of `ids`
         waste: float = 0.1,  # largest share of padding in a part
-        limit: int = 4_000,  # padded examples of a part, so that what is computed for it fits the cache
+        limit: int | None = None,  # padded examples of a part; None: what fits a processor's cache, or fills a GPU
     ) -> Ragged:  # in an order of its own: see its `index`
         "As `batch`, in parts of alike sizes."
+        ids, limit = ids.cpu(), limit or (20_000 if self.device.type == "cuda" else 4_000)
         position, mask = self._draw(ids, part, examples, fraction, generator)
         counts = mask.sum(1)
-        order = counts.argsort(descending=True, stable=True) if sort else torch.arange(len(ids), device=ids.device)
+        order = counts.argsort(descending=True, stable=True) if sort else torch.arange(len(ids))
         parts = []
         for begin, end in stretches(counts[order].tolist(), waste, limit):
             chosen = order[begin:end]
@@ -384,6 +399,7 @@ class TaskSet:
         generator: torch.Generator,  # draws them
     ) -> tuple[TaskBatch, TaskBatch]:
         "Two disjoint random subsets of each task's examples: a fresh support and query set for meta-training."
+        ids = ids.cpu()
         first, second = _deal(self._sizes_of(ids, "all"), support, query, generator)
         return self.gather(ids, *first), self.gather(ids, *second)
 
@@ -401,8 +417,9 @@ class TaskSet:
         if not adapts:
             everything = self.ragged(ids, "all")
             return everything, everything
-        first = self.ragged(ids, "support")
-        return first, self.ragged(first.index, "query", sort=False)
+        ids = ids.cpu()
+        ids = ids[self._sizes_of(ids, "support").argsort(descending=True, stable=True)]
+        return self.ragged(ids, "support", sort=False), self.ragged(ids, "query", sort=False)
 
     def shots(
         self,
@@ -413,6 +430,7 @@ class TaskSet:
         "At most `shots` support images of every answer, for few-shot evaluation."
         if shots < 1:
             raise ValueError(f"expected at least 1 shot, got {shots}")
+        ids = ids.cpu()
         counts = self._sizes_of(ids, "support")
         order = _random_order(counts, int(counts.max()), generator)
         real = _mask(counts, order.shape[1])
@@ -425,7 +443,8 @@ class TaskSet:
         part: Part = "all",  # whose sizes count
         waste: float = 0.25,  # largest share of padding in a bucket
         limit: int = 1_000_000,  # largest number of padded examples in a bucket
-    ) -> list[Tensor]:  # task ids, each a batch of alike sizes
+    ) -> list[Tensor]:  # task ids, each a batch of alike sizes, on the CPU
         "Group tasks of alike size, so that padding wastes little."
+        ids = ids.cpu()
         order = ids[self._sizes_of(ids, part).argsort(descending=True, stable=True)]
         return [order[begin:end] for begin, end in stretches(self.sizes(part)[order].tolist(), waste, limit)]

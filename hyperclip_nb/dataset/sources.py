@@ -257,7 +257,7 @@ class MixedEpisodes:
         adapts: bool = True,  # False: nothing is adapted (see `TaskSet.episode`)
     ) -> tuple[TaskBatch, TaskBatch] | tuple[Ragged, Ragged]:  # support and query sets of the same tasks
         "A mixed meta-batch, and a fresh split of each task's examples."
-        ids = self.ids(len(tasks), generator).to(tasks.device)
+        ids = self.ids(len(tasks), generator)
         return tasks.episode(ids, self.support, self.query, generator, adapts)
 
 # %% ../../nbs/1_dataset/08_sources.ipynb #eb6ba63b

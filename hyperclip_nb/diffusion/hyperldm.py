@@ -17,7 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from ..core.blocks import NumbersError, check_finite, check_pairs, check_tensor, check_types
+from ..core.devices import to_device
 from ..core.files import tensors_digest
+from ..core.parallel import some_rows
 from ..core.seeds import Noise, RowNoise, noise_like
 from ..core.seeds import seeded as own_seed
 from ..core.training import EMA, TrainConfig, fit, last, track_ema
@@ -284,17 +286,18 @@ def train_hyperldm(
         curvature = unit[:, None] * curvature * unit  # D H D, that of the standardised latents
 
     def batches(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor | None]:
-        task, view = (torch.randint(n, (config.batch,), generator=generator).to(latents.device) for n in (tasks, views))
+        task, view = (torch.randint(n, (config.batch,), generator=generator) for n in (tasks, views))
+        task, view = (to_device(x, latents.device) for x in (task, view))
         e = embeddings[task.to(embeddings.device)]
         if config.embedding_noise:
-            e = e + config.embedding_noise * torch.randn(e.shape, generator=generator).to(e)
+            e = e + config.embedding_noise * to_device(torch.randn(e.shape, generator=generator), e)
         z = latents[view, task]
         if std is not None:
-            z = z + std[view, task] * torch.randn(z.shape, generator=generator).to(z)
+            z = z + std[view, task] * to_device(torch.randn(z.shape, generator=generator), z)
         return encode(z), e, None if curvature is None else curvature[view, task]
 
-    def loss_fn(batch: tuple[Tensor, Tensor, Tensor | None], generator: torch.Generator) -> Tensor:
+    def loss_fn(batch: tuple[Tensor, Tensor, Tensor | None], generator: Any) -> Tensor:
         z, e, weight = batch
         return diffusion_loss(student, z, e, ldm.schedule, generator, drop=config.drop, weight=weight)
 
-    return track_ema(fit(student, loss_fn, batches, train), student, ema)
+    return track_ema(fit(student, loss_fn, batches, train, rows=some_rows), student, ema)

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..core.devices import to_device
 from ..core.seeds import Noise, RowNoise, noise_like
 from .schedule import Schedule, coefficient_at, null_condition, predicted_clean
 
@@ -103,7 +104,7 @@ def fresh_noise(
                 ξ.copy_(noise_like(ξ, generator))
             elif σ:
                 ξ.normal_(generator=generator)
-        yield from noise.to(like.device).mul_(block.to(like.device))
+        yield from to_device(noise, like.device).mul_(to_device(block, like.device))
 
 # %% ../../nbs/5_diffusion/02_sampling.ipynb #1d673ba7
 Step = tuple[Tensor, tuple[float, ...], tuple[float, ...]]

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from ..core.blocks import check_types
-from ..core.seeds import noise_like
+from ..core.devices import to_device
+from ..core.seeds import ShareNoise, draw_rows, noise_like
 
 # %% ../../nbs/5_diffusion/01_schedule.ipynb #3cdc013c
 Curve = Literal["linear", "sqrt_linear", "cosine", "straight"]
@@ -141,7 +142,7 @@ def coefficient_at(
     like: Tensor,  # whose type and device the result has
 ) -> Tensor:  # [B, 1], or [1]
     "The numbers of some steps, ready to be multiplied with latents."
-    return values.to(like)[index].unsqueeze(-1)
+    return to_device(values, like)[index].unsqueeze(-1)
 
 
 def add_noise(
@@ -221,11 +222,12 @@ def drop_condition(
     denoiser: Callable,  # (z_t, t, e) -> prediction
     e: Tensor,  # [B, E] embeddings
     drop: float,  # probability of each row
-    generator: torch.Generator,
+    generator: torch.Generator | ShareNoise,
 ) -> Tensor:  # [B, E]
     "Replace random rows by the null condition."
-    dropped = torch.rand(len(e), 1, generator=generator, device=generator.device) < drop
-    return torch.where(dropped.to(e.device), null_condition(denoiser, e), e)
+    uniform = draw_rows(lambda n, g: torch.rand(n, 1, generator=g, device=g.device), len(e), generator)
+    dropped = uniform < drop
+    return torch.where(to_device(dropped, e.device), null_condition(denoiser, e), e)
 
 # %% ../../nbs/5_diffusion/01_schedule.ipynb #87feaccb
 def prediction_error(
@@ -237,7 +239,7 @@ def prediction_error(
     noise: Tensor,  # [B, Z] standard normal
 ) -> Tensor:  # [B, Z] prediction minus target
     "How far the denoiser is off on latents noised by hand."
-    t = schedule.timesteps.to(index.device)[index]
+    t = to_device(schedule.timesteps, index.device)[index]
     return denoiser(add_noise(z0, noise, schedule, index), t, e) - prediction_target(z0, noise, schedule, index)
 
 
@@ -253,7 +255,7 @@ def weighted_square(
     if weight.shape != (*error.shape, error.shape[-1]):
         raise ValueError(f"weight: expected [B, Z, Z] = {[*error.shape, error.shape[-1]]}, got {list(weight.shape)}")
     trace = weight.diagonal(dim1=-2, dim2=-1).sum(-1)
-    if not (trace > 0).all():
+    if not weight.is_cuda and not (trace > 0).all():  # a GPU is not asked at every step: a loss of nan ends there, too
         raise ValueError(
             f"weight: expected matrices of positive trace, got {trace.min():g} for row {int(trace.argmin())}"
         )
@@ -265,13 +267,14 @@ def diffusion_loss(
     z0: Tensor,  # [B, Z] clean, standardised latents
     e: Tensor | None,  # [B, E] embeddings of their questions; None: unconditional
     schedule: Schedule,  # the whole training schedule
-    generator: torch.Generator,  # draws the steps, the noise, and which questions are dropped
+    generator: torch.Generator | ShareNoise,  # draws the steps, the noise, and which questions are dropped
     *,
     drop: float = 0.2,  # probability with which a question is replaced by the null condition
     weight: Tensor | None = None,  # [B, Z, Z] a weight matrix for each row's error (see `weighted_square`)
 ) -> Tensor:  # scalar
     "The denoising loss of algorithms 12 and 13."
-    index = torch.randint(len(schedule), (len(z0),), generator=generator, device=generator.device).to(z0.device)
+    steps = lambda n, g: torch.randint(len(schedule), (n,), generator=g, device=g.device)
+    index = to_device(draw_rows(steps, len(z0), generator), z0.device)
     noise = noise_like(z0, generator)
     if e is not None:
         e = drop_condition(denoiser, e, drop, generator)

@@ -52,7 +52,7 @@ def predictions(
         for ids in bucket.split(max(1, limit // x.net.size // 10)):
             batch = tasks.batch(ids, part)
             with torch.no_grad():
-                networks = method.weights(pick(questions, ids), generator)
+                networks = method.weights(pick(questions, batch.index), generator)
                 logits = torch.stack([x.net.logits(w, batch) for w in networks])
                 yield Predictions(ensemble(logits, cosine=x.net.cosine), batch.labels, batch.mask, ids)
 

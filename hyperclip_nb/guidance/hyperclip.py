@@ -11,7 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +27,8 @@ from hyperclip_nb.core.blocks import (
     perceptron,
     principal_directions,
 )
+from ..core.devices import to_device
+from ..core.parallel import processes, some_rows
 from ..core.seeds import global_seed, seeded
 from ..core.training import EMA, Steps, TrainConfig, fit, track_ema
 from ..hypernet.hypernetworks import WeightGenerator
@@ -36,14 +38,15 @@ def contrastive_loss(
     a: Tensor,  # [B, D] unit vectors, row i from task i
     b: Tensor,  # [B, D] unit vectors, row i from the same task
     scale: float | Tensor,  # κ, the inverse temperature
+    own: slice = slice(None),  # rows whose loss is wanted, among all
 ) -> Tensor:  # scalar, nats; log B for unrelated rows
     """Symmetric InfoNCE of a batch of pairs (Radford et al. 2021; paper, algorithm 1).
 
     Raises `ValueError` for rows without partners."""
     if a.ndim != 2 or a.shape != b.shape or len(a) < 2:
         raise ValueError(f"expected two matrices [B, D] with at least 2 rows, got {list(a.shape)} and {list(b.shape)}")
-    logits, own = scale * a @ b.T, torch.arange(len(a), device=a.device)
-    return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+    logits, right = scale * a @ b.T, torch.arange(len(a), device=a.device)[own]
+    return (F.cross_entropy(logits[own], right) + F.cross_entropy(logits.T[own], right)) / 2
 
 # %% ../../nbs/4_guidance/01_hyperclip.ipynb #68fac111
 @dataclass(frozen=True, kw_only=True)
@@ -257,23 +260,26 @@ def train_hyperclip(
         read = linear_readout(generate, model.project.T, -model.mean @ model.project)
 
     def batches(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        task = torch.randperm(tasks, generator=generator)[: config.batch].to(latents.device)
-        view = torch.randint(views, task.shape, generator=generator).to(latents.device)
+        task = torch.randperm(tasks, generator=generator)[: config.batch]
+        view = torch.randint(views, task.shape, generator=generator)
+        task, view = (to_device(x, latents.device) for x in (task, view))
         z, e = latents[view, task], embeddings[task.to(embeddings.device)]
-        z = z + config.latent_noise * std[view, task] * torch.randn(z.shape, generator=generator).to(z)
-        return z, e + config.embedding_noise * torch.randn(e.shape, generator=generator).to(e)
+        z = z + config.latent_noise * std[view, task] * to_device(torch.randn(z.shape, generator=generator), z)
+        return z, e + config.embedding_noise * to_device(torch.randn(e.shape, generator=generator), e)
 
-    def loss_fn(batch: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
+    def loss_fn(batch: tuple[Tensor, Tensor], generator: Any) -> Tensor:
         z, e = batch
         with torch.no_grad():
             x = read(z)
         student.train()  # here only, since the student may be the model that others use
-        loss = contrastive_loss(student.encode_read(x), student.encode_text(e), student.scale)
+        everyone, count = processes(), min(config.batch, tasks)
+        a, b = (everyone.gather(x, count) for x in (student.encode_read(x), student.encode_text(e)))
+        loss = contrastive_loss(a, b, student.scale, everyone.own)
         student.eval()
         return loss
 
     train = train.for_items(tasks, config.batch)
-    updates = fit(student, loss_fn, batches, train)
+    updates = fit(student, loss_fn, batches, train, rows=some_rows)
     if not config.ema_decay:
         return updates
     ema = EMA(student, config.ema_decay, after=int(config.ema_from * train.updates))

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..core.blocks import Standardizer, check_tensor
+from ..core.devices import to_device
 from ..core.seeds import seeded
 from ..core.training import TrainConfig, fit
 
@@ -182,8 +183,8 @@ def train_question_regression(
         return (predicted - target[task]).square().mean((1, 2)).sum()  # heads learn side by side, not together
 
     def batches(generator: torch.Generator) -> tuple[Tensor, Tensor]:  # [H, B] tasks, [H, A, E] questions with noise
-        task = torch.randint(len(target), (heads, batch), generator=generator).to(target.device)
-        drawn = torch.randn((heads, *model.questions.shape), generator=generator).to(model.questions)
+        task = to_device(torch.randint(len(target), (heads, batch), generator=generator), target.device)
+        drawn = to_device(torch.randn((heads, *model.questions.shape), generator=generator), model.questions)
         return task, model.questions + noise * drawn
 
     return fit([model.map], loss_fn, batches, train)

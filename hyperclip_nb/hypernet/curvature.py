@@ -77,7 +77,7 @@ def latent_curvature(
     for ids in tasks.buckets(tasks.all_ids, part, limit=limit):
         batch = tasks.batch(ids, part)
         for view, z in enumerate(views):
-            found[view, ids] = matrices(generate, z[ids], batch)
+            found[view, batch.index] = matrices(generate, z[batch.index], batch)
     return found if latents.ndim == 3 else found[0]
 
 # %% ../../nbs/3_hypernet/appendix/curvature.ipynb #00e80579

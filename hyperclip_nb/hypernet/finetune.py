@@ -11,6 +11,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from ..core.devices import to_device
 from ..core.seeds import seeded
 from ..core.training import progress
 from ..dataset.batches import TaskBatch, TaskSet
@@ -28,7 +29,7 @@ def draw_views(
     low, high = fraction
     if views < 1 or not 0 < low <= high <= 1:
         raise ValueError(f"expected at least 1 view and a range of fractions within (0, 1], got {views} and {fraction}")
-    counts, generator = tasks.sizes("all").cpu(), seeded(seed, "views")
+    counts, generator = tasks.sizes("all"), seeded(seed, "views")
     share = low + (high - low) * torch.rand(views, len(counts), generator=generator)
     take = (share * counts).round().clamp(min=1)
     column = torch.arange(int(counts.max()))
@@ -38,16 +39,18 @@ def draw_views(
 # %% ../../nbs/3_hypernet/04_finetune.ipynb #eb296389
 def examples_under(
     batch: TaskBatch,  # whole tasks
-    keep: Tensor,  # [T, N] bool, the examples wanted
+    keep: Tensor,  # [T, N] bool, the examples wanted; on the CPU, beside a batch on a GPU, without padded places
     limit: int,  # at most this many of each task
     generator: torch.Generator,  # draws which ones, where there are more
 ) -> TaskBatch:  # of the width that is needed, in random order
     "A random choice out of the examples under a mask."
-    keep = keep.to(batch.mask.device) & batch.mask
+    if keep.device == batch.mask.device:
+        keep = keep & batch.mask
     count = keep.sum(1).clamp(max=limit)
     keys = torch.rand(keep.shape, generator=generator, device=generator.device).to(keep.device).masked_fill(~keep, 2.0)
     order = keys.argsort(1)[:, : int(count.max())]
     mask = torch.arange(order.shape[1], device=keep.device) < count[:, None]
+    order, mask = to_device(order, batch.mask.device), to_device(mask, batch.mask.device)
     images = batch.images[torch.arange(len(order), device=order.device)[:, None], order]
     return replace(batch, images=images, labels=batch.labels.gather(1, order) * mask, mask=mask)
 
@@ -74,9 +77,9 @@ def finetune(
     for view, ids in progress([(view, ids) for view in range(len(seen)) for ids in buckets], desc="fine-tuning"):
         generator, whole = seeded(seed, "fine-tune", view, int(ids[0])), tasks.batch(ids, "all")
         width = whole.mask.shape[1]
-        batch = examples_under(whole, seen[view, ids.cpu(), :width], width, generator)
+        batch = examples_under(whole, seen[view, ids, :width], width, generator)
         w = adapt(model, model.z0.detach(), batch, adaptation, generator=generator)
-        weights[view, ids.to(weights.device)] = w.detach().to(weights)
+        weights[view, to_device(ids, weights.device)] = w.detach().to(weights)
     return weights
 
 

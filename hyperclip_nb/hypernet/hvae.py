@@ -29,8 +29,10 @@ from hyperclip_nb.core.blocks import (
     perceptron,
     principal_directions,
 )
+from ..core.devices import to_device
 from ..core.energy import Energy
-from ..core.seeds import noise_like, seeded
+from ..core.parallel import some_rows
+from ..core.seeds import Noise, noise_like, seeded
 from ..core.training import TrainConfig, fit
 from ..dataset.batches import Ragged, TaskBatch, TaskSet
 from .finetune import check_views, examples_under
@@ -243,7 +245,7 @@ class HVAE(nn.Module):
 def sample_posterior(
     mean: Tensor,  # [..., Z]
     std: Tensor,  # [..., Z]
-    generator: torch.Generator,
+    generator: Noise,
     temperature: float = 1.0,  # factor of the standard deviation
 ) -> Tensor:  # [..., Z]
     "Draw latents; gradients reach mean and deviation (Kingma & Welling 2014)."
@@ -290,13 +292,13 @@ def hvae_loss(
     w: Tensor,  # [T, P] fine-tuned weights
     held_out: TaskBatch | None,  # examples of the same tasks, row by row; None where the loss asks for none
     config: HVAELoss,
-    generator: torch.Generator,  # of the draws from the posterior
+    generator: Noise,  # of the draws from the posterior
 ) -> Tensor:  # scalar
     "One draw of the loss of algorithm 8, averaged over the batch. Raises `ValueError` for missing examples."
     return _loss(model, model.read(w), held_out, config, generator)
 
 
-def _loss(model: HVAE, x: Tensor, held_out: TaskBatch | None, config: HVAELoss, generator: torch.Generator) -> Tensor:
+def _loss(model: HVAE, x: Tensor, held_out: TaskBatch | None, config: HVAELoss, generator: Noise) -> Tensor:
     mean, log_var = model.posterior(x)  # q(z | w)
     z = sample_posterior(mean, (log_var / 2).exp(), generator)
     (in_weights, in_task), root = config.factors, model.net.size**0.5
@@ -331,7 +333,7 @@ def train_hvae(
         check_views(tasks, seen)
         if shape[:2] != (wanted := [len(seen), len(tasks)]):
             raise ValueError(f"weights: expected {[*wanted, size]}, got {shape}")
-        if uses_tasks and (whole := int((seen.sum(-1) >= tasks.sizes("all").cpu()).sum())):
+        if uses_tasks and (whole := int((seen.sum(-1) >= tasks.sizes("all")).sum())):
             raise ValueError(
                 f"seen: expected held-out examples for the task's loss, got {whole} views without any; "
                 f"draw smaller fractions"
@@ -347,19 +349,20 @@ def train_hvae(
     def batches(generator: torch.Generator) -> tuple[Tensor, TaskBatch | None]:
         view, task = (torch.randint(n, (config.batch,), generator=generator) for n in shape[:2])
         source = weights if model.unit is None else components()
-        w = source[view.to(source.device), task.to(source.device)].to(model.w0)
+        w = to_device(source[to_device(view, source.device), to_device(task, source.device)], model.w0)
         if not uses_tasks or tasks is None or seen is None:
             return w, None
-        whole = tasks.batch(task.to(tasks.device), "all")
-        return w, examples_under(whole, ~seen[view, task, : whole.mask.shape[1]], config.examples, generator)
+        whole, sizes = tasks.batch(task, "all"), tasks.sizes("all")[task, None]
+        left_out = ~seen[view, task, : whole.mask.shape[1]] & (torch.arange(whole.mask.shape[1]) < sizes)
+        return w, examples_under(whole, left_out, config.examples, generator)
 
-    def loss(batch: tuple[Tensor, TaskBatch | None], generator: torch.Generator) -> Tensor:
+    def loss(batch: tuple[Tensor, TaskBatch | None], generator: Noise) -> Tensor:
         w, held_out = batch
         return _loss(model, model.read(w) if model.unit is None else w, held_out, config, generator)
 
     # Small networks on large directions: a checkpoint holds what changes, `make` makes the rest again.
     train = train.for_items(shape[1], config.batch)
-    return fit(model if model.unit is None else [*model.parameters()], loss, batches, train)
+    return fit(model if model.unit is None else [*model.parameters()], loss, batches, train, rows=some_rows)
 
 
 def read_pieces(

@@ -8,7 +8,7 @@ __all__ = ['Adaptation', 'task_energy', 'adaptation_path', 'adapt', 'Episodes', 
 # %% ../../nbs/3_hypernet/02_metatrain.ipynb #a839bf6e
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ from ..basenet.fast.layers import plain_only
 from ..basenet.network import task_loss
 from ..core.blocks import check_fields, check_finite, check_tensor, check_types
 from ..core.energy import Energy, Optimizer, Order, descend, stop_at
-from ..core.seeds import noise_like
+from ..core.parallel import some_rows
+from ..core.seeds import ShareNoise, draw_rows, noise_like
 from ..core.training import TrainConfig, fit, last
 from ..dataset.batches import Ragged, TaskBatch, TaskSet
 from .hypernetworks import AdaptableGenerator, WeightGenerator
@@ -86,7 +87,7 @@ def adapt(
     batch: TaskBatch | Ragged,  # the tasks and the examples to fit
     adaptation: Adaptation,  # how many steps, how large
     order: Order = "none",  # how far gradients reach through the steps
-    generator: torch.Generator | None = None,  # draws the number of steps where that is a range
+    generator: torch.Generator | ShareNoise | None = None,  # draws the number of steps where that is a range
 ) -> Tensor:  # [T, Z] adapted latents
     "A(D, z): fit each task's latent to its examples by gradient descent. Raises `ValueError` for what does not fit."
     path = adaptation_path(generate, start, batch, adaptation, order)
@@ -95,7 +96,8 @@ def adapt(
     if generator is None:
         raise ValueError(f"expected a generator to draw a number of steps from {adaptation.steps}, got None")
     low, high = adaptation.bounds
-    return stop_at(path, torch.randint(low, high + 1, (len(batch),), generator=generator).to(batch.index.device))
+    draw = lambda n, g: torch.randint(low, high + 1, (n,), generator=g)
+    return stop_at(path, draw_rows(draw, len(batch), generator))
 
 # %% ../../nbs/3_hypernet/02_metatrain.ipynb #74048ecc
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +125,7 @@ class Episodes:
         adapts: bool = True,  # False: nothing is adapted (see `TaskSet.episode`)
     ) -> tuple[TaskBatch, TaskBatch] | tuple[Ragged, Ragged]:  # support and query sets of the same tasks
         "A meta-batch: tasks without repetition, and a fresh split of each one's examples."
-        order = torch.randperm(len(tasks), generator=generator)[: self.tasks].to(tasks.device)
+        order = torch.randperm(len(tasks), generator=generator)[: self.tasks]
         return tasks.episode(order, self.support, self.query, generator, adapts)
 
 
@@ -151,7 +153,7 @@ def fit_meta(
         check_tensor("embeddings", embeddings, "one for each task,", len(tasks), model.latent_size)
         check_finite("embeddings", embeddings)
 
-    def loss(batch: tuple[TaskBatch, TaskBatch], generator: torch.Generator) -> Tensor:
+    def loss(batch: tuple[TaskBatch, TaskBatch], generator: Any) -> Tensor:
         support, query = batch
         if embeddings is None:  # z0
             start = cast(AdaptableGenerator, model).z0.expand(len(query), -1)
@@ -168,4 +170,4 @@ def fit_meta(
     def batches(generator: torch.Generator) -> tuple:
         return episodes.draw(tasks, generator, adaptation is not None)
 
-    return fit(cast(nn.Module, model), loss, batches, config.for_items(len(tasks), episodes.tasks))
+    return fit(cast(nn.Module, model), loss, batches, config.for_items(len(tasks), episodes.tasks), rows=some_rows)

@@ -26,7 +26,7 @@ def store_adaptations(
     start: Tensor | None = None,  # [Z] or [T, Z]; default: the generator's z0
     seed: int = 0,  # of the subsets
     numbers: int = 50_000_000,  # weights that exist at a time; the generator's last layer is read once for so many
-    limit: int = 4_000,  # padded examples in a rectangle (see `TaskSet.ragged`)
+    limit: int | None = None,  # padded examples in a rectangle (see `TaskSet.ragged`)
 ) -> Tensor:  # [V, T, Z] adapted latents
     "Adapt each task's latent to random subsets of its examples. Raises `ValueError` for no view or wrong fractions."
     if views < 1:
@@ -40,7 +40,7 @@ def store_adaptations(
     by_size = tasks.sizes("all").argsort(descending=True, stable=True)
     work = [(view, ids) for view in range(views) for ids in by_size.split(max(1, numbers // generate.net.size))]
     for view, ids in progress(work, desc="adapting tasks"):
-        share = low + (high - low) * torch.rand(len(ids), generator=generators[view]).to(tasks.device)
+        share = low + (high - low) * torch.rand(len(ids), generator=generators[view])
         batch = tasks.ragged(ids, "all", fraction=share, generator=generators[view], limit=limit)
         z = adapt(generate, start[batch.index], batch, adaptation, generator=generators[view])
         latents[view, batch.index] = z.detach()

@@ -102,7 +102,8 @@ class GeneratedLoss:
     ) -> Tensor:  # [T, P], or [1, P] where all rows of `u` are alike; the next call overwrites them
         "What the layer makes of an input."
         units, columns = self.columns(u)
-        alike = torch.equal(u, u[:1].expand_as(u))  # where an adaptation starts, all tasks have one network
+        # Where an adaptation starts, all tasks have one network. (A GPU isn't asked: it would have to be waited for.)
+        alike = not u.is_cuda and torch.equal(u, u[:1].expand_as(u))
         return product(with_one(u[:1, units] if alike else u[:, units]), columns, out=None if alike else self.buffer)
 
     def __call__(

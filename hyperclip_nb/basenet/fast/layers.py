@@ -142,28 +142,36 @@ class ActiveColumns:
         scale: Tensor | None = None,  # [P] a factor of each output that is not in `columns` (but is in `bias`)
     ):
         self.source, self.scale = columns.detach(), scale
-        self.units = torch.empty(0, dtype=torch.long, device=columns.device)
+        self.units: Tensor | slice = torch.empty(0, dtype=torch.long, device=columns.device)
         # Memory that is never written is never handed out by the operating system.
         self.gathered = columns.new_empty(1 + len(columns), len(bias))
         self.gathered[0] = bias.detach()
-        if not rectified:
-            self._add(torch.arange(len(columns), device=columns.device))
+        if columns.is_cuda or not rectified:  # to look for zeros, a GPU would have to be waited for at every step
+            self.units = slice(None)
+            if scale is None:
+                self.gathered[1:] = self.source
+            else:
+                torch.mul(self.source, scale, out=self.gathered[1:])
 
-    def _add(self, new: Tensor) -> None:
-        place = self.gathered[1 + len(self.units) :][: len(new)]
+    def _add(self, units: Tensor, new: Tensor) -> Tensor:
+        place = self.gathered[1 + len(units) :][: len(new)]
         torch.index_select(self.source, 0, new, out=place)
         if self.scale is not None:
             place *= self.scale
-        self.units = torch.cat([self.units, new])
+        return torch.cat([units, new])
 
     def __call__(
         self,
         u: Tensor,  # [T, F] the layer's input
-    ) -> tuple[Tensor, Tensor]:  # [n] inputs that differ from 0 for any row, now or before; [1 + n, P] bias and columns
+    ) -> tuple[
+        Tensor | slice, Tensor
+    ]:  # inputs that differ from 0 for any row, now or before; [1 + n, P] bias and columns
         "Add what is missing."
+        if isinstance(self.units, slice):
+            return self.units, self.gathered
         new = (u != 0).any(0).index_fill_(0, self.units, False).nonzero()[:, 0]
         if len(new):
-            self._add(new)
+            self.units = self._add(self.units, new)
         return self.units, self.gathered[: 1 + len(self.units)]
 
 # %% ../../../nbs/2_basenet/appendix/layers.ipynb #102fed26
