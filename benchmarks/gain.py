@@ -1,10 +1,12 @@
-"""What carries the gain, in two studies on the scenes' world 0.
+"""What carries the gain, in three studies on the scenes' world 0.
 
 cells: unconditional, conditional, regressed and diffused networks with a quarter, half and all of the training cells.
-clips: the same rows with the shipped small CLIP and two of other seeds, which are trained first (ten minutes each).
+pictures: five unlabelled pictures of the task beside its question, for HyperLDM and for a conditional network.
+clips: the first study's rows with the shipped small CLIP and two of other seeds, trained first (ten minutes each).
 Each table is a run of its own with the same recipe; a call that was interrupted goes on.
 
 python benchmarks/gain.py cells --workers 2                          # 3 seeds; rewrites results/cells.json
+python benchmarks/gain.py pictures --workers 2                       # 3 seeds; rewrites results/pictures.json
 python benchmarks/gain.py clips --workers 2                          # rewrites results/clips.json
 """
 
@@ -37,7 +39,14 @@ METHODS = (
     "latent_regression",
     "question_regression",
 )
-PRESET = Preset(recipe=Recipe(), methods=METHODS, kinds=(), audit=False)
+WITH_PICTURES = (
+    "multitask",
+    "cond_multitask",
+    "cond_multitask~pictures",
+    "hvae_hyperldm_g1.5~embedding@10",
+    "hvae_hyperldm_g1.5~pictures@10",
+    "question_regression",
+)
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -56,19 +65,31 @@ def trained_clip(seed: int, folder: Path) -> Path | None:  # None: the shipped o
 
 def summary(results: Results) -> dict[str, Any]:
     "What the notebook shows of a table."
-    rows = {row.method: {"label": row.label, "accuracy": row.accuracy, "ci95": row.ci95} for row in results.rows}
+    rows = {
+        row.method: {
+            "label": row.label,
+            "accuracy": row.accuracy,
+            "ci95": row.ci95,
+            "vs": {other: [found.diff, *found.ci95] for other, found in row.vs.items()},
+        }
+        for row in results.rows
+    }
     return {"tasks": results.tasks, "seeds": len(results.seeds), "rows": rows}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=("cells", "clips"))
+    parser.add_argument("study", choices=("cells", "pictures", "clips"))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--data", type=Path, help="data directory; default: as the command's")
     parser.add_argument("--out", type=Path, help="default: results/STUDY.json")
     chosen = parser.parse_args()
-    if chosen.study == "cells":
+    methods = WITH_PICTURES if chosen.study == "pictures" else METHODS
+    preset = Preset(recipe=Recipe(), methods=methods, kinds=(), audit=False)
+    if chosen.study == "pictures":
+        sources = {"world 0": Source(data=chosen.data)}
+    elif chosen.study == "cells":
         sources = {f"{share:g}": Source(data=chosen.data, cells=share) for share in SHARES}
     else:
         clips = [trained_clip(seed, data_dir(chosen.data) / "clips" / str(seed)) for seed in CLIPS]
@@ -76,7 +97,7 @@ def main() -> None:
     found = {}
     for name, source in sources.items():
         out = run_dir(f"{chosen.study}-{name}", chosen.data, 0)
-        found[name] = summary(reproduce(PRESET, out=out, source=source, seeds=chosen.seeds, workers=chosen.workers))
+        found[name] = summary(reproduce(preset, out=out, source=source, seeds=chosen.seeds, workers=chosen.workers))
         write_json(chosen.out or RESULTS / f"{chosen.study}.json", found)
     print(json.dumps(found, indent=1))
 

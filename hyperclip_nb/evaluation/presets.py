@@ -185,7 +185,7 @@ PRESETS = {
     "demo": Preset(recipe=Recipe(), methods=DEMO, shots=(0, 1, "all"), kinds=("hvae",), seeds=3, audit=False),
     "scenes": Preset(
         recipe=Recipe(),
-        methods=(*ROWS, *_FEW_SHOT, "regression_draws~likelihood@32"),
+        methods=(*(id for id in ROWS if "~pictures" not in id), *_FEW_SHOT, "regression_draws~likelihood@32"),
         paper=_PAPER_ON_SCENES,
         paper_methods=_PAPER_ROWS,
     ),

@@ -215,6 +215,8 @@ def tabulate(
         id, found = str(method), scored[str(method)]
         others = [str(method.own)] if method.control else [str(replace(method, samples=1))]
         others += [_matched(other, method) for other in baselines if not method.control]
+        if method.variant == "pictures" and not method.control:  # who is shown the same, and who is not
+            others += ["cond_multitask~pictures", str(replace(method, variant="embedding"))]
         values, details = task_averaged(percent[id]), not method.control
         temperature, validation = found.temperature, found.validation
         rows.append(
