@@ -135,6 +135,11 @@ _DECISIVE = (
     "question_regression",
     "regression_draws@10",
 )
+_VARIANTS = (  # a study of their own measures them: benchmarks/gain.py variants
+    "cond_multitask~pictures",
+    "hvae_hyperldm_g1~first_denoiser",
+    *(f"hvae_hyperldm_g1.5~{variant}@10" for variant in ("z0", "mean_latent", "curvature", "pictures")),
+)
 _FEW_SHOT = ("few_shot~multitask", "few_shot~mnet_maml", "few_shot~cond_multitask", "hvae_hyperldm_g1.5~few_shot")
 _SMOKE_ROWS = (
     "clip_zero_shot",
@@ -185,9 +190,10 @@ PRESETS = {
     "demo": Preset(recipe=Recipe(), methods=DEMO, shots=(0, 1, "all"), kinds=("hvae",), seeds=3, audit=False),
     "scenes": Preset(
         recipe=Recipe(),
-        methods=(*(id for id in ROWS if "~pictures" not in id), *_FEW_SHOT, "regression_draws~likelihood@32"),
+        methods=(*(id for id in ROWS if id not in _VARIANTS), *_FEW_SHOT, "regression_draws~likelihood@32"),
         paper=_PAPER_ON_SCENES,
         paper_methods=_PAPER_ROWS,
+        shots=(0, 1, 5, "5_as_they_come", "20_as_they_come", "all"),
     ),
     "worlds": Preset(
         recipe=Recipe(),
