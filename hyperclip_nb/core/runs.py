@@ -14,7 +14,7 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from textwrap import shorten
@@ -42,6 +42,7 @@ from hyperclip_nb.core.files import (
     write_atomic,
     write_json,
 )
+from .parallel import Group, processes
 from .training import Steps, Update
 
 # %% ../../nbs/0_core/04_runs.ipynb #38a6dcb6
@@ -261,7 +262,10 @@ class Run:
         resume: bool = True,  # False: delete the parts and checkpoints that are there
     ) -> "Run":
         "Make a run directory, or go on with the one that is there. Raises `RunError` if it is of something else."
-        path = Path(path)
+        path, everyone = Path(path), processes()
+        if not everyone.first:
+            everyone.agreed(True)  # waits until it is there
+            return cls.open(path)
         path.mkdir(parents=True, exist_ok=True)
         _take_up(path)  # where something else lies, nothing is written, not even a lock
         with folder_lock(path):
@@ -274,6 +278,7 @@ class Run:
             write_json(path / "manifest.json", run.manifest)
             for file in old:
                 file.unlink(missing_ok=True)
+        everyone.agreed(True)
         return run
 
     @classmethod
@@ -323,6 +328,8 @@ class Run:
         "Load a part, or build and store it. Raises `RunError` if its file is damaged."
         file = f"{name}.safetensors"
         own_path(self.path, file)
+        if (everyone := processes()).size > 1:
+            return self._part_of_several(everyone, name, settings, build)
         with self.locked():
             if fits(self.path, self.manifest, file, settings):
                 return self._finished(name)
@@ -330,20 +337,43 @@ class Run:
             with self.locked():
                 if fits(self.path, self.manifest, file, settings):  # another process has built it meanwhile
                     return self._finished(name)
-            tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in build().items()}
-            with self.locked(), entering(self.path, self.manifest, file, settings) as path:
-                save_tensors(path, tensors, {"part": name, "settings": to_settings(settings)})
-            self.checkpoint(name).unlink(missing_ok=True)
+            return self._store(name, settings, build())
+
+    def _store(self, name: str, settings: Any, made: dict[str, Tensor]) -> dict[str, Tensor]:
+        tensors = {k: v.detach().cpu().clone(memory_format=torch.contiguous_format) for k, v in made.items()}
+        with self.locked(), entering(self.path, self.manifest, f"{name}.safetensors", settings) as path:
+            save_tensors(path, tensors, {"part": name, "settings": to_settings(settings)})
+        self.checkpoint(name).unlink(missing_ok=True)
+        return tensors
+
+    def _part_of_several(self, everyone: Group, name: str, settings: Any, build: Callable) -> dict[str, Tensor]:
+        "The same in a group of processes: the first one claims and writes, all build together and read what it wrote."
+        with ExitStack() as held:
+            there = everyone.first and self.has(name, settings)
+            if everyone.first and not there:
+                held.enter_context(claimed(self.path, name))
+                there = self.has(name, settings)
+            if not everyone.agreed(there):
+                made = build()
+                if everyone.first:
+                    self._store(name, settings, made)
+                everyone.agreed(True)
+        tensors = self._finished(name) if everyone.first else self.load(name)
+        everyone.agreed(True)  # nobody goes on to write while somebody reads
         return tensors
 
     def write_text(self, name: str, text: str) -> Path:
         "Write a text file, for example a table in Markdown, and enter it into the manifest."
+        if not processes().first:
+            return self.path / name
         with self.locked(), entering(self.path, self.manifest, name, {}) as path:
             write_atomic(path, text.encode())
         return path
 
     def write_json(self, name: str, obj: Any) -> Path:
         "Write a JSON file and enter it into the manifest."
+        if not processes().first:
+            return self.path / name
         with self.locked(), entering(self.path, self.manifest, name, {}) as path:
             write_json(path, obj)
         return path
@@ -351,6 +381,8 @@ class Run:
     def metrics(self, name: str) -> Callable[[Any], None]:
         "Start NAME.jsonl anew; returns the function that appends a record to it as a line of JSON."
         path = own_path(self.path, f"{name}.jsonl")
+        if not processes().first:
+            return lambda record: None
         write_atomic(path, b"")
 
         def append(record: Any) -> None:
@@ -417,6 +449,9 @@ class checkpointed(Steps):
     def store(self) -> None:
         "Write the state, unless the file has it already. Raises `NumbersError` for one that is not finite."
         if self.stored == len(self.past):
+            return
+        if not processes().first:  # what the first one writes, all have
+            self.stored = len(self.past)
             return
         state = self.state_dict()
         for name, x in state.items():  # a bad state must not take the place of the last good one

@@ -20,6 +20,7 @@ from torch import Tensor
 from ..basenet.adapter import AdapterNet
 from ..basenet.network import BaseNet
 from ..core.blocks import Standardizer, check_choice
+from ..core.devices import own_gpu
 from ..core.runs import Run, run_dir
 from ..core.seeds import seeded
 from ..dataset.batches import TaskSet, content_fingerprint
@@ -85,7 +86,8 @@ class Experiment:
         report: Callable[[str], None] = announce,  # receives a line for every part that is trained
         net: BaseNet | None = None,  # the base network; None: the adapter, as wide as the recipe says
     ):
-        self.recipe, self.run, self.device = recipe, run, torch.device(device)
+        device = own_gpu(device)
+        self.recipe, self.run, self.device = recipe, run, device
         self.sets = {name: TaskSet(tasks, bank, device, scale=recipe.feature_scale) for name, tasks in splits.items()}
         self.own = len(self.sets["train"])  # training tasks; unconditional networks learn from all of them, and more
         self.unconditional: trainings.Drawn = self.sets["train"], recipe.episodes

@@ -22,6 +22,7 @@ import msgspec
 from torch import Tensor
 
 from ..core.files import RunError
+from ..core.parallel import processes
 from ..core.runs import Run
 from ..dataset.tasks import cells_of
 from .audit import AUDITED, numbers_table
@@ -193,6 +194,7 @@ def reproduce(
     }
     for title, axes in figures.items():
         figure: Any = axes.figure
-        save(figure, folder / "figures" / f"{title}.png")
+        if processes().first:
+            save(figure, folder / "figures" / f"{title}.png")
         plt.close(figure)
     return results
