@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 
 torch.set_num_threads(1)
-from test_cuda import NET, Z, E, World  # noqa: E402
+from test_cuda import E, World  # noqa: E402
 
 from hyperclip_nb.core.parallel import processes, together  # noqa: E402
 from hyperclip_nb.core.runs import Run, checkpointed  # noqa: E402

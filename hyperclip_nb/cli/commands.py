@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Folder', 'Several', 'started_together', 'gpus', 'cores', 'check_counts', 'without_screen', 'Demo', 'Reproduce',
-           'Adapt', 'Export', 'Ended', 'ending', 'sentence', 'call', 'main']
+           'Adapt', 'Export', 'Ended', 'ending', 'sentence', 'carry_out', 'main']
 
 # %% ../../nbs/9_cli/01_commands.ipynb #1c981752
 import os
@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -387,12 +387,14 @@ def _silence() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def call(command: Any) -> None:
+def carry_out(command: Callable[[], None]) -> None:
     "A command; `reproduce` may be started by torchrun, and trains in all its processes together."
     if not started_together():
         return command()
     if not isinstance(command, Reproduce):
-        raise ValueError(f"torchrun: expected `reproduce`, got `{type(command).__name__.lower()}`; start that by itself")
+        raise ValueError(
+            f"torchrun: expected `reproduce`, got `{type(command).__name__.lower()}`; start that by itself"
+        )
     from hyperclip_nb.core.parallel import together
 
     with together(command.device):
@@ -427,7 +429,7 @@ def main(
         )
         with warnings.catch_warnings(), ending():
             warnings.showwarning = note
-            call(command)
+            carry_out(command)
             sys.stdout.flush()
     except BrokenPipeError:  # such as `| head`
         _silence()
