@@ -69,6 +69,7 @@ def ragged() -> TaskSet:
 
 
 def pytest_configure(config):
+    config.addinivalue_line("markers", "cuda: needs a GPU; skipped where there is none")
     config.addinivalue_line("markers", "browser: drives JupyterLab or Voilà in Chromium; skipped where that is absent")
     config.addinivalue_line(
         "markers", "drill: faults on purpose; HYPERCLIP_DRILL=long (`make drill`) for the long form"

@@ -19,7 +19,7 @@ runs in this thread. That it is on a GPU is what its class says in Python, and w
 
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,6 +58,8 @@ class Gpu:
 
     waits: list[str] = field(default_factory=list)  # "operator at file:line", one for each time the host waited
     operators: int = 0  # on the device
+    tape: list[tuple] | None = None  # of a graph that is being recorded
+    replays: int = 0  # of graphs
 
     def of(self, work: Callable[[], Any]) -> list[str]:
         "The waits of some work."
@@ -67,6 +69,8 @@ class Gpu:
 
     def wait(self, what: str) -> None:
         "Note that the host waited, and where in the package or in a test."
+        if self.tape is not None:
+            raise DeviceError(f"{what}: operation not permitted when stream is capturing")
         own = [
             frame
             for frame in traceback.extract_stack()
@@ -121,6 +125,9 @@ class CudaTensor(Tensor):
         out = function(*inner, **inner_named)
         if function is aten.copy_.default and not isinstance(arguments[0], CudaTensor):
             return arguments[0]
+        made = [x for x in tree_flatten(out)[0] if isinstance(x, Tensor)]
+        if _gpu.tape is not None:
+            _gpu.tape.append((function, inner, inner_named, made))
         out = tree_map_only(Tensor, CudaTensor, out)
         return return_and_correct_aliasing(function, arguments, named, out)
 
@@ -147,6 +154,30 @@ def _check(function, given: list[Tensor], arguments: tuple, named: dict) -> None
     for generator in named.values():
         if isinstance(generator, torch.Generator):
             raise DeviceError(f"{function}: expected a 'cuda' device type for generator but found 'cpu'")
+
+
+class Graph:
+    "In place of `torch.cuda.CUDAGraph`: does what was recorded again, in the same tensors, without its Python."
+
+    def __init__(self):
+        self.tape: list[tuple] = []
+
+    def replay(self) -> None:
+        _gpu.replays += 1
+        for function, arguments, named, made in self.tape:
+            again = [x for x in tree_flatten(function(*arguments, **named))[0] if isinstance(x, Tensor)]
+            for mine, x in zip(made, again):
+                if mine.data_ptr() != x.data_ptr():
+                    mine.copy_(x)
+
+
+@contextmanager
+def _recording(graph: Graph) -> Iterator[None]:
+    _gpu.tape = graph.tape
+    try:
+        yield
+    finally:
+        _gpu.tape = None
 
 
 class _Move(torch.autograd.Function):
@@ -237,6 +268,8 @@ def pretend_cuda() -> Iterator[Gpu]:
     try:
         with (
             mock.patch.object(torch.cuda, "default_generators", (torch.Generator(),)),
+            mock.patch.multiple(torch.cuda, CUDAGraph=Graph, graph=_recording, Stream=mock.MagicMock),
+            mock.patch.multiple(torch.cuda, current_stream=mock.MagicMock(), stream=lambda stream: nullcontext()),
             mock.patch.object(torch.cuda, "get_rng_state", state),
             mock.patch.object(torch.cuda, "set_rng_state", lambda *state: None),
             mock.patch.object(torch.optim.Optimizer, "_group_tensors_by_device_and_dtype", staticmethod(_grouped)),

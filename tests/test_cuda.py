@@ -21,10 +21,12 @@ from torch import Tensor
 from hyperclip_nb.basenet.adapter import AdapterNet
 from hyperclip_nb.basenet.network import set_accuracy
 from hyperclip_nb.core.blocks import NumbersError, Standardizer
+from hyperclip_nb.core.devices import captured
 from hyperclip_nb.core.energy import descend
 from hyperclip_nb.core.seeds import seeded
 from hyperclip_nb.core.training import TrainConfig, fit, keep_best, last, progress, run
 from hyperclip_nb.dataset.batches import TaskSet
+from hyperclip_nb.diffusion import denoisers
 from hyperclip_nb.diffusion.denoisers import DENOISERS, DenoiserConfig
 from hyperclip_nb.diffusion.hyperldm import HyperLDM, LDMConfig, train_hyperldm
 from hyperclip_nb.guidance.guide import Guidance, guide
@@ -286,6 +288,35 @@ def test_a_path_has_the_same_end_on_a_gpu_and_never_waits_for_it(name):
         assert not waits
         assert isinstance(there, CudaTensor)
         torch.testing.assert_close(host(there), here.detach(), rtol=1e-3, atol=1e-4)
+
+
+SAMPLERS = [name for name in PATHS if "DDPM" in name or "DDIM" in name or "DPM" in name]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_whose_step_is_one_graph_gives_the_same_numbers(name, monkeypatch):
+    monkeypatch.setattr(denoisers, "CAPTURED_FROM", 2)
+    here = PATHS[name](World("cpu"), 5)
+    with pretend_cuda() as gpu:
+        there = PATHS[name](World("cuda"), 5)
+        assert gpu.replays == 5
+        torch.testing.assert_close(host(there), here, rtol=1e-3, atol=1e-4)
+
+
+def test_a_graph_is_recorded_for_each_shape_and_reads_what_it_is_given():
+    with pretend_cuda() as gpu, torch.no_grad():
+        shift = torch.ones(3).to("cuda")
+        step = captured(lambda x: (x + shift).relu_() * 2)
+        for x in normal(4, 3), normal(4, 3, seed=1), normal(2, 3), normal(4, 3, seed=2):
+            torch.testing.assert_close(host(step(x.to("cuda"))), (x + 1).relu() * 2)
+        assert gpu.replays == 4 and len(step.kept) == 2
+        first, second = step(shift[None]), step(2 * shift[None])
+        assert not torch.equal(host(first), host(second))  # the next call leaves the last result alone
+        with pytest.raises(DeviceError, match="capturing"):
+            captured(lambda x: x * x.sum().item())(shift)
+    with pretend_cuda() as gpu:
+        step(torch.ones(4, 3).to("cuda").requires_grad_()).sum().backward()  # with gradients it is the function itself
+        assert gpu.replays == 0
 
 
 def test_scoring_and_encoding_have_the_same_numbers_on_a_gpu():
