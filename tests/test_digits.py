@@ -1,6 +1,7 @@
 "The described digits: what is asked is what the words say, and what is held out is the function, however it is said"
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,13 @@ from hyperclip_nb.basenet.network import set_accuracy
 from hyperclip_nb.dataset import digits as d
 from hyperclip_nb.dataset.batches import TaskSet
 from hyperclip_nb.dataset.tensors import TensorTask
+from hyperclip_nb.evaluation.asking import open_experiment
+from hyperclip_nb.evaluation.digits import answer_shares, answers_figure, filters_figure, networks_for
 from hyperclip_nb.evaluation.fit import accuracy
+from hyperclip_nb.evaluation.overrides import override
+from hyperclip_nb.evaluation.presets import PRESETS, Source, shortened
+from hyperclip_nb.evaluation.reproduce import reproduce
+from hyperclip_nb.evaluation.results import read_results
 from hyperclip_nb.evaluation.statistics import task_scores
 
 SPLITS = ("train", "val", "test")
@@ -261,3 +268,70 @@ def test_balanced_accuracy_is_the_plain_loop_s():
     constant = torch.cat([torch.zeros(15), torch.tensor([1.0, 0.0, 0.0])])[None]
     occurring = torch.tensor([len({label for _, label in task.query}) for task in tasks.tasks])
     assert torch.allclose(set_accuracy(constant, tasks, net, balanced=True), 1 / occurring)
+
+
+# --- the experiment
+
+SHORT = {
+    "guidance_steps": (1,),
+    "guidance_prior": (0.0,),
+    "few_shot_steps": (2,),
+    "diffusion.timesteps": 4,
+    "hvae.components": 16,
+    "hyperclip.components": 16,
+}
+FEW = ("multitask", "cond_multitask@10", "hvae_hyperldm_g1@10", "mlp_regression", "mlp_regression~task")
+FEW += ("regression_gaussian@10", "latent_regression", "few_shot~multitask")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    "A short run of the preset, and its results."
+    preset = PRESETS["digits"]
+    recipe = override(shortened(preset.recipe, 0.005), SHORT)
+    preset = replace(preset, recipe=recipe, methods=FEW, kinds=(), shots=(0, 1, "all"))
+    out = tmp_path_factory.mktemp("digits")
+    return reproduce(preset, out=out, source=Source(data_set="digits", count=40), seeds=2), out
+
+
+def test_a_short_run_of_the_preset_leaves_its_table(small):
+    results, out = small
+    assert results.dataset == "digits (40 training tasks)" and results.seeds == [0, 1]
+    assert results.tasks == {"train": 40, "val": 200, "test": 400}
+    rows = {row.method: row for row in results.rows}
+    assert {*FEW, "mlp_regression+shuffled", "hvae_hyperldm_g1@10+null", "chance", "majority"} <= {*rows}
+    # Every answer has equally many pictures: chance, and whoever gives one answer, are the mean of 1/C.
+    chance = np.mean([100 / len(task.answers) for task in d.digits_tasks(400, 0, "test")])
+    assert rows["chance"].accuracy == pytest.approx(chance, abs=1e-3)
+    assert rows["majority"].accuracy == pytest.approx(chance, abs=1e-3)
+    assert {"multitask", "cond_multitask@10", "mlp_regression"} <= {*rows["hvae_hyperldm_g1@10"].vs}
+    assert read_results(out) == results and "Perceptron from question to latent" in (out / "results.md").read_text()
+    assert {path.name for path in (out / "figures").glob("*.png")} >= {"forest.png", "reliability.png"}
+
+
+def test_a_run_is_found_again_and_answers_a_new_question(small):
+    _, out = small
+    x = open_experiment(out)  # that may not train
+    assert len(x.sets["train"]) == 40 and x.net.size == 2_212
+    w = networks_for(x, "Is it even but not prime?", samples=3)
+    assert w.shape == (3, 2_212) and torch.equal(w, networks_for(x, "Is it even but not prime?", samples=3))
+    assert not torch.equal(w, networks_for(x, "Is it odd?", samples=3))
+    pictures = d.digit_pictures()[0][:20]
+    shares = answer_shares(x.net, w, pictures, 2)
+    modules = [x.net.module(one) for one in w]
+    assert torch.allclose(shares, torch.stack([m(pictures)[:, :2].softmax(-1) for m in modules]).mean(0), atol=1e-6)
+    axes = answers_figure(x, "Is it even but not prime?", ("no", "yes"), w)
+    assert sum(int(ax.get_title(loc="left").split(": ")[1].split()[0]) for ax in axes) == 347
+    with pytest.raises(ValueError, match="answers: expected what may be answered to 'Is it blue"):
+        answers_figure(x, "Is it blue?", w=w)
+    assert len(filters_figure(x.net, {"a": w[0], "b": w[1]})) == 2
+
+
+def test_a_perceptron_of_the_task_s_loss_changes_itself_and_not_the_generator(small):
+    _, out = small
+    x = open_experiment(out)
+    before = {name: value.clone() for name, value in x.hvae(0).state_dict().items()}
+    latent, task = x.mlp_regression("hvae", 0), x.mlp_regression("hvae", 0, "task")
+    assert set(latent.state_dict()) == set(task.state_dict())
+    assert any(not torch.equal(a, b) for a, b in zip(latent.parameters(), task.parameters()))
+    assert all(torch.equal(value, before[name]) for name, value in x.hvae(0).state_dict().items())

@@ -45,6 +45,8 @@ TINY = Recipe(
     hvae_training=short,
     hvae_loss=HVAELoss(loss="task", batch=4),
     question_regression=short,
+    mlp_regression=short,
+    mlp_hidden=(6,),
     regression_size=3,
     regression_heads=2,
     hyperldm=short,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hyperclip_nb.evaluation.rows import CONTROLS, FEW_SHOT_ROWS, FIXED, NAMES, ROWS, VARIANTS, Method, check_rows
 
 GUIDED = ("hyperclip", "hyperldm")
-EITHER = ("mean_latent", "nearest_latent", "question_regression", "regression_draws", "few_shot")
+EITHER = ("mean_latent", "nearest_latent", "question_regression", "mlp_regression", "regression_gaussian")
+EITHER += ("regression_draws", "few_shot")
 
 
 @st.composite

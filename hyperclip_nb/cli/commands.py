@@ -72,13 +72,14 @@ Folder = Annotated[Path | None, tyro.conf.arg(metavar="DIR")]
 
 @dataclass(frozen=True, kw_only=True)
 class Demo:
-    "Train the HVAE and both kinds of guidance on the scenes, generate networks for held-out questions, print the table"
+    "Train the HVAE and guidance on embedded data, generate networks for held-out questions, print the table"
 
+    data_set: Literal["scenes", "digits"] = "scenes"  # digits: real pictures, and a perceptron in place of CLIP
     data: Folder = None  # where features and runs go; default: $HYPERCLIP_DATA, ./data in a checkout, else the cache
     out: Folder = None  # the run directory; default: runs/demo under the data directory
     seeds: int = 3  # how many times everything is trained
     workers: int = 0  # seeds that run side by side; 0: one for each core
-    world: int = 0  # seed of the world that the scenes come from
+    world: int = 0  # seed of the world that the scenes come from, or of the digits' training tasks
     device: str = "cpu"  # cpu or cuda
     fresh: tyro.conf.FlagCreatePairsOff[bool] = False  # train everything again instead of going on with what is there
 
@@ -87,6 +88,7 @@ class Demo:
         without_screen()
         from hyperclip_nb.core.runs import check_device, data_dir
         from hyperclip_nb.evaluation.asking import ask, open_experiment, sheet_figure
+        from hyperclip_nb.evaluation.digits import answers_figure
         from hyperclip_nb.evaluation.latent_maps import latents_figure
         from hyperclip_nb.evaluation.presets import Source, run_folder
         from hyperclip_nb.evaluation.report import choose_questions, trajectories_figure
@@ -95,11 +97,13 @@ class Demo:
         from hyperclip_nb.plots.pictures import save
 
         check_device(self.device)
-        source = Source(data=self.data, world=self.world)
-        out = run_folder("demo", source, self.out)
+        digits = self.data_set == "digits"
+        source = Source(data_set=self.data_set, data=self.data, world=self.world)
+        preset: Literal["demo", "demo_digits"] = "demo_digits" if digits else "demo"
+        out = run_folder(preset, source, self.out)
         print(f"data directory: {data_dir(self.data)}\nrun directory:  {out}")
         results = reproduce(
-            "demo",
+            preset,
             out=out,
             source=source,
             seeds=self.seeds,
@@ -111,18 +115,23 @@ class Demo:
         run = experiment.run
         print("drawing figures")
         example = experiment.sets["test"].tasks[choose_questions(experiment)[0]].question
-        for name, figure in {
+        figures = {
             "latents": latents_figure(experiment).flat[0],
             "trajectories": trajectories_figure(experiment).flat[0],
-            "before_after": sheet_figure(ask(experiment, example)[0]).flat[0],
-        }.items():
+            **(
+                {"answers": answers_figure(experiment, example).flat[0]}
+                if digits
+                else {"before_after": sheet_figure(ask(experiment, example)[0]).flat[0]}
+            ),
+        }
+        for name, figure in figures.items():
             save(figure.figure, run.path / "figures" / f"{name}.png")
         print(
             f"\n{to_markdown(results)}\n{run.path}:\n"
             "  results.json, results.md   the table, the paper's claims, few-shot curves, families\n"
             "  *.safetensors              weights, latents\n"
-            "  figures/                   forest, few_shot, latents, trajectories, before_after\n\n"
-            f'Now ask a question: hyperclip_nb adapt "{example}"'
+            f"  figures/                   forest, few_shot, {', '.join(figures)}\n"
+            + ("" if digits else f'\nNow ask a question: hyperclip_nb adapt "{example}"')
         )
 
 # %% ../../nbs/9_cli/01_commands.ipynb #aa3dd750
@@ -130,8 +139,8 @@ class Demo:
 class Reproduce:
     "Compare all methods, with all controls: tables, claims and figures in a run directory."
 
-    # worlds: the decisive rows; smoke: two minutes; paper: hyperparameters for Meta-VQA
-    preset: Literal["scenes", "worlds", "smoke", "paper"] = "scenes"
+    # worlds: the decisive rows; smoke: two minutes; paper: hyperparameters for Meta-VQA; digits: real pictures, no CLIP
+    preset: Literal["scenes", "worlds", "smoke", "paper", "digits"] = "scenes"
     # A setting of the recipe, such as hvae.latent_size=32; may be given several times.
     settings: Annotated[
         tuple[str, ...], tyro.conf.arg(name="set", metavar="NAME=VALUE"), tyro.conf.UseAppendAction
@@ -141,7 +150,8 @@ class Reproduce:
     seeds: int | None = None  # how many times everything is trained; default: the preset's
     out: Folder = None  # the run directory; default: runs/PRESET under the data directory
     data: Folder = None  # where features and runs go; default as for demo
-    world: int = 0  # seed of the scenes' world
+    world: int = 0  # seed of the scenes' world, or of the digits' training tasks
+    count: int = 1_000  # training tasks of the digits
     tasks: Folder = None  # task files in place of the scenes (see meta-vqa build)
     features: Folder = None  # their features (see features)
     split: Literal["standard", "image-disjoint"] = "standard"  # of task files
@@ -167,8 +177,10 @@ class Reproduce:
             return
         check_device(self.device)
         source = Source(
+            data_set=chosen.data_set,
             data=self.data,
             world=self.world,
+            count=self.count,
             tasks=self.tasks,
             features=self.features,
             split=self.split,

@@ -38,6 +38,8 @@ SIMPLER = (  # ways to read a question without guidance
     "latent_regression",
     "question_regression",
     "question_regression~hnet",
+    "mlp_regression",
+    "mlp_regression~task",
 )
 
 
@@ -162,7 +164,8 @@ def what_generation_brings(
     shuffled = str(replace(Method.parse(id), control="shuffled"))
     if shuffled in names and (lost := results.row(shuffled).vs.get(id)):
         sentences[0] += f"; asked another task's question it is {_compared(lost, 'its own accuracy')}"
-    known = clauses(["question_regression", "cond_multitask~question_regression"])
+    same = ["question_regression", "cond_multitask~question_regression"]
+    known = clauses(same) or clauses(["mlp_regression", "cond_multitask"])  # where nothing reads a regression
     if known:
         sentences.append(f"Against rows that know the same without generation, it is {known}")
     single = str(replace(Method.parse(id), samples=1))

@@ -35,7 +35,7 @@ from .statistics import task_scores
 from .trainings import ConditionalKind, Finetuned, Stored
 from ..guidance.guide import guide
 from ..guidance.hyperclip import HyperCLIP
-from ..guidance.question_regression import QuestionRegression, Whitening
+from ..guidance.question_regression import PerceptronRegression, QuestionRegression, Whitening
 from ..hypernet.curvature import latent_curvature, lift
 from ..hypernet.film import FiLM
 from ..hypernet.hvae import HVAE
@@ -264,6 +264,21 @@ class Experiment:
         read, latents = self.partly_whitened(), self.latents(kind, seed)
         training = trainings.question_regression(read, latents, self.sets["train"], self.recipe, seed)
         return self.parts.trained(f"{kind}_question_regression", seed, training)
+
+    @once
+    def mlp_regression(
+        self,
+        kind: Generator,
+        seed: int,
+        loss: Literal["latent", "task"] = "latent",  # what it was trained for
+    ) -> PerceptronRegression:
+        "From embeddings to latents, by a perceptron."
+        train = self.sets["train"], self.embedding()
+        val = self.sets["val"], self.embedding(self.embeddings["val"])
+        generator, latents = self.generator(kind, seed), self.latents(kind, seed)
+        training = trainings.mlp_regression(loss, generator, latents, train, val, self.recipe, seed)
+        part = f"{kind}_mlp_regression" if loss == "latent" else f"{kind}_mlp_task_regression"
+        return self.parts.trained(part, seed, training)
 
     def condition(
         self,

@@ -51,8 +51,12 @@ def export_run(
     encoder: ClipEncoder | None = None,  # of its questions and pictures; None: the one that its features came from
     metrics: Mapping[str, float] = {},  # percent on held-out questions, for the card (see `measure`)
 ) -> TextToWeights:
-    "What generating needs of a trained experiment. Raises `RunError` for parts that are missing and may not be made."
+    """What generating needs of a trained experiment. Raises `RunError` for parts that are missing and may not be made.
+
+    Raises `ValueError` for an experiment whose questions no CLIP has read."""
     x, r = experiment, experiment.recipe
+    if r.question == "text":
+        raise ValueError("recipe.question: expected questions that CLIP reads, 'tokens' or 'clip', got 'text'")
     ldm, (body, matrix, offset) = x.hyperldm(kind, seed), x.generator(kind, seed).last_layer()
     linear = [layer for layer in body.modules() if isinstance(layer, nn.Linear)]  # type: ignore[attr-defined]
     smooth = any(isinstance(layer, nn.SiLU) for layer in body.modules())  # type: ignore[attr-defined]

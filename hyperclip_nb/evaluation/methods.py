@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Latents', 'shared', 'conditional', 'dropout_drawn', 'dropout_passes', 'from_latents', 'hyperclip', 'hyperldm',
            'hyperldm_with_hyperclip', 'first_latent', 'hyperldm_from_z0', 'hyperldm_mean_latent', 'found_latent',
-           'regression_draws', 'train_method']
+           'regression_draws', 'regression_gaussian', 'train_method']
 
 # %% ../../nbs/7_evaluation/05_methods.ipynb #fa7fa38e
 from collections.abc import Callable, Iterator
@@ -16,7 +16,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from ..core.seeds import global_seed
+from ..core.seeds import global_seed, noise_like
 from ..core.training import last
 from .controls import mean_latent, nearest_latent
 from .experiment import Experiment, Questions
@@ -171,7 +171,13 @@ def hyperldm_mean_latent(x: Experiment, seed: int, kind: Generator, gamma: float
     return from_latents(x, kind, seed, latents)
 
 # %% ../../nbs/7_evaluation/05_methods.ipynb #0d12c9a0
-def found_latent(x: Experiment, seed: int, kind: Generator, how: str) -> TrainedMethod:
+def found_latent(
+    x: Experiment,
+    seed: int,
+    kind: Generator,
+    how: str,  # the name of a row
+    loss: Literal["latent", "task"] = "latent",  # what the perceptron was trained for
+) -> TrainedMethod:
     "A latent made of those of training questions: their mean, the nearest one's, or a regression."
     latents, train = x.latents(kind, seed).mean(0), x.embedding()
     simple: dict[str, Callable[[Questions], Tensor]] = {
@@ -181,6 +187,10 @@ def found_latent(x: Experiment, seed: int, kind: Generator, how: str) -> Trained
     }
     if how in simple:
         return from_latents(x, kind, seed, lambda questions, generator: simple[how](questions)[None])
+    if how == "mlp_regression":
+        x.mlp_regression(kind, seed, loss)  # trained before it is scored
+        predicted = lambda questions: x.mlp_regression(kind, seed, loss)(x.embedding(questions))
+        return from_latents(x, kind, seed, lambda questions, generator: predicted(questions)[None])
     if how != "latent_regression":
         raise ValueError(f"expected {', '.join(simple)} or latent_regression, got {how!r}")
 
@@ -202,6 +212,24 @@ def regression_draws(x: Experiment, seed: int, kind: Generator, samples: int) ->
         return regression.latents[drawn.T.to(regression.latents.device)]
 
     return latents
+
+# %% ../../nbs/7_evaluation/05_methods.ipynb #a08fe2d3
+def regression_gaussian(x: Experiment, seed: int, kind: Generator, samples: int) -> TrainedMethod:
+    "Draws around the latent that the perceptron predicts; their scale is chosen on validation."
+    model, latents = x.mlp_regression(kind, seed), x.latents(kind, seed).mean(0)
+    error = (latents - model(x.embedding())).double()
+    covariance = error.T @ error / len(error)
+    floor = 1e-4 * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
+    root = torch.linalg.cholesky(covariance + floor).to(latents)
+
+    def around(scale: float) -> TrainedMethod:
+        def drawn(questions: Questions, generator: torch.Generator) -> Tensor:
+            mean = model(x.embedding(questions)).expand(samples, -1, -1)
+            return mean + scale * noise_like(mean, generator) @ root.T
+
+        return from_latents(x, kind, seed, drawn)
+
+    return best_method(x, seed, (({"scale": s}, around(s)) for s in (0.25, 0.5, 1.0, 2.0)))
 
 # %% ../../nbs/7_evaluation/05_methods.ipynb #c800c6a0
 def train_method(
@@ -242,6 +270,10 @@ def train_method(
         case "hyperldm":
             condition = {"": None, "embedding": x.recipe.question}.get(m.variant, m.variant)
             return hyperldm(x, seed, kind, gamma, m.samples, condition)
+        case "regression_gaussian":
+            return regression_gaussian(x, seed, kind, m.samples)
+        case "mlp_regression":
+            return found_latent(x, seed, kind, m.name, "task" if m.variant == "task" else "latent")
         case "regression_draws":
             return from_latents(x, kind, seed, regression_draws(x, seed, kind, m.samples))
         case _:

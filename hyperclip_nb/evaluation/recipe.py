@@ -79,6 +79,11 @@ class Recipe:
     regression_heads: int = 16  # learned distances
     regression_whitening: float = 0.75  # power of the whitening of the questions that it reads (see `Whitening`)
     regression_noise: float = 0.3  # on these questions in training
+    # From question to latent by a perceptron.
+    mlp_regression: TrainConfig = TrainConfig(steps=1_500, lr=1e-3, weight_decay=1e-2, schedule="linear")
+    mlp_hidden: tuple[int, ...] = (256, 256)  # its widths
+    mlp_dropout: float = 0.1  # in it, while training
+    mlp_noise: float = 0.1  # on the embedding in training
     hyperldm: TrainConfig = TrainConfig(steps=1_500, lr=1e-3, weight_decay=1e-2, schedule="linear")
     diffusion: DiffusionConfig = DiffusionConfig(timesteps=100, schedule="cosine", prediction="v")
     denoiser: DenoiserConfig = DenoiserConfig(hidden=256, depth=3, tower=1, dropout=0.2)
@@ -127,6 +132,9 @@ class Recipe:
             ("regression_heads", self.regression_heads >= 1, "at least 1"),
             ("regression_whitening", 0 <= self.regression_whitening <= 1, "from 0 to 1"),
             ("regression_noise", self.regression_noise >= 0, "0 or more"),
+            ("mlp_hidden", widths(self.mlp_hidden), "widths of at least 1"),
+            ("mlp_dropout", 0 <= self.mlp_dropout < 1, "at least 0 and below 1"),
+            ("mlp_noise", self.mlp_noise >= 0, "0 or more"),
             ("clamp", self.clamp is None or self.clamp > 0, "above 0, or None"),
             ("guidance_steps", len(self.guidance_steps) > 0, "at least one number of steps"),
             ("guidance_prior", len(self.guidance_prior) > 0, "at least one λ"),
@@ -183,6 +191,7 @@ PAPER = Recipe(
     hvae_training=PAPER_HVAE,
     posterior=1.0,
     question_regression=None,
+    mlp_regression=_META,
     hyperldm=PAPER_TRAINING,
     diffusion=DiffusionConfig(),
     denoiser=SECOND_PUBLISHED_SIZE,
@@ -212,6 +221,7 @@ def varied(recipe: Recipe, variant: Variant) -> Recipe:
 # %% ../../nbs/7_evaluation/03_recipe.ipynb #54527a27
 _QUESTIONS = ("question", "embedding_scale", "directions")
 _REGRESSION = ("question_regression", "regression_size", "regression_heads", "regression_whitening", "regression_noise")
+_MLP = ("mlp_regression", "mlp_hidden", "mlp_dropout", "mlp_noise")
 _CONDITIONAL = ("conditional_hidden", "conditional_dropout", "conditional_noise", "conditional_fraction", "episodes")
 _MAML = ("inner", "anchor", "order", "episodes")
 _DIFFUSION = ("hyperldm", "ldm", "diffusion", "denoiser", "denoiser_kind", "scale", "metric")
@@ -234,6 +244,8 @@ NEEDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 for _kind in ("hnet", "hvae"):
     NEEDS |= {
         f"{_kind}_question_regression": ((f"{_kind}_latents",), ("question", *_REGRESSION)),
+        f"{_kind}_mlp_regression": ((f"{_kind}_latents",), (*_QUESTIONS, *_MLP)),
+        f"{_kind}_mlp_task_regression": ((f"{_kind}_latents",), (*_QUESTIONS, *_MLP, "episodes")),
         f"{_kind}_hyperldm": ((f"{_kind}_latents",), (*_QUESTIONS, *_REGRESSION, *_DIFFUSION)),
         f"{_kind}_hyperclip": (
             (f"{_kind}_latents",),
@@ -284,6 +296,10 @@ ADDED: dict[type, tuple[str, ...]] = {
         "guidance_schedule",
         "guidance_langevin",
         "guidance_noise",
+        "mlp_regression",
+        "mlp_hidden",
+        "mlp_dropout",
+        "mlp_noise",
     ),
 }
 

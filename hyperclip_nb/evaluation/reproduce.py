@@ -28,6 +28,7 @@ from ..dataset.tasks import cells_of
 from .audit import AUDITED, numbers_table
 from .calibration import Scored
 from hyperclip_nb.evaluation.claims import (
+    STARTS,
     Curves,
     choose_guided,
     claims,
@@ -132,7 +133,8 @@ def check_same(
 
 
 def reproduce(
-    preset: Literal["demo", "smoke", "scenes", "worlds", "paper"] | Preset = "scenes",  # data, rows and settings
+    # data, rows and settings
+    preset: Literal["demo", "smoke", "scenes", "worlds", "paper", "digits", "demo_digits"] | Preset = "scenes",
     *,
     out: str | Path | None = None,  # the run directory; None: runs/<preset> under the data directory
     source: Source = Source(),  # the data
@@ -155,10 +157,14 @@ def reproduce(
     numbers = list(range(preset.seeds if seeds is None else seeds))
     if not numbers:
         raise ValueError("expected at least 1 seed, got 0")
+    if source.tasks is None:
+        source = replace(source, data_set=preset.data_set)
     folder, world = run_folder(name, source, out), source.world if source.tasks is None else None
     config: dict[str, Any] = {"dataset": source.name, "world_seed": world, "recipe": preset.recipe}
     if source.tasks and source.features:  # so that the run can be asked without saying it again
         config["source"] = replace(source, tasks=source.tasks.resolve(), features=source.features.resolve())
+    if source.data_set != Source.data_set:
+        config["source"] = source
     if resume:
         check_same(folder, preset.recipe)
         if preset.paper is not None:
@@ -190,7 +196,7 @@ def reproduce(
     figures = {
         "forest": results_figure(results),
         "reliability": reliability_figure(results),
-        **({"few_shot": few_shot_figure(few_shot)} if few_shot else {}),
+        **({"few_shot": few_shot_figure(few_shot)} if {*few_shot} & {*STARTS.values()} else {}),
     }
     for title, axes in figures.items():
         figure: Any = axes.figure

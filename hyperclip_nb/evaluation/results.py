@@ -140,7 +140,13 @@ class Results(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         raise KeyError(f"expected one of {[row.method for row in self.rows]}, got {method!r}")
 
 # %% ../../nbs/7_evaluation/06_results.ipynb #94a1acbc
-BASELINES = ("multitask", "cond_multitask", "question_regression", "cond_multitask~question_regression")
+BASELINES = (
+    "multitask",
+    "cond_multitask",
+    "question_regression",
+    "mlp_regression",
+    "cond_multitask~question_regression",
+)
 
 
 def _matched(other: str, method: Method) -> str:

@@ -42,11 +42,14 @@ def measure_seed(
     methods: Sequence[str] = ROWS,  # ids
     split: str = "test",
     controls: bool = True,  # shuffled and null questions, too
+    deals: int = 3,  # of shuffled questions, to average over
 ) -> tuple[dict[str, Scored], Chosen]:  # by method id
     "Train what is missing, then measure every row of one seed."
     check_rows(methods)
     x, scored, chosen = experiment, dict[str, Scored](), {}
-    others = {"shuffled": shuffled_questions(x, seed, split), "null": [no_questions(x, split)]} if controls else {}
+    others = (
+        {"shuffled": shuffled_questions(x, seed, split, deals), "null": [no_questions(x, split)]} if controls else {}
+    )
     for id in progress(methods, desc=f"seed {seed}, rows"):
         row, method = Method.parse(id), train_method(x, seed, id)
         temperature, validation = on_validation(x, method, seed)
@@ -167,11 +170,13 @@ def run_seed(
     settings = {"data": x.parts.data, "recipe": to_kept(preset.recipe), "seed": seed}
 
     def rows(x: Experiment, methods: Sequence[str]) -> dict[str, Tensor]:
-        scored, chosen = measure_seed(x, seed, methods)
+        scored, chosen = measure_seed(x, seed, methods, deals=preset.deals)
         return packed(flattened(scored), chosen)
 
     methods, few = preset.zero_shot_methods, preset.few_shot_methods
-    measured = {"measures": MEASURES, "methods": methods}
+    measured: dict[str, Any] = {"measures": MEASURES, "methods": methods}
+    if preset.deals != Preset.deals:  # so that what was scored before is found
+        measured["deals"] = preset.deals
     x.run.part(f"scores-{seed}", {**settings, **measured}, lambda: rows(x, methods))
     curves = lambda: packed(*score_few_shot(x, seed, few, preset.shots))
     x.run.part(f"few_shot-{seed}", {**settings, "methods": few, "shots": preset.shots}, curves)

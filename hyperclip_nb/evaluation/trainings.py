@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Drawn', 'ConditionalKind', 'best_on_validation', 'multitask', 'unconditional_maml', 'mnet_maml', 'Finetuned',
            'fine_tuned', 'hnet', 'components', 'hvae', 'Stored', 'hnet_stored', 'hvae_stored', 'conditional',
-           'question_regression', 'hyperldm', 'hyperclip']
+           'question_regression', 'mlp_regression', 'hyperldm', 'hyperclip']
 
 # %% ../../nbs/7_evaluation/appendix/trainings.ipynb #e353bc56
 from collections.abc import Callable
@@ -26,7 +26,12 @@ from ..diffusion.hyperldm import HyperLDM, train_hyperldm
 from .parts import Training
 from .recipe import Recipe
 from ..guidance.hyperclip import HyperCLIP, train_hyperclip
-from ..guidance.question_regression import QuestionRegression, train_question_regression
+from hyperclip_nb.guidance.question_regression import (
+    PerceptronRegression,
+    QuestionRegression,
+    train_perceptron_regression,
+    train_question_regression,
+)
 from ..hypernet.film import FiLM
 from ..hypernet.finetune import draw_views, finetune
 from ..hypernet.hvae import HVAE, hvae_latents, sample_posterior, train_hvae
@@ -209,6 +214,41 @@ def question_regression(
     model = QuestionRegression(questions, latents, cells, size, r.regression_heads, seed).to(tasks.device)
     config = replace(r.question_regression or TrainConfig(steps=1), seed=seed)
     return Training(model, lambda: train_question_regression(model, config, r.regression_noise))
+
+
+class _Through(nn.Module):
+    "A regression and a generator behind it, as one network from questions to weights; only the regression trains."
+
+    def __init__(self, regression: PerceptronRegression, generator: WeightGenerator):
+        super().__init__()
+        self.regression, self.latent_size, self.net = regression, regression.latent_size, generator.net
+        self._generate = lambda z: generator(z)  # not a module of this one, so that it is no part of what trains
+
+    def forward(self, e: Tensor) -> Tensor:  # [T, E] -> [T, P]
+        return self._generate(self.regression(e))
+
+
+def mlp_regression(
+    loss: Literal["latent", "task"],  # what is minimised: the error of the latent, or the loss of its network
+    generator: WeightGenerator,  # whose latents they are
+    latents: Tensor,  # [V, T, Z]
+    train: tuple[TaskSet, Tensor],  # tasks, and the embeddings of their questions [T, D]
+    val: tuple[TaskSet, Tensor] | None,  # None: the last step is kept
+    r: Recipe,
+    seed: int,
+) -> Training:
+    "From a question to a latent by a perceptron; the step is chosen on validation."
+    (tasks, questions), config = train, replace(r.mlp_regression, seed=seed)
+    model = PerceptronRegression(questions.shape[1], latents, r.mlp_hidden, r.mlp_dropout, seed).to(tasks.device)
+    through = _Through(model, generator)
+    on, e = val or (None, questions)
+
+    def steps() -> Steps:
+        if loss == "latent":
+            return train_perceptron_regression(model, questions, latents.mean(0), config, r.mlp_noise)
+        return fit_meta(through, tasks, config, embeddings=questions, embedding_noise=r.mlp_noise, episodes=r.episodes)
+
+    return Training(model, lambda: best_on_validation(steps(), model, lambda: through(e), on, generator.net))
 
 
 def hyperldm(
