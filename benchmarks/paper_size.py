@@ -17,10 +17,10 @@ floating-point operations at a stated rate, or as its calls of operators at a st
 whichever is longer. Operations are counted by torch in a step of its own.
 
 **--train** makes what the HVAE needs, at the preset's settings but for what is listed: weights fine-tuned from one
-network for all tasks (`--start` steps instead of the preset's), with `--views` of each task. Then HVAE and HyperLDM are
-trained as long as the preset says. The spread of its samples is told for questions that it was trained on and for new
-ones: of 783 questions it learns each, and for a question that it doesn't know it stays near the middle. All is kept in --out and goes on where it stopped when it is killed. What it reports
-goes to `results/paper_size.json`.
+network for all tasks (`--start` steps instead of the preset's), with `--views` of each task. Then HVAE and HyperLDM
+are trained as long as the preset says. The spread of its samples is told for questions that it was trained on and for
+new ones: of 783 questions it learns each, and for a question that it doesn't know it stays near the middle. All is
+kept in --out and goes on where it stopped when it is killed. What it reports goes to `results/paper_size.json`.
 """
 
 import argparse
