@@ -349,7 +349,6 @@ def train(what: str, out: Path, views: int, start: int, seed: int, fewer: int | 
     recipe = replace(r, **changed)
     config = {"dataset": f"Meta-VQA's training tasks ({NOTE})", "recipe": recipe}
     x = Proof(splits, bank, Run.create(out / f"proof-{len(splits['train'])}", config, seeds=[seed]), recipe)
-    began = time.process_time()
     found = {
         "features": NOTE,
         "tasks": len(splits["train"]),
@@ -374,7 +373,6 @@ def train(what: str, out: Path, views: int, start: int, seed: int, fewer: int | 
             method = train_method(x, seed, id)
             found["accuracy"][id] = score(x, method, seed, "val").mean().item()
             found["accuracy"][f"{id}+shuffled"] = score_shuffled(x, method, seed, "val").mean().item()
-    found["cpu_s"] = time.process_time() - began
     print(json.dumps(found, indent=1))
     if not fewer:
         keep(what, found)

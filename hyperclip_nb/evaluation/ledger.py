@@ -103,7 +103,9 @@ _SETTINGS = (
         effect="ε and the paper's schedule on planted latents ($Z$ = 128, $E$ = 768), 3,000 steps: samples have a "
         "standard deviation of 157 with the first denoiser, 56 with the second at 128 units, **1.02** with the second "
         "at 1,024; these lie at 0.22 of the distance between two tasks from their own, 0.49 for new conditions "
-        "([denoisers](../../5_diffusion/03_denoisers.ipynb)). The first, with $v$, is a row (`~first_denoiser`)",
+        "([denoisers](../../5_diffusion/03_denoisers.ipynb)). At full length on the HVAE's latents, planted features: 0.76 "
+        "(γ = 1) and 1.06 (γ = 1.5) for trained questions, 0.36 and 0.42 for new ones, near the middle of all "
+        "(`benchmarks/paper_size.py`). The first, with $v$, is a row (`~first_denoiser`)",
     ),
     Line(
         what="form of the HVAE",
@@ -117,7 +119,7 @@ _SETTINGS = (
         },
         effect="the published form: $R^2$ of decoded weights 0.00, the ReLU units die; decoded networks have 51.3 % "
         "where fine-tuned ones have 68.4 % (scenes, training tasks). This form at the paper's size, planted features: "
-        "$R^2$ 0.67 after 10,000 steps, 0.16 for tasks left out; 2.2 ms a step instead of 350 "
+        "$R^2$ 0.67 after 10,000 steps (0.16 for tasks left out), **0.72** at full length; 2.2 ms a step, not 350 "
         "([is the HVAE alive?](../../3_hypernet/07_hvae_health.ipynb))",
     ),
     Line(
