@@ -103,8 +103,8 @@ _SETTINGS = (
         effect="ε and the paper's schedule on planted latents ($Z$ = 128, $E$ = 768), 3,000 steps: samples have a "
         "standard deviation of 157 with the first denoiser, 56 with the second at 128 units, **1.02** with the second "
         "at 1,024; these lie at 0.22 of the distance between two tasks from their own, 0.49 for new conditions "
-        "([denoisers](../../5_diffusion/03_denoisers.ipynb)). At full length on the HVAE's latents, planted features: 0.76 "
-        "(γ = 1) and 1.06 (γ = 1.5) for trained questions, 0.36 and 0.42 for new ones, near the middle of all "
+        "([denoisers](../../5_diffusion/03_denoisers.ipynb)). At full length on the HVAE's latents, planted features: "
+        "0.76 (γ = 1) and 1.06 (γ = 1.5) for trained questions, 0.36 and 0.42 for new ones, near the middle of all "
         "(`benchmarks/paper_size.py`). The first, with $v$, is a row (`~first_denoiser`)",
     ),
     Line(
