@@ -22,7 +22,7 @@ from hyperclip_nb.core.blocks import BOUNDS, NumbersError, check_bounds
 from hyperclip_nb.core.files import HyperclipError, load_tensors
 from hyperclip_nb.core.runs import Run, checkpointed
 from hyperclip_nb.core.training import EMA, TrainConfig, fit, track_ema
-from hyperclip_nb.core.workers import WorkerError, side_by_side
+from hyperclip_nb.core.workers import WorkerError, as_ready, local_workers
 from hyperclip_nb.diffusion.sampling import SAMPLERS
 from hyperclip_nb.diffusion.schedule import DiffusionConfig, Schedule
 from hyperclip_nb.evaluation.parts import DivergedError, Parts, Training
@@ -41,7 +41,7 @@ EXPECTED = {  # what is raised -> part of the sentence
     PermissionError(errno.EACCES, "Permission denied", "run"): "run: Permission denied",
     FloatingPointError("step 3: expected a finite loss"): "step 3",
     DivergedError("hvae-0 diverged: step 3"): "hvae-0 diverged",
-    WorkerError("seed 1: its worker process died"): "seed 1",
+    WorkerError("hnet-1: its worker process died"): "hnet-1",
     BrokenProcessPool("A process in the process pool was terminated abruptly"): "a worker process died",
     MemoryError(): "not enough memory",
     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 9 bytes"): "not enough memory",
@@ -124,9 +124,9 @@ def test_a_full_disk_behind_the_output_is_a_sentence():
 
 
 def test_an_error_of_a_worker_arrives_with_its_traceback():
-    with pytest.raises(ValueError, match="non-negative") as caught:
-        list(side_by_side(time.sleep, {"seed 0": (-1,), "seed 1": (60,)}, 2))
-    assert "worker process of seed 0" in str(caught.value.__cause__)
+    with pytest.raises(ValueError, match="non-negative") as caught, local_workers(2) as pool:
+        list(as_ready(pool, time.sleep, {"hnet-0": (-1,), "hnet-1": (60,)}))
+    assert "worker process of hnet-0" in str(caught.value.__cause__) and caught.value.where.startswith("hnet-0, on ")
 
 
 def test_errors_of_the_project_survive_the_way_between_processes():
@@ -142,9 +142,10 @@ def work(name):
     (Path(__file__).parent / name).write_text(str(os.getpid()))
     time.sleep(600)
 from hyperclip_nb.cli import commands as c
-from hyperclip_nb.core.workers import side_by_side
+from hyperclip_nb.core.workers import as_ready, local_workers
 def call(self):
-    list(side_by_side(work, {"seed 0": ("0.pid",), "seed 1": ("1.pid",)}, 2))
+    with local_workers(2) as pool:
+        list(as_ready(pool, work, {"hnet-0": ("0.pid",), "hnet-1": ("1.pid",)}))
 c.Demo.__call__ = call
 if __name__ == "__main__":
     c.main(["demo"])

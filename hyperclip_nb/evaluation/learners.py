@@ -77,16 +77,16 @@ def adaptation_row(x: Experiment, seed: int, kind: Generator, start: str) -> Tra
     if start == "cond_hnet_maml":
         model = x.conditional(seed, "cond_hnet_maml")
         return adapted(model, lambda q, noise: x.condition(None, seed, q), r.inner, steps)
+    if start == "mnet_maml":
+        maml = x.mnet_maml(seed)
+        return adapted(maml, lambda q, noise: maml.z0, r.inner, steps)
+    if start not in ("multitask", "cond_multitask"):
+        raise ValueError(f"expected a start of a few-shot row, got {start!r}")
     weights = x.multitask(seed)
     if start == "cond_multitask":
         model = x.conditional(seed, "cond_multitask")
         return adapted(weights, lambda q, noise: model(x.condition(None, seed, q)), r.finetuned, steps)
-    if start == "multitask":
-        return adapted(weights, lambda q, noise: weights.z0, r.finetuned, steps)
-    if start != "mnet_maml":
-        raise ValueError(f"expected a start of a few-shot row, got {start!r}")
-    maml = x.mnet_maml(seed)
-    return adapted(maml, lambda q, noise: maml.z0, r.inner, steps)
+    return adapted(weights, lambda q, noise: weights.z0, r.finetuned, steps)
 
 # %% ../../nbs/7_evaluation/appendix/learners.ipynb #8bd2490b
 FACTORS = (0.3, 1.0, 3.0)  # κ, as in the published code

@@ -6,7 +6,7 @@
 __all__ = ['DataSet', 'DEMO', 'PRESETS', 'Preset', 'shortened', 'Source', 'run_folder']
 
 # %% ../../nbs/7_evaluation/appendix/presets.ipynb #f5a496cd
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -19,9 +19,10 @@ from ..dataset.sources import Split, fewer_cells, open_tasks, scenes_bank, with_
 from .digits import DIGITS, digits_net
 from .experiment import Experiment
 from .fewshot import SHOTS, Shots
+from .graph import in_order, read_by
 from .overrides import override
 from .recipe import PAPER, Generator, Recipe
-from .rows import FEW_SHOT_ROWS, MLP_ROWS, ROWS
+from .rows import FEW_SHOT_ROWS, MLP_ROWS, ROWS, check_rows
 from ..hypernet.metatrain import Adaptation, Episodes
 
 # %% ../../nbs/7_evaluation/appendix/presets.ipynb #1f59bbe3
@@ -43,6 +44,21 @@ class Preset:
     audit: bool = True
     deals: int = 3  # of shuffled questions, to average over
 
+    def only(
+        self,
+        methods: Sequence[str],  # ids; rows of the paper's settings end in ~paper
+    ) -> "Preset":
+        "The same with some rows. Raises `ValueError` for an id that no row has."
+        own = tuple(id for id in methods if not id.endswith("~paper"))
+        theirs = tuple(id.removesuffix("~paper") for id in methods if id not in own)
+        check_rows(own)
+        if unknown := [f"{id}~paper" for id in theirs if id not in self.paper_methods]:
+            known = [f"{id}~paper" for id in self.paper_methods]
+            raise ValueError(
+                f"expected methods out of {', '.join(known) or 'no ~paper rows'}; got {', '.join(unknown)}"
+            )
+        return replace(self, methods=own, paper_methods=theirs)
+
     def override(self, changes: Mapping[str, Any]) -> "Preset":
         "With other settings; those of the ~paper rows begin with `paper.`. Raises `ValueError` for what is none."
         theirs = {path: value for path, value in changes.items() if path.startswith("paper.")}
@@ -59,9 +75,11 @@ class Preset:
 
     @property
     def few_shot_methods(self) -> tuple[str, ...]:
-        "Rows that see pictures: the curves of `kinds`, and those among the methods."
+        "Rows that see pictures: those among the methods, and the curves of `kinds` for which nothing more is trained."
         starts = {"hnet": "few_shot", "hvae": "few_shot~hvae"}
         curves = [row for kind in self.kinds for row in (starts[kind], f"few_shot~{kind}_hyperldm_g1.5")]
+        needed = {*in_order([part for id in self.methods for part in read_by(id)], self.recipe)}
+        curves = [row for row in curves if needed >= {*in_order(read_by(row), self.recipe)}]
         return tuple(dict.fromkeys([*curves, *(id for id in self.methods if id in FEW_SHOT_ROWS)]))
 
 

@@ -14,6 +14,7 @@ with extra("plots"):
 # %% ../../nbs/7_evaluation/10_reproduce.ipynb #258af789
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -40,13 +41,14 @@ from hyperclip_nb.evaluation.claims import (
 )
 from .classification import classification_table, classify_split
 from .experiment import Experiment
+from .grid import Study, keep_tables, run_grid
 from .overrides import differences
 from .presets import PRESETS, Preset, Source, run_folder
 from .recipe import Recipe, read_recipe
 from .report import reliability_figure, results_figure
 from .results import Results, calibration_table, family_table, tabulate, write_results
-from .rows import GENERATORS, Method, check_rows
-from .seeds import Chosen, audited, gather, run_seeds, score_fixed, unflattened
+from .rows import GENERATORS, Method
+from .seeds import Chosen, audited, gather, score_fixed, unflattened
 from ..plots.pictures import save
 
 # %% ../../nbs/7_evaluation/10_reproduce.ipynb #ed7b357d
@@ -58,10 +60,10 @@ def collected(
     preset: Preset,
     seeds: Sequence[int],  # all of them scored
 ) -> tuple[dict[str, Scored], Chosen, Scores]:  # rows, what was chosen for them, few-shot rows at every number of shots
-    "What `run_seeds` left in the run."
+    "What `run_grid` and `keep_tables` left in the run."
     flat, chosen = gather(x.run, seeds, "scores")
     scored = unflattened(flat)
-    curves, picked = gather(x.run, seeds, "few_shot")
+    curves, picked = gather(x.run, seeds, "few_shot") if preset.few_shot_methods else ({}, {})
     whole = [id for id in curves if not Method.parse(id).shots]
     scored |= {id: Scored(curves[id]) for id in whole}
     chosen |= {id: picked[id] for id in whole if id in picked}
@@ -142,7 +144,8 @@ def reproduce(
     settings: Mapping[str, Any] = {},  # of its recipe, by path (see `override`)
     seeds: int | None = None,  # how many; None: the preset's
     device: str = "cpu",  # or "cuda"
-    workers: int = 1,  # processes; seeds run side by side
+    workers: int = 1,  # processes that parts are made in, those side by side that don't wait for each other
+    executor: Executor | None = None,  # whose workers are taken in place of processes: Dask's, MPI's … (see `run_grid`)
     resume: bool = True,  # False: delete the parts that are there
 ) -> Results:
     "Train what the rows need, score them with all controls, and write tables and figures into the run directory."
@@ -151,9 +154,7 @@ def reproduce(
         if preset not in PRESETS:
             raise ValueError(f"expected preset {', '.join(PRESETS)}, got {preset!r}")
         preset = PRESETS[preset]
-    check_rows(methods)
-    preset = replace(preset, methods=tuple(methods)) if methods else preset
-    preset = preset.override(settings)
+    preset = (preset.only(methods) if methods else preset).override(settings)
     numbers = list(range(preset.seeds if seeds is None else seeds))
     if not numbers:
         raise ValueError("expected at least 1 seed, got 0")
@@ -173,7 +174,25 @@ def reproduce(
     if preset.paper is not None:
         Run.create(folder / "paper", {**config, "recipe": preset.paper}, seeds=numbers, resume=resume)
     x = source.open(run, preset.recipe, device)
-    run_seeds(source, folder, preset, numbers, device, workers)
+    asked = preset.zero_shot_methods + preset.few_shot_methods
+    study = Study(
+        folder=run.path,
+        recipe=preset.recipe,
+        methods=asked,
+        shots=preset.shots,
+        audit=audited(preset),
+        deals=preset.deals,
+    )
+    studies = {study: x}
+    if preset.paper is not None and preset.paper_methods:
+        theirs = Run.open(folder / "paper")
+        study = Study(
+            folder=theirs.path, recipe=preset.paper, methods=preset.paper_methods, label="paper/", deals=preset.deals
+        )
+        studies[study] = source.open(theirs, preset.paper, device)
+    run_grid(source, studies, numbers, device, workers, executor)
+    for study, opened in studies.items():
+        keep_tables(study, opened, numbers)
 
     scored, chosen, curves = collected(x, preset, numbers)
     scores = {id: found.accuracy.expand(len(numbers), -1) for id, found in scored.items()}

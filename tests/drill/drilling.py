@@ -170,12 +170,12 @@ def kill(process) -> None:
 # What a folder holds
 
 
-def content(folder: Path) -> dict[str, str]:  # name -> hash of what decides; locks are not listed, debris is
+def content(folder: Path) -> dict[str, str]:  # name -> hash of what decides; locks and times are not listed, debris is
     "All files below a folder; how long a run took does not count."
     found = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_dir() or path.name.startswith(".") and path.name.endswith("lock"):
+        if path.is_dir() or path.name == "log.jsonl" or path.name.startswith(".") and path.name.endswith("lock"):
             continue
         data = path.read_bytes()
         if path.name == "results.json":
