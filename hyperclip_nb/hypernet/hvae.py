@@ -117,8 +117,8 @@ class HVAE(nn.Module):
     def head(self) -> WideLinear:
         "The layer that makes standardised weights; frozen, and the product of two, where the decoder makes components."
         last = self.decoder[-1]
-        if isinstance(last, WideLinear):
-            return last
+        if self.unit is None:
+            return cast(WideLinear, last)  # a plain `nn.Linear` will do, too
         (weight, bias), project, unit = last.parameters(), cast(Tensor, self.project), cast(Tensor, self.unit)
         state = [(part.dtype, part.device, part._version) for part in (weight, bias, project, unit)]
         if self._product is None or self._product[0] != state:
