@@ -258,7 +258,9 @@ def _grouped(lists: list, *rest) -> dict:
 
 
 @contextmanager
-def pretend_cuda() -> Iterator[Gpu]:
+def pretend_cuda(
+    memory: int = 2**40,  # bytes
+) -> Iterator[Gpu]:
     "In this block `cuda` is there."
     global _gpu
     before, _gpu = _gpu, Gpu()
@@ -270,6 +272,7 @@ def pretend_cuda() -> Iterator[Gpu]:
             mock.patch.object(torch.cuda, "default_generators", (torch.Generator(),)),
             mock.patch.multiple(torch.cuda, CUDAGraph=Graph, graph=_recording, Stream=mock.MagicMock),
             mock.patch.multiple(torch.cuda, current_stream=mock.MagicMock(), stream=lambda stream: nullcontext()),
+            mock.patch.object(torch.cuda, "mem_get_info", lambda device: (memory, memory)),
             mock.patch.object(torch.cuda, "get_rng_state", state),
             mock.patch.object(torch.cuda, "set_rng_state", lambda *state: None),
             mock.patch.object(torch.optim.Optimizer, "_group_tensors_by_device_and_dtype", staticmethod(_grouped)),

@@ -290,6 +290,24 @@ def test_a_path_has_the_same_end_on_a_gpu_and_never_waits_for_it(name):
         torch.testing.assert_close(host(there), here.detach(), rtol=1e-3, atol=1e-4)
 
 
+def test_weights_for_which_a_gpu_has_no_room_stay_on_the_cpu_and_an_hvae_learns_from_them_there():
+    def losses(world: World) -> list[float]:
+        world.weights = finetune(world.on(MNet(NET)), world.tasks, Adaptation(steps=2, lr=0.1), world.seen)
+        assert isinstance(world.weights, CudaTensor) == (world.device == "cuda" and not small)
+        model = world.on(HVAE.make(NET, world.weights, world.on(torch.zeros(NET.size)), HVAEConfig(latent_size=Z)))
+        how = TrainConfig(steps=3, lr=1e-2)
+        found = [*train_hvae(model, world.weights, world.tasks, world.seen, how, HVAELoss(batch=6))]
+        assert all(host(x).isfinite().all() for x in hvae_latents(model, world.weights))
+        return [u.loss for u in found]
+
+    small = False
+    here = losses(World("cpu"))
+    for memory in 2**30, 1000:
+        small = memory == 1000
+        with pretend_cuda(memory):
+            torch.testing.assert_close(losses(World("cuda")), here, rtol=1e-4, atol=1e-5)
+
+
 SAMPLERS = [name for name in PATHS if "DDPM" in name or "DDIM" in name or "DPM" in name]
 
 

@@ -6,11 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import parallel_program
 import pytest
 import torch
 
+from hyperclip_nb.core.devices import own_gpu
 from hyperclip_nb.core.files import load_tensors
 from hyperclip_nb.core.parallel import Group, some_rows
 from hyperclip_nb.core.runs import Run
@@ -135,3 +137,10 @@ def test_a_loss_that_draws_by_itself_is_refused_in_a_group(monkeypatch):
     loss = lambda x, generator: (x @ w + torch.randn(len(x), generator=generator)).mean()
     with pytest.raises(TypeError, match="generator"):
         next(fit(w, loss, lambda generator: torch.ones(4, 2), TrainConfig(steps=1), rows=some_rows))
+
+
+@pytest.mark.parametrize("name, got", [((), "cuda"), ((1,), "cuda:0"), ((4,), "cuda:3"), ((2, 6), "cuda:1")])
+def test_processes_that_one_started_take_turns_among_the_gpus(name, got, monkeypatch):
+    monkeypatch.setattr("hyperclip_nb.core.devices.current_process", lambda: SimpleNamespace(_identity=name))
+    assert own_gpu("cuda", 4) == torch.device(got)
+    assert own_gpu("cuda", 1) == torch.device("cuda") and own_gpu("cpu", 4) == torch.device("cpu")
