@@ -78,7 +78,7 @@ class Demo:
     data_set: Literal["scenes", "digits"] = "scenes"  # digits: real pictures, and a perceptron in place of CLIP
     data: Folder = None  # where features and runs go; default: $HYPERCLIP_DATA, ./data in a checkout, else the cache
     out: Folder = None  # the run directory; default: runs/demo under the data directory
-    seeds: int = 3  # how many times everything is trained
+    seeds: int | None = None  # how many times everything is trained; default: 3, on the digits 2
     workers: int = 0  # processes that train side by side; 0: one for each core
     world: int = 0  # seed of the world that the scenes come from, or of the digits' training tasks
     device: str = "cpu"  # cpu or cuda
@@ -131,7 +131,7 @@ class Demo:
             f"\n{to_markdown(results)}\n{run.path}:\n"
             "  results.json, results.md   the table, the paper's claims, few-shot curves, families\n"
             "  *.safetensors              weights, latents\n"
-            f"  figures/                   forest, few_shot, {', '.join(figures)}\n"
+            f"  figures/                   forest, {'' if digits else 'few_shot, '}{', '.join(figures)}\n"
             + ("" if digits else f'\nNow ask a question: hyperclip_nb adapt "{example}"')
         )
 

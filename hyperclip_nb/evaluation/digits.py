@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['DIGITS', 'digits_net', 'digits_experiment', 'networks_for', 'answer_shares', 'answers_figure', 'filters_figure']
 
-# %% ../../nbs/7_evaluation/16_digits.ipynb #0e7054e2
+# %% ../../nbs/7_evaluation/16_digits.ipynb #05738861
 from ..core.extras import extra
 
 with extra("plots"):
     import matplotlib.pyplot as plt
 
-# %% ../../nbs/7_evaluation/16_digits.ipynb #05b8dd5b
+# %% ../../nbs/7_evaluation/16_digits.ipynb #84e7d0ac
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from ..hypernet.hvae import HVAEConfig, HVAELoss
 from ..hypernet.metatrain import Adaptation, Episodes
 from ..plots.style import INK, PAPER
 
-# %% ../../nbs/7_evaluation/16_digits.ipynb #8c774b19
+# %% ../../nbs/7_evaluation/16_digits.ipynb #706b190b
 def digits_net() -> ModuleNet:
     "A perceptron from 64 pixels through 32 hidden units to at most four answers: 2,212 weights."
     module = perceptron((64, 32, 4), "relu", generator=seeded(0, "digits net"))
@@ -53,10 +53,10 @@ DIGITS = Recipe(
     inner=Adaptation(steps=5, lr=0.1),
     multitask=_train(400, 0.01, 0.0),
     mnet=_train(200, 0.01, 0.0),
-    conditional=_train(1_500, 1e-3),
-    film=_train(1_000, 3e-3),
+    conditional=_train(3_000, 1e-3),
+    film=_train(2_000, 3e-3),
     conditional_maml=_train(300, 1e-3),
-    conditional_hidden=(256, 256),
+    conditional_hidden=(512,),
     conditional_dropout=0.1,
     conditional_noise=0.3,
     hnet=_train(300, 3e-3),
@@ -70,22 +70,22 @@ DIGITS = Recipe(
     hvae_training=_train(2_000, 5e-3, 0.0),
     question_regression=None,
     mlp_regression=_train(1_500, 2e-3),
-    mlp_hidden=(256, 256),
+    mlp_hidden=(512,),
     mlp_dropout=0.1,
-    mlp_noise=0.1,
-    hyperldm=_train(2_500, 1e-3),
+    mlp_noise=0.3,
+    hyperldm=_train(2_500, 2e-3),
     diffusion=DiffusionConfig(timesteps=50, schedule="cosine", prediction="v"),
     denoiser=DenoiserConfig(hidden=256, depth=3, tower=1, dropout=0.1),
-    ldm=LDMConfig(batch=128, drop=0.2, embedding_noise=0.1, ema_decay=0.995),
+    ldm=LDMConfig(batch=128, drop=0.1, embedding_noise=0.1, ema_decay=0.995),
     hyperclip=HyperCLIPConfig(components=64, hidden=(256,), size=32, text_hidden=(256,), dropout=0.1, max_scale=10.0),
     contrast=ContrastConfig(batch=256, latent_noise=1.0, embedding_noise=0.1),
-    hyperclip_training=_train(1_000, 1e-3),
+    hyperclip_training=_train(1_000, 3e-3),
     guidance_steps=(10, 30, 100),
     guidance_prior=(0.0, 0.01, 0.1),
     few_shot_steps=(5, 10, 20, 40),
 )
 
-# %% ../../nbs/7_evaluation/16_digits.ipynb #b1630ca2
+# %% ../../nbs/7_evaluation/16_digits.ipynb #b8e065f0
 def digits_experiment(
     count: int = 1_000,  # training tasks
     seed: int = 0,  # of the training tasks
@@ -130,7 +130,7 @@ def answer_shares(
         found = net.functional(net.split(w), pictures.expand(len(w), -1, -1))
     return found[..., :answers].softmax(-1).mean(0)
 
-# %% ../../nbs/7_evaluation/16_digits.ipynb #873a7b9e
+# %% ../../nbs/7_evaluation/16_digits.ipynb #8fb31058
 def answers_figure(
     x: Experiment,
     question: str,  # in words
