@@ -179,6 +179,12 @@ _SETTINGS = (
         "latent itself, with no guidance, 60.8 ([what was tried](attempts.ipynb)). On test: rows with `~embedding`",
     ),
     Line(
+        what="regressions by a perceptron",
+        paper="none",
+        settings={"mlp_regression": _META},
+        effect="rows of ours, trained as long as the conditional networks that they are compared with; not isolated",
+    ),
+    Line(
         what="what a meta-training step draws",
         paper="support and query sets",
         published="whole sets",
