@@ -10,9 +10,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import unicodedata
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -67,6 +69,46 @@ def test_order_of_tasks_and_batches_does_not_matter(tmp_path):
     build_bank(tmp_path / "a", Toy(), TASKS, load, shard=32, batch_size=5, workers=0)
     build_bank(tmp_path / "b", Toy(), TASKS[::-1], load, shard=32, batch_size=7, workers=2)
     assert same(tmp_path / "a", tmp_path / "b")
+
+
+def toy_again(source, device):
+    "As `reopen_encoder`, in a worker."
+    return Toy()
+
+
+class Another(Toy):
+    fingerprint = {"model": "toy", "weights": "2"}
+
+
+def test_workers_elsewhere_make_the_same_bank(tmp_path):
+    options = {"shard": 32, "batch_size": 5, "workers": 0}
+    build_bank(tmp_path / "here", Toy(), TASKS, load, **options)
+    with ThreadPoolExecutor(2) as executor:
+        build_bank(tmp_path / "there", Toy(), TASKS, load, elsewhere=(executor, toy_again), **options)
+        assert same(tmp_path / "here", tmp_path / "there") and not (tmp_path / "there" / "shards").exists()
+        other = lambda source, device: Another()
+        with pytest.raises(FileError, match="expected the encoder of this bank"):
+            build_bank(tmp_path / "third", Toy(), TASKS, load, elsewhere=(executor, other), **options)
+
+
+def test_a_second_builder_helps_and_nothing_is_encoded_twice(tmp_path):
+    loaded: list[tuple[int, str]] = []
+    both = threading.Event()
+
+    def meeting(ids):  # whoever comes first waits for the other
+        loaded.extend((threading.get_ident(), image) for image in ids)
+        if len({who for who, _ in loaded}) == 2:
+            both.set()
+        both.wait(60)
+        return load(ids)
+
+    build = lambda _: build_bank(tmp_path / "bank", Toy(), TASKS, meeting, shard=16, batch_size=8, workers=0)
+    with ThreadPoolExecutor(2) as pool:
+        banks = list(pool.map(build, range(2)))
+    assert both.is_set() and len({who for who, _ in loaded}) == 2
+    assert sorted(image for _, image in loaded) == banks[0].index.images == banks[1].index.images
+    build_bank(tmp_path / "alone", Toy(), TASKS, load, shard=16, batch_size=8, workers=0)
+    assert same(tmp_path / "bank", tmp_path / "alone") and not (tmp_path / "bank" / "shards").exists()
 
 
 @settings(max_examples=8, deadline=None)

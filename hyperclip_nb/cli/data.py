@@ -9,6 +9,7 @@ __all__ = ['Directory', 'MaybeDirectory', 'Flag', 'Precision', 'Pictures', 'Acti
 # %% ../../nbs/9_cli/appendix/data.ipynb #52afbe91
 import os
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -160,6 +161,9 @@ class Features:
     workers: Annotated[int | None, tyro.conf.arg(metavar="INT")] = (
         None  # processes that decode; default: processors less one, at most 8
     )
+    # Whose workers encode in place of this process: local:N, tcp://HOST:PORT of a Dask scheduler, or FILE.yaml that
+    # describes a batch system (extra `cluster`); the pictures must lie under the same path there.
+    cluster: Annotated[str | None, tyro.conf.arg(metavar="WHERE")] = None
     batch: int = 64  # pictures per call of the model
     shard: int = 4096  # pictures per piece that is not done twice
     skip_bad: Flag = False  # leave missing and unreadable pictures out, list and count them, instead of stopping
@@ -170,11 +174,13 @@ class Features:
                 "expected --batch and --shard of at least 1 and --workers of at least 0, "
                 f"got {self.batch}, {self.shard} and {self.workers}"
             )
+        from hyperclip_nb.core.cluster import cluster_workers
         from hyperclip_nb.core.files import HyperclipError
         from hyperclip_nb.core.runs import check_device
         from hyperclip_nb.dataset.coco_tasks import read_objects
         from hyperclip_nb.dataset.encoders import ImageFolder
         from hyperclip_nb.dataset.features import BankIndex, build_bank
+        from hyperclip_nb.dataset.small_clip import reopen_encoder
         from hyperclip_nb.dataset.sources import coco_pool, read_tasks
         from hyperclip_nb.dataset.tasks import leave_out
 
@@ -200,17 +206,19 @@ class Features:
             flush=True,
         )
         try:
-            bank = build_bank(
-                self.out,
-                encoder,
-                tasks + pool,
-                ImageFolder(self.images, encoder.preprocessing),
-                dtype=self.dtype,
-                skip_bad=self.skip_bad,
-                shard=self.shard,
-                batch_size=self.batch,
-                workers=workers,
-            )
+            with cluster_workers(self.cluster) if self.cluster else nullcontext() as executor:
+                bank = build_bank(
+                    self.out,
+                    encoder,
+                    tasks + pool,
+                    ImageFolder(self.images.resolve(), encoder.preprocessing),
+                    dtype=self.dtype,
+                    skip_bad=self.skip_bad,
+                    shard=self.shard,
+                    batch_size=self.batch,
+                    workers=workers,
+                    elsewhere=(executor, reopen_encoder) if executor else None,
+                )
         except RuntimeError as error:  # the loader's own words for a process that was killed, mostly for want of memory
             if "DataLoader worker" not in str(error):
                 raise
