@@ -33,7 +33,8 @@ def page(
         "# Ask a question, get a network\n\n"
         "A question in words becomes the weights of a small network, which then answers it on pictures."
     )
-    code = f"from hyperclip_nb.explorer.widgets import explore\n\nexplore(run={run!r}, data={data!r}, seed={seed})"
+    call = f"explore(run={run!r}, data={data!r}, seed={seed}, own_page=True)"
+    code = f"from hyperclip_nb.explorer.widgets import explore\n\n{call}"
     cells = [
         {"cell_type": "markdown", "id": "title", "metadata": {}, "source": title},
         {"cell_type": "code", "id": "explorer", "metadata": {}, "source": code, "outputs": [], "execution_count": None},
@@ -77,7 +78,11 @@ class App:
     def __call__(self) -> None:
         self.check()
         with tempfile.TemporaryDirectory(prefix="hyperclip_nb-") as where:
-            self.serve(Path(where))
+            try:
+                self.serve(Path(where))
+            except KeyboardInterrupt:  # there is nothing to go on with
+                pass
+        print("the explorer has ended", flush=True)
 
     def check(self) -> None:
         "Raises `ValueError` for options that make no sense, and where something is missing."
@@ -146,6 +151,8 @@ class App:
                 f"--Voila.base_url={self.base_url}",
                 "--VoilaConfiguration.multi_kernel_manager_class=hyperclip_nb.cli.server.Places",
                 f"--Places.places={self.visitors}",
+                "--VoilaConfiguration.preheat_kernel=True",  # a kernel waits, its page drawn
+                "--VoilaConfiguration.default_pool_size=1",
                 "--Places.cull_idle_timeout=60",
                 "--Places.cull_interval=15",
                 "--strip_sources=True",

@@ -21,6 +21,7 @@ with extra("app"):
 
 # %% ../../nbs/9_cli/appendix/server.ipynb #afe46a65
 import re
+import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -99,26 +100,52 @@ class Places(AsyncMappingKernelManager):
     places = Integer(2, config=True, help="kernels at the same time")
     without_page = Integer(60, config=True, help="seconds that an idle kernel lives without a connection")
     untouched = Integer(3600, config=True, help="seconds that a kernel lives without a message")
-    starting = 0  # places that are given away, but have no kernel yet
+    starting: frozenset[str] = frozenset()  # places that are given away, but may have no kernel yet
+    ahead: frozenset[str] = frozenset()  # kernels that wait for a visitor, their page drawn
 
     def taken(self) -> int:
-        "How many places are in use."
-        return len(self.list_kernel_ids()) + self.starting
+        "How many visitors there are."
+        return len({*self.list_kernel_ids()} - self.ahead)
+
+    def forget_failed(self) -> None:
+        "A kernel that found no place ahead of time is made when a visitor comes."
+        for pool in getattr(self, "_pools", {}).values():
+            pool[:] = [task for task in pool if not task.done() or task.exception() is None]
 
     async def start_kernel(self, *args: Any, **kwargs: Any) -> str:  # type: ignore[override]  # as its parent does
         "Start a kernel where there is a place. Raises `Full`."
-        await self.cull_kernels()
-        if self.taken() >= self.places:
+        await self.end_unused()
+        if len({*self.list_kernel_ids()} | self.starting) >= self.places:
             raise Full
-        self.starting += 1
+        kernel_id = str(uuid.uuid4())
+        self.starting = self.starting | {kernel_id}
+        if kwargs.get("env", {}).get("VOILA_PREHEAT") == "True":
+            self.ahead = self.ahead | {kernel_id}
         try:
-            return await super().start_kernel(*args, **kwargs)
+            return await super().start_kernel(*args, **kwargs | {"kernel_id": kernel_id})
+        except BaseException:
+            self.ahead = self.ahead - {kernel_id}
+            raise
         finally:
-            self.starting -= 1
+            self.starting = self.starting - {kernel_id}
+
+    def give(self, kernel_id: str) -> None:
+        "A kernel that waited has its visitor."
+        self.ahead = self.ahead - {kernel_id}
 
     async def cull_kernels(self) -> None:
+        "End the kernels that nobody uses, and heat one for the next visitor where there is a place."
+        await self.end_unused()
+        fill: Any = getattr(self, "fill_if_needed", None)  # Voilà adds it
+        if fill and not self.ahead and len({*self.list_kernel_ids()} | self.starting) < self.places:
+            self.forget_failed()
+            fill(notebook_name=getattr(self, "notebook_path"))
+
+    async def end_unused(self) -> None:
         "End the kernels that nobody uses."
         for kernel_id in self.list_kernel_ids():
+            if kernel_id in self.ahead:
+                continue
             if (kernel := self._kernels.get(kernel_id)) is None or not hasattr(kernel, "last_activity"):
                 continue
             idle = datetime.now(timezone.utc) - kernel.last_activity
@@ -136,6 +163,7 @@ class VisitorPage(TornadoVoilaHandler):
         if path:  # nothing else is served here
             raise tornado.web.HTTPError(404)
         try:
+            self.kernel_manager.forget_failed()
             await super().get()
         except Full:
             places = self.kernel_manager.places
@@ -161,6 +189,15 @@ class Server(Voila):
         return settings
 
     def init_handlers(self) -> list:
+        kernels = self.kernel_manager
+        take = kernels.get_rendered_notebook
+
+        async def give(*args: Any, **kwargs: Any) -> Any:
+            found = await take(*args, **kwargs)
+            kernels.give(found[2])
+            return found
+
+        kernels.get_rendered_notebook = give
         return [
             (rule[0], VisitorPage, *rule[2:]) if rule[1] is TornadoVoilaHandler else rule
             for rule in super().init_handlers()

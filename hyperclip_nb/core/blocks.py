@@ -121,6 +121,7 @@ BOUNDS: dict[str, tuple[type, float, float]] = {  # of what can be set: its type
     "samples": (int, 1, 100),  # the same, at the command line and in Python
     "shots": (int, 0, 10),  # labelled examples of every answer
     "images": (int, 1, 500),  # on a sheet
+    "pictures": (int, 1, 200),  # in the explorer
     "seed": (int, 0, 2**31 - 1),
 }
 

@@ -111,7 +111,7 @@ def pictures_for(
     count: int = 24,
 ) -> tuple[list[str], list[int] | None]:  # image ids, right answers
     "Fresh pictures whose true answer is among those listed; mixed scenes and no truth where there are none."
-    if known := find_question(question):
+    if (known := find_question(question)) and {*answers} <= {*known.answers}:  # an answer that none has: no truth
         ids = (image_id(world_seed, known, i) for i in range(1_000, 1_000 + 40 * count))  # tasks use small numbers
         found = [(image, answers.index(truth)) for image in ids if (truth := scene_of(image)[2]) in answers][:count]
         if len(found) == count:
