@@ -44,8 +44,9 @@ def browser():
 class Visit:
     "A page, with everything that went wrong on it."
 
-    def __init__(self, browser, width=1280):
-        self.context = browser.new_context(viewport={"width": width, "height": 1000}, accept_downloads=True)
+    def __init__(self, browser, width=1280, **more):
+        size = {"width": width, "height": 1000}
+        self.context = browser.new_context(viewport=size, accept_downloads=True, **more)
         self.page, self.errors, self.elsewhere = self.context.new_page(), [], []
         self.page.set_default_timeout(PATIENCE)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -106,77 +107,172 @@ def end(process):
         process.kill()
 
 
+class Explorer:
+    "The explorer on a page, as a person finds it: by labels and roles."
+
+    def __init__(self, visit):
+        self.visit, self.page = visit, visit.page
+        self.page.wait_for_selector(".hn-sheet figure", timeout=5 * PATIENCE)
+        self.settled()
+
+    def settled(self):
+        "Wait until what is shown belongs to what is set, and may be played with."
+        self.page.wait_for_function(
+            "document.querySelector('.hn:not(.hn-stale) .hn-walk input:not(:disabled)') !== null"
+        )
+
+    def of(self, name):
+        return self.page.get_by_label(name, exact=True).first
+
+    def ask(self, question, answers=None):
+        self.of("Question").fill(question)
+        if answers is not None:
+            self.of("Answers").fill(answers)
+        self.of("Question").press("Enter")
+
+    def answers(self):
+        return self.page.locator(".hn-sheet figcaption").all_inner_texts()
+
+    def walk(self):
+        return self.page.locator("svg.hn-map polyline").nth(-1).get_attribute("points")
+
+    def right(self):
+        return self.visit.text(".hn-now b")
+
+
 def play(visit, tmp_path):
-    "What a newcomer does, in both places."
-    page, walk = visit.page, lambda: page.locator(".hn-map svg").nth(1).inner_html()
-    page.wait_for_selector(
-        ".hn-bars, button:text('Train'):visible", timeout=5 * PATIENCE
-    )  # without trained parts the notebook makes them
-    if not page.locator(".hn-bars").count():  # and the page offers it
-        page.get_by_role("button", name="Train", exact=True).click()
-        page.wait_for_selector(".hn-bars", timeout=5 * PATIENCE)
-    page.wait_for_selector(".hn-map svg >> nth=1")
-    field = lambda label: page.locator(".hn-explorer input[type=text]").nth({"Question": 0, "Answers": 1}[label])
-    slider = page.locator(".widget-hslider", has=page.get_by_text("γ", exact=True))
-    handle, shows = (
-        slider.locator(".noUi-handle"),
-        lambda: float(slider.locator(".widget-readout").inner_text() or "nan"),
-    )
+    "What a newcomer does, in both places, by keyboard and by mouse."
+    page, x = visit.page, Explorer(visit)
+    gamma, shows = x.of("γ guidance 1.5"), lambda: float(page.locator(".hn-gamma output").inner_text())
 
-    page.wait_for_selector(".widget-readout >> text=1.5")
-    before = walk()
-    handle.focus()
+    # γ: one step by keyboard, far by mouse; the strip marks it
+    before = x.walk()
+    gamma.focus()
     page.keyboard.press("ArrowLeft")
-    before, took = visit.until_changed(walk, before)
-    assert shows() < 1.5
+    before, took = visit.until_changed(x.walk, before)
     print(f"γ by keyboard: {took:.0f} ms")
-
-    box, at = handle.bounding_box(), shows()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.mouse.down()
-    page.mouse.move(box["x"] + 60, box["y"] + 6, steps=6)
-    page.mouse.up()
-    before, took = visit.until_changed(walk, before)
-    visit.until_changed(shows, at)
-    assert shows() > at
+    assert shows() == 1.4
+    box, present = gamma.bounding_box(), page.locator(".hn-strip .hn-present")
+    x.settled()
+    at = float(present.get_attribute("x1"))
+    page.mouse.click(box["x"] + 0.9 * box["width"], box["y"] + box["height"] / 2)
+    before, took = visit.until_changed(x.walk, before)
     print(f"γ by mouse: {took:.0f} ms")
+    x.settled()
+    assert shows() > 3 and float(present.get_attribute("x1")) > at
+    page.locator(".hn-arrow, .hn-map path").first.wait_for(state="attached")
 
-    pictures = lambda: page.locator(".hn-css style").nth(2).inner_html()
-    bars, drawn, began = visit.text(".hn-bars"), pictures(), time.perf_counter()
-    field("Question").fill("What colour is the background behind the STAR")
-    field("Question").press("Enter")
-    page.wait_for_selector(".hn-head >> text=What color is the background behind the star?")
+    # scrub the walk, and play it
+    last, step = x.answers(), page.locator(".hn-walk input[type=range]")
+    step.focus()
+    page.keyboard.press("Home")
+    assert "0 of 50" in visit.text(".hn-walk output") and x.answers() != last
+    print(f"scrub step: {page.evaluate(SCRUB):.1f} ms")
+    page.keyboard.press("End")
+    assert x.answers() == last
+    page.get_by_role("button", name="▶ Play").click()
+    page.get_by_role("button", name="⏸ Pause").wait_for()
+    page.get_by_role("button", name="▶ Play").wait_for()
+    assert x.answers() == last
+
+    # another question, spelt otherwise: its own answers come with it
+    x.ask("What colour is the background behind the STAR")
+    began = time.perf_counter()
+    page.wait_for_selector(".hn-title >> text=What color is the background behind the star?")
     print(f"another question: {1000 * (time.perf_counter() - began):.0f} ms")
-    assert visit.text(".hn-bars") != bars
-    visit.until_changed(pictures, drawn)
-    assert field("Answers").input_value().startswith("white, black")
-    assert page.locator(".hn-sheet figure").count() == 25 and len(re.findall("[✓✗]", visit.text(".hn-sheet"))) == 25
-    page.wait_for_function("document.querySelector('.hn-sheet i').clientWidth > 40")
+    x.settled()
+    assert x.of("Answers").input_value().startswith("white, black")
+    assert len(x.answers()) == 25 and len(re.findall("[✓✗]", visit.text(".hn-sheet"))) == 25
+    page.wait_for_function("document.querySelector('.hn-picture').clientWidth > 40")
+    assert page.locator(".hn-picture").first.get_attribute("aria-label").endswith("background")
 
-    field("Question").fill("")
-    field("Question").press("Enter")
+    # the map: hover tells, a click asks, a word finds
+    page.get_by_role("button", name="Zoom to the walk").click()
+    map_, dot = page.locator("svg.hn-map"), page.locator("svg.hn-map g path").nth(5)
+    spot = dot.bounding_box()
+    page.mouse.move(spot["x"] + spot["width"] / 2, spot["y"] + spot["height"] / 2)
+    page.wait_for_selector(".hn-tip img")
+    told = visit.text(".hn-tip span").splitlines()[0]
+    page.mouse.click(spot["x"] + spot["width"] / 2, spot["y"] + spot["height"] / 2)
+    page.wait_for_selector(f".hn-title >> text={told.split('?')[0]}?")
+    x.settled()
+    assert "A training question" in visit.text(".hn-note")
+    x.of("Find").fill("cat")
+    assert re.fullmatch(r"\d+ dots?", visit.text(".hn-tools .hn-soft"))
+    x.of("Find").fill("")
+    map_.focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    told = visit.text(".hn-tip span").splitlines()[0]
+    page.keyboard.press("Enter")
+    page.wait_for_selector(f".hn-title >> text={told.split('?')[0]}?")
+    x.settled()
+
+    # A and B: what another seed changes
+    page.get_by_role("button", name="Pin as A").click()
+    page.get_by_text("Settings", exact=True).click()
+    page.locator("input[id$=seed]").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector(".hn-scores >> text=A: ")
+    x.settled()
+    x.of("Show").select_option("changed")
+    assert (
+        page.locator(".hn-sheet figure:visible").count() == page.locator(".hn-sheet small:visible >> text=A: ").count()
+    )
+    x.of("Show").select_option("")
+    page.get_by_role("button", name="Unpin A").click()
+
+    # between two questions
+    page.get_by_text("Between two questions", exact=True).click()
+    x.of("From the question above to").fill("What size is the cat?")
+    page.get_by_role("button", name="Go there").click()
+    page.wait_for_selector(".hn-way >> text=turn over on the way")
+    x.of("Place on the way").focus()
+    page.keyboard.press("End")
+    page.wait_for_selector(".hn-scores >> text=on the way, at 1.0")
+
+    # a misspelt word, own answers, nonsense
+    x.ask("What color is the elefant?")
+    page.get_by_role("button", name="What color is the elephant?").first.click()
+    page.wait_for_selector(".hn-title >> text=What color is the elephant?")
+    x.settled()
+    x.of("Answers").fill("rd, bluee, green")
+    x.of("Answers").press("Enter")
+    page.wait_for_selector(".hn-note >> text=so nothing is scored")
+    assert not page.locator(".hn-scores table").count()
+    page.get_by_role("button", name="red, blue, green").click()
+    page.wait_for_selector(".hn-scores table")
+    x.ask("")
     page.wait_for_selector(".hn-say >> text=Expected a question, got an empty text.")
-    field("Question").fill("Is the 🐱 happy? <b>")
-    field("Question").press("Enter")
-    page.wait_for_selector(".hn-say >> text=give at least two")
-    field("Answers").fill("yes, no")
-    field("Answers").press("Enter")
-    page.wait_for_selector(".hn-status >> text=you are the judge")
+    assert page.locator(".hn-stale").count() and page.get_by_role("button", name="Download adapter").is_disabled()
+    x.ask("Is the 🐱 happy? <b>", "yes, no")
+    page.wait_for_selector(".hn-note >> text=you are the judge")
     assert not page.get_by_text("Traceback").count()
-
+    x.settled()
     with page.expect_download() as saved:
-        page.get_by_text("Download adapter").click()
+        page.get_by_role("button", name="Download adapter").click()
     file = tmp_path / saved.value.suggested_filename
     saved.value.save_as(file)
     tensors, about = load_tensors(file)
-    assert (
-        file.name == "is-the-happy-b.safetensors"
-        and about["answers"] == ["yes", "no"]
-        and about["gamma"] == shows()
-        or pytest.fail(f"{file.name}: {about}")
-    )
-    assert tensors["weights"].shape == (10, 4240)
+    assert file.name == "is-the-happy-b.safetensors" and about["answers"] == ["yes", "no"]
+    assert about["gamma"] == shows() and tensors["weights"].shape == (10, 4240)
+    check_access(page)
     assert visit.errors == [] and visit.elsewhere == []
+
+
+SCRUB = """() => { const step = document.querySelector('.hn-walk input[type=range]'); const times = [];
+for (let i = 0; i < 10; i++) { const began = performance.now(); step.value = i; step.dispatchEvent(new Event('input'));
+  document.body.offsetHeight; times.push(performance.now() - began); }
+return times.sort((a, b) => a - b)[5]; }"""
+
+
+def check_access(page):
+    "No serious fault that axe-core finds within the explorer."
+    axe = pytest.importorskip("axe_playwright_python", reason="needs axe-core: pip install axe-playwright-python")
+    page.evaluate((Path(axe.__file__).parent / "axe.min.js").read_text())
+    found = page.evaluate("axe.run('.hn', {resultTypes: ['violations']})")["violations"]
+    serious = [(one["id"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in ("serious", "critical")]
+    assert serious == []
 
 
 def run_all(page):
@@ -228,28 +324,79 @@ def test_in_jupyterlab(browser, tmp_path):
         end(server)
 
 
-def test_in_voila(browser, tmp_path):
+@pytest.fixture(scope="module")
+def voila(tmp_path_factory):
+    "The address of `hyperclip_nb app` with the shipped weights, its process and its port."
     pytest.importorskip("voila", reason="needs Voilà: pip install voila")
-    port, code = free_port(), "from hyperclip_nb.cli.commands import main; main()"
-    server = serve(
-        [sys.executable, "-c", code, "app", "--no-browser", "--port", str(port)],
-        f"http://127.0.0.1:{port}/health",
-        tmp_path,
-    )
-    try:
-        visit = Visit(browser, width=800)
-        address = re.search(r"http://\S+", (tmp_path / "server.log").read_text())[0]
-        visit.page.goto(address, wait_until="commit")
-        play(visit, tmp_path)
-        assert (
-            "import" not in visit.text("body") and not visit.page.locator(".jp-CodeMirrorEditor, .highlight").count()
-        )  # no source
-        health = lambda: json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/health"))
-        assert health()["visitors"] == 1
-        visit.page.close(run_before_unload=True)  # whoever leaves gives the place back
-        began = time.perf_counter()
-        while health()["visitors"]:
-            assert time.perf_counter() - began < PATIENCE / 1000
-            time.sleep(0.2)
-    finally:
-        end(server)
+    folder, port = tmp_path_factory.mktemp("voila"), free_port()
+    code = "from hyperclip_nb.cli.commands import main; main()"
+    command = [sys.executable, "-c", code, "app", "--no-browser", "--port", str(port), "--data", str(folder)]
+    server = serve(command, f"http://127.0.0.1:{port}/health", folder)
+    yield re.search(r"http://\S+", (folder / "server.log").read_text())[0], server, port
+    end(server)
+
+
+def leave(visit, port):
+    "Whoever leaves gives the place back."
+    health = lambda: json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/health"))
+    visit.page.close(run_before_unload=True)
+    began = time.perf_counter()
+    while health()["visitors"]:
+        assert time.perf_counter() - began < PATIENCE / 1000
+        time.sleep(0.2)
+
+
+def test_in_voila(browser, voila, tmp_path):
+    address, _, port = voila
+    visit = Visit(browser, width=800)
+    visit.page.goto(address, wait_until="commit")
+    play(visit, tmp_path)
+    text = visit.text("body")
+    assert "import" not in text and not visit.page.locator(".jp-CodeMirrorEditor, .highlight").count()  # no source
+    leave(visit, port)
+
+
+def test_the_address_is_the_choice(browser, voila):
+    "A link, back, forward and reload; the token leaves the address; a phone in the dark."
+    address, _, port = voila
+    visit = Visit(browser, width=390, color_scheme="dark")
+    visit.page.goto(f"{address}#question=What+color+is+the+cat%3F&gamma=3.0", wait_until="commit")
+    page, x = visit.page, Explorer(visit)
+    assert visit.text(".hn-title") == "What color is the cat?" and visit.text(".hn-gamma output") == "3.0"
+    assert "token" not in page.url and page.locator(".hn[data-theme=dark]").count() == 1
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing to the side
+    x.ask("What size is the dog?")
+    page.wait_for_url("**dog**")
+    x.settled()
+    page.go_back()
+    page.wait_for_selector(".hn-title >> text=What color is the cat?")
+    page.go_forward()
+    page.wait_for_selector(".hn-title >> text=What size is the dog?")
+    x.settled()
+    check_access(page)
+    page.reload(wait_until="commit")
+    x = Explorer(visit)
+    page.wait_for_selector(".hn-title >> text=What size is the dog?")
+    assert visit.errors == [] and visit.elsewhere == []
+    leave(visit, port)
+
+
+def test_two_visitors_and_a_server_that_ends(browser, voila):
+    "Visitors don't see each other's choices; when the server ends, numbers are dimmed and a sentence says why."
+    address, server, _ = voila
+    visits = []
+    for question in ("What color is the cat?", "What size is the dog?"):
+        visit = Visit(browser)
+        visit.page.goto(f"{address}#question={question.replace(' ', '+')}", wait_until="commit")
+        visits.append(visit)
+    both = [Explorer(visit) for visit in visits]
+    assert [visit.text(".hn-title") for visit in visits] == ["What color is the cat?", "What size is the dog?"]
+    both[0].ask("Where is the cat?")
+    visits[0].page.wait_for_selector(".hn-title >> text=Where is the cat?")
+    assert visits[1].text(".hn-title") == "What size is the dog?"
+    end(server)
+    both[1].ask("Where is the dog?")
+    for visit in visits:  # one asked, one only waits
+        visit.page.wait_for_selector(".hn-say >> text=There is no answer")
+        assert visit.page.locator(".hn.hn-stale").count() == 1
+        visit.page.close()

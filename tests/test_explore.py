@@ -1,6 +1,8 @@
 "The explorer without a browser: what it shows is what is measured elsewhere, and bad input ends in a sentence."
 
+import io
 import json
+import re
 import time
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import structs
+from PIL import Image
 
 from hyperclip_nb.basenet.network import set_accuracy
 from hyperclip_nb.cli.app import page
@@ -25,7 +29,6 @@ from hyperclip_nb.evaluation.pretrained import TextToWeights
 from hyperclip_nb.evaluation.shipped import Shipped
 from hyperclip_nb.evaluation.wording import split_answers
 from hyperclip_nb.explorer.choice import NUMBERS, Choice
-from hyperclip_nb.explorer.drawing import Frame, path_layer
 from hyperclip_nb.explorer.explore import (
     ALL_STEPS,
     LABELS,
@@ -35,8 +38,10 @@ from hyperclip_nb.explorer.explore import (
     check_trainable,
     train_parts,
 )
-from hyperclip_nb.explorer.fields import controls
-from hyperclip_nb.explorer.panels import bars, sheet, sprite
+from hyperclip_nb.explorer.page import ASSETS, HELD_OUT, describe, png, read_held_out, shown_data
+from hyperclip_nb.explorer.play import GAMMAS, between, frames, measure_held_out, over_gamma
+from hyperclip_nb.explorer.scores import HeldOut, agreement, count_votes, opening, wilson, wins
+from hyperclip_nb.explorer.suggest import did_you_mean
 from hyperclip_nb.explorer.widgets import ExplorerBox, explore
 from hyperclip_nb.hypernet.metatrain import Adaptation
 
@@ -65,10 +70,17 @@ def question(x, family="color"):
 def same(a, b):
     return (
         torch.equal(a.weights, b.weights)
-        and np.array_equal(a.walk, b.walk)
+        and torch.equal(a.walk, b.walk)
         and a.given == b.given
-        and a.accuracy == b.accuracy
+        and a.scores == b.scores
     )
+
+
+def told(box, **change):
+    "What the page does when somebody changes something."
+    box.choice = {**box.world["usual"], **box.shown.get("choice", {}), **change, "turn": box.turn + 1}
+    box.play()
+    return box.shown
 
 
 # What is shown is what is measured
@@ -78,8 +90,8 @@ def test_accuracies_are_those_of_the_table(explorer, x):
     for row, task in list(enumerate(x.sets["test"].tasks))[::60]:
         shown, one = explorer.show(Choice(question=task.question)), x.sets["test"]
         score = lambda w: pytest.approx(100 * set_accuracy(w, one, x.net)[row].item(), abs=1e-3)
-        assert shown.accuracy[LABELS["clip"]] == score(torch.zeros(1, x.net.size))
-        assert shown.accuracy[LABELS["multitask"]] == score(x.multitask(0).z0[None].detach())
+        assert shown.score("clip").percent == score(torch.zeros(1, x.net.size))
+        assert shown.score("multitask").percent == score(x.multitask(0).z0[None].detach())
         assert (
             shown.asked.seen == "test"
             and shown.asked.tasks is one
@@ -93,8 +105,10 @@ def test_the_adapted_latent_is_that_of_the_few_shot_row(explorer, x):
     scores = few_shot_scores(x.generator("hvae", 0), start, x.sets["val"], ["all"], how)["all"]
     differ = 0
     for row in range(0, len(x.sets["val"]), 30):
-        shown = explorer.show(Choice(question=x.sets["val"].tasks[row].question))
-        differ += abs(shown.accuracy[LABELS["target"]] - scores[row].item())
+        asked = explorer.ask(x.sets["val"].tasks[row].question)
+        z = explorer.target(asked.question, asked.answers, "hvae")
+        given = explorer.answer(explorer.generate(Choice(question="?"), z[None])[None], asked)[0][0].tolist()
+        differ += abs(explorer.score("target", "", given, asked)[0].percent - scores[row].item())
     assert differ <= 4  # batches of another size round differently, which may turn one picture
 
 
@@ -111,13 +125,13 @@ def test_more_samples_do_not_change_the_first_ones(explorer, x):
     torch.testing.assert_close(ten, more[:10], rtol=1e-5, atol=1e-5)
     assert len(more) == 13 and (more[10:] - ten[:3]).abs().max() > 0.1  # the others are new
     few, many = (explorer.show(Choice(question=question(x), networks=n, seed=7)).walk for n in (2, 12))
-    np.testing.assert_allclose(few, many[:, :2], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(few, many[:, :2], rtol=1e-4, atol=1e-4)
 
 
 def test_the_walk_ends_where_the_weights_come_from(explorer, x):
     for choice in (Choice(question=question(x), networks=2), Choice(question=question(x), guidance="hyperclip")):
         shown = explorer.show(choice)
-        assert np.array_equal(shown.walk[-1], shown.more[-1]) and len(shown.walk) == choice.steps + 1
+        assert torch.equal(shown.walk[-1], shown.more[-1]) and len(shown.walk) == choice.steps + 1
         assert shown.walk.shape[1] == len(shown.weights) == (2 if choice.guidance == "hyperldm" else 1)
 
 
@@ -149,30 +163,20 @@ def test_each_setting_changes_the_networks(explorer, x):
 
 
 def test_without_guidance_the_question_does_not_matter(explorer, x):
-    path = lambda text: explorer.walk(Choice(question=text, gamma=0.0, seed=3), explorer.ask(text))
+    path = lambda of: explorer.walk(Choice(question="?", gamma=0.0, seed=3), "the same noise", of.embedding)
     a, b = (explorer.ask(question(x, family)) for family in ("color", "count"))
-    torch.manual_seed(0)
-    ldm = x.hyperldm("hvae", 0)
-    ends = [
-        ldm.generate(
-            x.condition("hvae", 0, {x.recipe.question: asked.embedding}),
-            gamma=0.0,
-            clamp=x.recipe.clamp,
-            generator=torch.Generator().manual_seed(0),
-        )
-        for asked in (a, b)
-    ]
-    assert torch.equal(*ends) and path(a.question).shape == path(b.question).shape
+    assert torch.equal(path(a), path(b))
 
 
 def test_examples_move_the_latent(explorer, x):
     walks = {n: explorer.show(Choice(question=question(x), shots=n, networks=2)) for n in (0, 1, 5, 10)}
     assert all(len(shown.more) == (SHOT_STEPS + 1 if n else 1) for n, shown in walks.items())
-    assert all(np.array_equal(walks[0].walk, shown.walk) for shown in walks.values())
+    assert all(torch.equal(walks[0].walk, shown.walk) for shown in walks.values())
     ends = [shown.more[-1] for shown in walks.values()]
-    assert all(not np.allclose(a, b) for i, a in enumerate(ends) for b in ends[:i])
-    labels = [next(label for label in shown.accuracy if label.startswith("generated")) for shown in walks.values()]
+    assert all(not torch.allclose(a, b) for i, a in enumerate(ends) for b in ends[:i])
+    labels = [shown.score("words").label for shown in walks.values()]
     assert labels[0] == LABELS["words"] and len(set(labels)) == 4
+    assert all(str(shown.labelled) in label for shown, label in zip(walks.values(), labels) if shown.labelled)
 
 
 def test_a_training_question_is_not_its_own_neighbour(explorer, x):
@@ -215,18 +219,17 @@ def test_what_can_not_be_asked_is_refused_in_a_sentence(explorer, box, question,
         with pytest.raises(ValueError, match=said):
             task_for(question, answers)
     assert "\n" not in str(error.value) and len(str(error.value)) < 250
-    box.form.fields["answers"].value = ", ".join(answers)
-    box.form.fields["question"].value = question
-    box.refresh()
-    assert "hn-say" in box.note.value and "hn-stale" in box.results._dom_classes and "Traceback" not in box.note.value
+    if answers or not question.strip():  # without answers the page takes those of a family
+        shown = told(box, question=question, answers="; ".join(answers) + ";")
+        assert box.said["error"] and shown["turn"] < box.said["turn"] == box.turn
+        assert "Traceback" not in box.said["error"] and "\n" not in box.said["error"]
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.text(max_size=80), st.text(max_size=80))
 def test_any_text_is_answered(box, question, answers):
-    box.form.fields["question"].value, box.form.fields["answers"].value = question, answers
-    box.refresh()
-    assert ("hn-say" in box.note.value) != (" ms</small>" in box.note.value)
+    shown = told(box, question=question, answers=answers)
+    assert bool(box.said) != (shown["turn"] == box.turn)
 
 
 def test_words_that_nobody_taught_are_named(explorer):
@@ -237,13 +240,13 @@ def test_words_that_nobody_taught_are_named(explorer):
         and "can't tell these answers apart: 🙂, 🙃" in asked.notes[1]
         and "judge" in asked.notes[2]
     )
-    assert explorer.show(Choice(question="Is the 🐱 happy?", answers=("🙂", "🙃"))).accuracy == {}
+    assert explorer.show(Choice(question="Is the 🐱 happy?", answers=("🙂", "🙃"))).scores == []
 
 
 def test_answers_are_split_as_people_write_them():
     assert split_answers(" red, light blue,green,yellow,, ") == ("red", "light blue", "green", "yellow")
-    for between in (";", "\n", " ;\r\n", ";;"):  # then a comma may be part of an answer
-        assert split_answers(f"1,000{between} black, white {between}red,") == ("1,000", "black, white", "red")
+    for mark in (";", "\n", " ;\r\n", ";;"):  # then a comma may be part of an answer
+        assert split_answers(f"1,000{mark} black, white {mark}red,") == ("1,000", "black, white", "red")
     assert split_answers("red,blue;") == split_answers("red,blue\n") == ("red", "blue")
     assert split_answers(" , ;") == split_answers("\n") == ()
 
@@ -284,10 +287,10 @@ def test_settings_are_checked(wrong):
 
 
 def test_every_door_has_the_same_bounds():
-    fields = controls()
-    assert set(fields) == set(Choice.__dataclass_fields__)
+    page = (ASSETS / "explorer.js").read_text()
     for name, (_, least, largest) in ((name, BOUNDS[name]) for name in NUMBERS):
-        assert least <= fields[name].min < fields[name].max <= largest
+        if slider := re.search(rf'\b{name}: \["[^"]+", ([\d.]+), ([\d.]+)', page):  # the page's sliders lie inside
+            assert least <= float(slider[1]) < float(slider[2]) <= largest
         for end in (least, largest):
             assert getattr(Choice(question="?", **{name: end}), name) == end
         for beyond in (least - 1, largest + 1):
@@ -296,11 +299,8 @@ def test_every_door_has_the_same_bounds():
 
 
 def test_weights_that_are_not_finite_are_never_scored(explorer, x):
-    asked = explorer.ask(question(x))
     with pytest.raises(ValueError, match="expected finite weights"):
-        explorer.networks(
-            Choice(question=question(x)), asked, torch.full((2, x.generator("hvae", 0).latent_size), torch.nan)
-        )
+        explorer.generate(Choice(question="?"), torch.full((2, x.generator("hvae", 0).latent_size), torch.nan))
 
 
 # What one takes home, and what is not there
@@ -330,11 +330,7 @@ def test_missing_parts_are_offered_not_trained(x, tmp_path):
     with pytest.raises(RunError, match="expected the trained part"):
         Explorer(x, seed=77).show(Choice(question=question(x)))
     for box in (ExplorerBox(tmp_path / "no-such-run"), explore(x, seed=77)):
-        assert (
-            "not trained yet" in box.working.doing.value
-            and box.working.layout.display is None
-            and not box.working.train.disabled
-        )
+        assert box.work["state"] == "offer" and "not trained yet" in box.work["what"] and box.said["error"]
     assert not (tmp_path / "no-such-run").exists()
 
 
@@ -385,8 +381,8 @@ def test_what_training_would_spoil_is_left_alone(x, tmp_path, kind):
     folder = made(tmp_path / "run", kind, x)
     before = content(folder)
     box = ExplorerBox(folder)
-    assert box.working.layout.display == "none" and box.shown is None
-    assert "hn-say" in box.note.value and "Traceback" not in box.note.value and len(box.note.value) < 600
+    assert not box.work and not box.shown
+    assert "Traceback" not in box.said["error"] and 10 < len(box.said["error"]) < 600
     with pytest.raises((HyperclipError, OSError)):
         check_trainable(folder)
     with pytest.raises((HyperclipError, OSError)):
@@ -402,13 +398,14 @@ def test_what_may_be_trained(x, tmp_path):
 
 def test_training_can_be_interrupted(tmp_path):
     box = ExplorerBox(tmp_path / "no-such-run", str(tmp_path))
-    box.start_training()
-    assert box.working.train.disabled and not box.working.stop.disabled and box.working.bar.layout.display is None
+    box.train()
+    assert box.work["state"] == "running" and box.worker is not None
+    box.train()  # twice is once
     box.worker.stop()
     deadline = time.monotonic() + 60
     while box.worker is not None and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert box.worker is None and not box.working.train.disabled and "not trained yet" in box.working.doing.value
+    assert box.worker is None and box.work["state"] == "offer" and box.work["why"] == "Interrupted."
 
 
 @pytest.mark.parametrize(
@@ -435,31 +432,46 @@ def test_the_command_says_what_is_wrong(capsys, monkeypatch, arguments, said):
 
 
 def test_the_page_is_a_notebook_that_shows_the_explorer():
-    assert page("a'b", None, 3)["cells"][1]["source"].endswith('explore(run="a\'b", data=None, seed=3)')
+    assert page("a'b", None, 3)["cells"][1]["source"].endswith('explore(run="a\'b", data=None, seed=3, own_page=True)')
     nbformat.validate(nbformat.from_dict(page()))
 
 
-# Pictures
+# Pictures and words
+
+
+def test_pictures_keep_their_place_and_are_described(x):
+    with pytest.raises(ValueError, match="uint8"):
+        png(np.zeros((2, 4, 4, 3)))
+    images = np.random.default_rng(0).integers(0, 255, (27, 4, 4, 3)).astype(np.uint8)
+    sheet = np.asarray(Image.open(io.BytesIO(png(images))))
+    assert sheet.shape == (8, 100, 3) and (sheet[4:, 4:8] == images[26]).all() and (sheet[:4, 96:] == images[24]).all()
+    for task in x.sets["test"].tasks[::25]:
+        image, label = task.query[0]
+        if task.family in ("color", "background", "pattern"):
+            assert task.answers[label] in describe(image)
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.text(max_size=20), min_size=1, max_size=4), st.data())
-def test_text_never_becomes_markup(answers, data):
-    pick = st.lists(st.integers(0, len(answers) - 1), min_size=3, max_size=3)
-    given_, before, truth = (data.draw(pick) for _ in range(3))
-    html = sheet([f"<b>{answer}&" for answer in answers], given_, before, truth, "s")
-    assert "<b>" not in html and html.count("<figure") == 3
-    assert html.count("✓") >= sum(g == t for g, t in zip(given_, truth))
-    assert "<i>" not in bars({"<i>": 3.0}, "")
+@given(st.integers(1, 200), st.data())
+def test_intervals_hold_what_they_are_about(count, data):
+    right = data.draw(st.integers(0, count))
+    low, high = wilson(right, count)
+    assert 0 <= low <= 100 * right / count <= high <= 100 and high - low < 100
+    assert wilson(count - right, count) == pytest.approx((100 - high, 100 - low))
 
 
-def test_pictures_keep_their_place():
-    with pytest.raises(ValueError, match="uint8"):
-        sprite(np.zeros((2, 4, 4, 3)), "s")
-    frame = Frame.around(np.array([[0.0, 0.0], [1.0, 1.0]]))
-    with pytest.raises(ValueError, match="finite"):
-        path_layer(frame, np.full((2, 1, 2), np.nan))
-    assert path_layer(frame, np.zeros((2, 3, 2))).count("<polyline") == 3
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_votes_count_every_network_once(data):
+    networks, pictures, answers = (data.draw(st.integers(*ends)) for ends in ((1, 12), (1, 9), (2, 5)))
+    one = st.lists(st.integers(0, answers - 1), min_size=pictures, max_size=pictures)
+    each, truth = [data.draw(one) for _ in range(networks)], data.draw(one)
+    votes = count_votes(each, answers)
+    assert [sum(row) for row in votes] == [networks] * pictures
+    given_ = [row.index(max(row)) for row in votes]
+    found = agreement(votes, given_, truth)
+    assert found.agreed[1] + found.split[1] == pictures
+    assert found.agreed[0] + found.split[0] == sum(g == t for g, t in zip(given_, truth))
 
 
 @pytest.mark.parametrize(
@@ -501,13 +513,161 @@ def test_without_a_run_the_shipped_weights_answer(tmp_path, monkeypatch):
     "Nothing is trained, and no picture is drawn but those that are shown."
     monkeypatch.setattr("hyperclip_nb.dataset.sources.build_bank", lambda *a, **k: pytest.fail("a bank was asked for"))
     box = explore(data=tmp_path)
-    assert box.shown is not None and isinstance(box.explorer.experiment, Shipped) and not [*tmp_path.iterdir()]
-    question = box.shown.asked.question
+    assert box.shown and isinstance(box.explorer.experiment, Shipped) and not [*tmp_path.iterdir()]
+    question = box.shown["question"]
     shown = box.explorer.show(Choice(question=question, steps=100))  # all of the sampler's steps
     assert torch.allclose(shown.weights, TextToWeights.from_pretrained("scenes").weights(question), atol=1e-5)
-    assert LABELS["multitask"] not in box.shown.accuracy and LABELS["target"] in box.shown.accuracy
-    assert any("ship with the package" in note for note in box.shown.asked.notes)
+    assert [score["who"] for score in box.shown["scores"]] == ["clip", "words"] and box.more["target_score"]
+    assert box.world["shipped"]
     with pytest.raises(RunError, match="train a run for the others"):
         box.explorer.show(Choice(question=question, kind="hnet"))
     with pytest.raises(RunError, match="train a run for the others"):
         box.explorer.show(Choice(question=question, guidance="hyperclip"))
+
+
+# With the shipped weights: what the page is made of
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    return Explorer(Shipped())
+
+
+def first(explorer, family="color"):
+    return next(task.question for task in explorer.experiment.sets["test"].tasks if task.family == family)
+
+
+def test_the_record_is_about_these_weights_and_true(shipped):
+    found = read_held_out(shipped)
+    assert found is not None, "the weights have changed: run benchmarks/held_out.py"
+    tests = {task.question: task for task in shipped.experiment.sets["test"].tasks}
+    assert {held.question for held in found.of("test")} == set(tests) and len(found.of("val")) == 114
+    assert sum(wins(found.of("test"))) == len(tests)
+    of = {held.question: held for held in found.questions}
+    differ = 0
+    for question in list(tests)[::40]:
+        shown = shipped.show(Choice(question=question))
+        differ += abs(shown.score("words").right - of[question].words) + abs(
+            shown.score("clip").right - of[question].clip
+        )
+    assert differ <= 2  # another processor may turn a picture
+
+
+def test_the_opening_question_is_chosen_on_validation(shipped):
+    found = read_held_out(shipped)
+    changed = [held if held.split == "val" else structs.replace(held, words=0, clip=25) for held in found.questions]
+    other = HeldOut(found.weights, changed)  # whatever the test scores are, the same questions come first
+    names = lambda of: {kind: held.question for kind, held in opening(of).items()}
+    assert names(found) == names(other) and len({*names(found).values()}) == 2
+    assert {held.split for held in opening(found).values()} == {"test"}
+
+
+def test_a_record_of_other_weights_is_not_believed(shipped, tmp_path, monkeypatch):
+    stranger = json.loads(HELD_OUT.read_text()) | {"weights": "0" * 64}
+    (tmp_path / "held_out.json").write_text(json.dumps(stranger))
+    monkeypatch.setattr("hyperclip_nb.explorer.page.HELD_OUT", tmp_path / "held_out.json")
+    assert read_held_out(shipped) is None
+
+
+def test_measuring_is_asking(shipped):
+    held = next(measure_held_out(shipped, ["val"]))
+    shown = shipped.show(Choice(question=held.question))
+    assert (held.words, held.clip) == (shown.score("words").right, shown.score("clip").right) and held.split == "val"
+
+
+def test_a_choice_is_an_address():
+    for choice in (
+        Choice(question="a&b=c#?", answers=("x; y", "ü"), gamma=0.0, seed=3),
+        Choice(question="", shots=2, kind="hnet", other="why?"),
+    ):
+        again = Choice.read("#" + choice.address())
+        assert again.settings() == choice.settings() and (again.question, again.other) == (
+            choice.question,
+            choice.other,
+        )
+    assert Choice(question="why?", answers=("yes", "1,000")).address() == "question=why%3F&answers=yes%3B+1%2C000"
+    with pytest.raises(ValueError, match="settings: expected question"):
+        Choice.read("question=why&token=secret")
+
+
+def test_the_page_tells_an_address_that_shows_the_same(shipped):
+    for choice in (
+        Choice(question=first(shipped), gamma=2.5, seed=4, pictures=30),
+        Choice(question=first(shipped), answers=("blue", "red")),
+        Choice(question="Is it 🐱?", answers=("1,000", "none")),
+    ):
+        data = shown_data(shipped.show(choice), shipped)
+        again = shown_data(shipped.show(Choice.read(data["address"])), shipped)
+        fields = shown_data(shipped.show(Choice.read(data["choice"])), shipped)
+        assert data == again == fields
+
+
+def test_answers_that_nothing_has_are_not_scored(shipped):
+    for answers in (("rd", "bluee", "green"), ("red", "sad")):
+        shown = shipped.show(Choice(question=first(shipped), answers=answers))
+        assert not shown.scores and "so nothing is scored" in shown.asked.notes[0]
+    data = shown_data(shipped.show(Choice(question=first(shipped), answers=("rd", "bluee", "green"))), shipped)
+    assert data["meant"] == {"answers": "red, blue, green"} and data["truth"] is None
+    with pytest.raises(ValueError, match="different answers"):
+        shipped.ask(first(shipped), ("red", "RED"))
+    some = shipped.ask(first(shipped), ("Red", "blue"))
+    assert some.scored and "Only pictures" in some.notes[0] and {*some.truth} <= {0, 1}
+
+
+def test_more_pictures_begin_with_the_same_ones(shipped):
+    few, many = (shipped.show(Choice(question=first(shipped), pictures=n)) for n in (25, 60))
+    assert many.asked.images[:25] == few.asked.images and many.given[:25] == few.given and len(many.given) == 60
+    assert (
+        many.scores[0].interval[1] - many.scores[0].interval[0] < few.scores[0].interval[1] - few.scores[0].interval[0]
+    )
+
+
+def test_the_walk_ends_with_what_is_shown_and_the_strip_goes_through_it(shipped):
+    for choice in (Choice(question=first(shipped), shots=2), Choice(question=first(shipped), gamma=2.0, networks=3)):
+        shown = shipped.show(choice)
+        steps = frames(shipped, shown)
+        assert (
+            steps.given[-1] == shown.given
+            and steps.at[0] == 0
+            and steps.at[-1] == len(shown.walk) + len(shown.more) - 2
+        )
+        assert len(steps.matrices) == len(steps.at) + 1
+    strip = over_gamma(shipped, choice)
+    assert strip[GAMMAS.index(2.0)].right == shown.score("words").right and len(strip) == len(GAMMAS)
+    assert over_gamma(shipped, Choice(question="Is it 🐱?", answers=("yes", "no"))) == []
+
+
+def test_the_way_to_another_question_has_both_ends(shipped):
+    a, b = first(shipped), first(shipped, "size")
+    way = between(shipped, Choice(question=a, other=b))
+    for given_ in way.given.values():
+        assert given_[0][0] == shipped.show(Choice(question=a)).given
+    assert way.given["embedding"][0][-1] == way.given["latent"][0][-1]
+    same = between(shipped, Choice(question=a, other=a))
+    assert all(given_[0] == [given_[0][0]] * 11 for given_ in same.given.values())
+
+
+def test_what_was_meant_is_offered(shipped):
+    box = ExplorerBox(Path("no-such-run"), usual=True)
+    told(box, question="What color is the elefant?", answers="", fresh=True)
+    assert box.shown["meant"] == {"question": "What color is the elephant?"} and box.shown["answers"][0] == "red"
+    assert "resembles" in " ".join(box.shown["notes"])  # and the family's answers are taken
+    told(box, question=first(shipped), answers="x, y", fresh=True)
+    assert box.shown["answers"] == list(shipped.ask(first(shipped)).answers)  # nobody's own answers stick
+    assert did_you_mean("What color is the cat?", []) is None
+
+
+def test_the_file_is_of_what_is_shown(shipped):
+    box, sent = ExplorerBox(Path("no-such-run"), usual=True), []
+    box.send = lambda content, buffers=None: sent.append((content, buffers))
+    told(box, gamma=3.0)
+    told(box, question="")  # refused: what is shown stays
+    box._heard(box, {"kind": "adapter"}, [])
+    (content, (file,)) = sent[-1]
+    assert content["name"].endswith(".safetensors")
+    assert b'"gamma":3.0' in file[:4000].replace(b" ", b"")
+    for wrong in ({"kind": "thumbnail", "row": -1}, {"kind": "thumbnail", "row": "x"}, {"kind": "boo"}, {}):
+        box._heard(box, wrong, [])
+    assert len(sent) == 1
+    box._heard(box, {"kind": "thumbnail", "row": 3}, [])
+    assert sent[-1][1][0].startswith(b"\x89PNG")

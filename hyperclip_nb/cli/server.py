@@ -130,8 +130,9 @@ class Places(AsyncMappingKernelManager):
             self.starting = self.starting - {kernel_id}
 
     def give(self, kernel_id: str) -> None:
-        "A kernel that waited has its visitor."
+        "A kernel that waited has its visitor, whose minute to connect begins now."
         self.ahead = self.ahead - {kernel_id}
+        self._kernels[kernel_id].last_activity = datetime.now(timezone.utc)
 
     async def cull_kernels(self) -> None:
         "End the kernels that nobody uses, and heat one for the next visitor where there is a place."

@@ -369,7 +369,7 @@ export function mount(el, source) {
   }
 
   // --- how well, and what --------------------------------------------------------------------------------------
-  const title = h("h3", { class: "hn-title" });
+  const title = h("h2", { class: "hn-title" });
   const scores = h("div", { class: "hn-scores" });
   const agree = h("p", { class: "hn-agree" });
   const pin = h("button", { type: "button", onclick: () => { pinned = pinned ? null : shown; draw(); } }, "Pin as A");
@@ -528,7 +528,7 @@ export function mount(el, source) {
     pin.textContent = pinned ? "Unpin A" : "Pin as A";
     pin.setAttribute("aria-pressed", !!pinned);
     morePictures.textContent = choice.pictures >= 200 ? "25 pictures" : "More pictures (200)";
-    near.replaceChildren(h("h3", {}, "Nearest training questions"), h("ol", { class: "hn-near" }, shown.near.map((row) => h("li", {}, chip(world.training[row][0], { class: "hn-link" }, () => askFor(world.training[row][0]))))),
+    near.replaceChildren(h("h2", {}, "Nearest training questions"), h("ol", { class: "hn-near" }, shown.near.map((row) => h("li", {}, chip(world.training[row][0], { class: "hn-link" }, () => askFor(world.training[row][0]))))),
       h("small", {}, "numbered on the map; ○ where the walk begins", more && more.target ? "; ✕ the latent adapted to 50 labelled pictures" : ""));
     drawPictures();
     drawView();
