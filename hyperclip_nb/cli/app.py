@@ -140,8 +140,11 @@ class App:
                 opened.write_text(f'<meta http-equiv="refresh" content="0; url={address}">', encoding="utf-8")
                 threading.Thread(target=webbrowser.open, args=[opened.as_uri()], daemon=True).start()
 
-        no_files = Config(VoilaConfiguration={"file_allowlist": []})  # the page needs none of this machine
-        server = Server.instance(config=no_files, token=token, tornado_settings={"headers": HEADERS})
+        # The page needs no file of this machine, and of all that is installed beside JupyterLab only the widgets.
+        needs = ["@jupyter-widgets/jupyterlab-manager", "@voila-dashboards/widgets-manager8", "anywidget"]
+        config = Config(VoilaConfiguration={"file_allowlist": [], "extension_allowlist": needs})
+        tornado = {"headers": HEADERS, "ws_ping_interval": 30_000, "ws_ping_timeout": 30_000}  # milliseconds
+        server = Server.instance(config=config, token=token, tornado_settings=tornado)
         server.public, server.own, server.announce = tuple(map(str.lower, self.host)), here, announce
         server.initialize(
             [
@@ -157,7 +160,7 @@ class App:
                 "--Places.cull_interval=15",
                 "--strip_sources=True",
                 "--show_tracebacks=False",
-                "--Voila.log_level=WARN",
+                "--Voila.log_level=ERROR",
             ]
         )
         server.start()

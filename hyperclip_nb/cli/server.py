@@ -121,8 +121,9 @@ class Places(AsyncMappingKernelManager):
         self.starting = self.starting | {kernel_id}
         if kwargs.get("env", {}).get("VOILA_PREHEAT") == "True":
             self.ahead = self.ahead | {kernel_id}
+        quiet = ["--IPKernelApp.log_level=ERROR"]  # that it listens without encryption: only on this machine
         try:
-            return await super().start_kernel(*args, **kwargs | {"kernel_id": kernel_id})
+            return await super().start_kernel(*args, **kwargs | {"kernel_id": kernel_id, "extra_arguments": quiet})
         except BaseException:
             self.ahead = self.ahead - {kernel_id}
             raise
