@@ -232,9 +232,9 @@ def play(visit, tmp_path):
     page.wait_for_selector(".hn-scores >> text=on the way, at 1.0")
 
     # a misspelt word, own answers, nonsense
-    x.ask("What color is the elefant?")
-    page.get_by_role("button", name="What color is the elephant?").first.click()
-    page.wait_for_selector(".hn-title >> text=What color is the elephant?")
+    x.ask("What color is the umbrela?")
+    page.get_by_role("button", name="What color is the umbrella?").first.click()
+    page.wait_for_selector(".hn-title >> text=What color is the umbrella?")
     x.settled()
     x.of("Answers").fill("rd, bluee, green")
     x.of("Answers").press("Enter")
@@ -365,18 +365,18 @@ def test_the_address_is_the_choice(browser, voila):
     assert visit.text(".hn-title") == "What color is the cat?" and visit.text(".hn-gamma output") == "3.0"
     assert "token" not in page.url and page.locator(".hn[data-theme=dark]").count() == 1
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")  # nothing to the side
-    x.ask("What size is the dog?")
-    page.wait_for_url("**dog**")
+    x.ask("What size is the horse?")
+    page.wait_for_url("**horse**")
     x.settled()
     page.go_back()
     page.wait_for_selector(".hn-title >> text=What color is the cat?")
     page.go_forward()
-    page.wait_for_selector(".hn-title >> text=What size is the dog?")
+    page.wait_for_selector(".hn-title >> text=What size is the horse?")
     x.settled()
     check_access(page)
     page.reload(wait_until="commit")
     x = Explorer(visit)
-    page.wait_for_selector(".hn-title >> text=What size is the dog?")
+    page.wait_for_selector(".hn-title >> text=What size is the horse?")
     assert visit.errors == [] and visit.elsewhere == []
     leave(visit, port)
 
@@ -385,17 +385,17 @@ def test_two_visitors_and_a_server_that_ends(browser, voila):
     "Visitors don't see each other's choices; when the server ends, numbers are dimmed and a sentence says why."
     address, server, _ = voila
     visits = []
-    for question in ("What color is the cat?", "What size is the dog?"):
+    for question in ("What color is the cat?", "What size is the horse?"):
         visit = Visit(browser)
         visit.page.goto(f"{address}#question={question.replace(' ', '+')}", wait_until="commit")
         visits.append(visit)
     both = [Explorer(visit) for visit in visits]
-    assert [visit.text(".hn-title") for visit in visits] == ["What color is the cat?", "What size is the dog?"]
+    assert [visit.text(".hn-title") for visit in visits] == ["What color is the cat?", "What size is the horse?"]
     both[0].ask("Where is the cat?")
     visits[0].page.wait_for_selector(".hn-title >> text=Where is the cat?")
-    assert visits[1].text(".hn-title") == "What size is the dog?"
+    assert visits[1].text(".hn-title") == "What size is the horse?"
     end(server)
-    both[1].ask("Where is the dog?")
+    both[1].ask("Where is the horse?")
     for visit in visits:  # one asked, one only waits
         visit.page.wait_for_selector(".hn-say >> text=There is no answer")
         assert visit.page.locator(".hn.hn-stale").count() == 1

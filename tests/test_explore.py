@@ -456,7 +456,8 @@ def test_pictures_keep_their_place_and_are_described(x):
 def test_intervals_hold_what_they_are_about(count, data):
     right = data.draw(st.integers(0, count))
     low, high = wilson(right, count)
-    assert 0 <= low <= 100 * right / count <= high <= 100 and high - low < 100
+    share, rounding = 100 * right / count, 1e-9
+    assert 0 <= low <= share + rounding and share - rounding <= high <= 100 and high - low < 100
     assert wilson(count - right, count) == pytest.approx((100 - high, 100 - low))
 
 
@@ -541,7 +542,7 @@ def test_the_record_is_about_these_weights_and_true(shipped):
     found = read_held_out(shipped)
     assert found is not None, "the weights have changed: run benchmarks/held_out.py"
     tests = {task.question: task for task in shipped.experiment.sets["test"].tasks}
-    assert {held.question for held in found.of("test")} == set(tests) and len(found.of("val")) == 114
+    assert {held.question for held in found.of("test")} == set(tests) and len(found.of("val")) == 113
     assert sum(wins(found.of("test"))) == len(tests)
     of = {held.question: held for held in found.questions}
     differ = 0
@@ -649,15 +650,15 @@ def test_the_way_to_another_question_has_both_ends(shipped):
 
 def test_what_was_meant_is_offered(shipped):
     box = ExplorerBox(Path("no-such-run"), usual=True)
-    told(box, question="What color is the elefant?", answers="", fresh=True)
-    assert box.shown["meant"] == {"question": "What color is the elephant?"} and box.shown["answers"][0] == "red"
+    told(box, question="What color is the umbrela?", answers="", fresh=True)
+    assert box.shown["meant"] == {"question": "What color is the umbrella?"} and box.shown["answers"][0] == "red"
     assert "resembles" in " ".join(box.shown["notes"])  # and the family's answers are taken
     told(box, question=first(shipped), answers="x, y", fresh=True)
     assert box.shown["answers"] == list(shipped.ask(first(shipped)).answers)  # nobody's own answers stick
     assert did_you_mean("What color is the cat?", []) is None
 
 
-def test_the_file_is_of_what_is_shown(shipped):
+def test_the_file_is_of_what_is_shown(shipped, tmp_path):
     box, sent = ExplorerBox(Path("no-such-run"), usual=True), []
     box.send = lambda content, buffers=None: sent.append((content, buffers))
     told(box, gamma=3.0)
@@ -665,7 +666,8 @@ def test_the_file_is_of_what_is_shown(shipped):
     box._heard(box, {"kind": "adapter"}, [])
     (content, (file,)) = sent[-1]
     assert content["name"].endswith(".safetensors")
-    assert b'"gamma":3.0' in file[:4000].replace(b" ", b"")
+    (tmp_path / content["name"]).write_bytes(file)
+    assert load_tensors(tmp_path / content["name"])[1]["gamma"] == 3.0
     for wrong in ({"kind": "thumbnail", "row": -1}, {"kind": "thumbnail", "row": "x"}, {"kind": "boo"}, {}):
         box._heard(box, wrong, [])
     assert len(sent) == 1

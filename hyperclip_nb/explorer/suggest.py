@@ -30,7 +30,7 @@ def did_you_mean(
     "The question with its unknown words corrected."
     fixed = question
     for word in unknown:
-        if near := get_close_matches(word.lower(), _vocabulary(), 1, 0.7):
+        if near := get_close_matches(word.lower(), _vocabulary(), 1, 0.78):
             fixed = re.sub(rf"\b{re.escape(word)}\b", near[0], fixed, flags=re.IGNORECASE)
     return fixed if fixed != question else None
 
