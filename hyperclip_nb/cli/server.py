@@ -164,6 +164,7 @@ class VisitorPage(TornadoVoilaHandler):
     async def get(self, path: str | None = None) -> None:
         if path:  # nothing else is served here
             raise tornado.web.HTTPError(404)
+        self.xsrf_token  # sets the cookie by which the page proves, when it leaves, that it was here
         try:
             self.kernel_manager.forget_failed()
             await super().get()

@@ -126,7 +126,7 @@ export function mount(el, source) {
     oninput: () => { gammaOut.textContent = (+gamma.value).toFixed(1); mark(); ask({ gamma: +gamma.value }); } });
   const strip = h("div", { class: "hn-strip" });
   const gammaBox = h("div", { class: "hn-gamma" },
-    h("label", { for: id("gamma") }, h("b", {}, "γ"), " guidance ", gammaOut),
+    h("div", { class: "hn-name" }, h("label", { for: id("gamma") }, h("b", {}, "γ"), " guidance"), " ", gammaOut),
     h("div", { class: "hn-over" }, strip, gamma),
     h("div", { class: "hn-now" }));
   const now = gammaBox.lastChild;
@@ -143,7 +143,7 @@ export function mount(el, source) {
     const field = h("input", { type: "range", id: id(name), min, max, step, title: tip,
       oninput: () => { out.textContent = field.value; ask({ [name]: +field.value }); } });
     fields[name] = field;
-    settings.lastChild.append(h("div", { "data-for": name }, h("label", { for: id(name) }, label, " ", out), field));
+    settings.lastChild.append(h("div", { "data-for": name }, h("label", { for: id(name) }, label), " ", out, field));
   }
   function fill() { // fields from the choice
     gamma.value = choice.gamma;
