@@ -605,10 +605,11 @@ export function mount(el, source) {
   let settled = null;
   function remember(address) {
     if (source.address) {
-      const here = `#${address}`;
+      const here = `#${address}`, came = travelling; // from the address itself: there is its entry already
+      travelling = false;
       if (location.hash === here) return;
       clearTimeout(settled);
-      if (!location.hash || travelling) { history.replaceState(null, "", here); travelling = false; return; }
+      if (!location.hash || came) return history.replaceState(null, "", here);
       settled = setTimeout(() => history.pushState(null, "", here), 500); // a slider on its way is one entry
       return;
     }
