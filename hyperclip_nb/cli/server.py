@@ -101,6 +101,7 @@ class Places(AsyncMappingKernelManager):
     without_page = Integer(60, config=True, help="seconds that an idle kernel lives without a connection")
     untouched = Integer(3600, config=True, help="seconds that a kernel lives without a message")
     starting: frozenset[str] = frozenset()  # places that are given away, but may have no kernel yet
+    notebook_path: Any = None  # Voilà sets it
     ahead: frozenset[str] = frozenset()  # kernels that wait for a visitor, their page drawn
 
     def taken(self) -> int:
@@ -141,7 +142,7 @@ class Places(AsyncMappingKernelManager):
         fill: Any = getattr(self, "fill_if_needed", None)  # Voilà adds it
         if fill and not self.ahead and len({*self.list_kernel_ids()} | self.starting) < self.places:
             self.forget_failed()
-            fill(notebook_name=getattr(self, "notebook_path"))
+            fill(notebook_name=self.notebook_path)
 
     async def end_unused(self) -> None:
         "End the kernels that nobody uses."
@@ -164,7 +165,7 @@ class VisitorPage(TornadoVoilaHandler):
     async def get(self, path: str | None = None) -> None:
         if path:  # nothing else is served here
             raise tornado.web.HTTPError(404)
-        self.xsrf_token  # sets the cookie by which the page proves, when it leaves, that it was here
+        _ = self.xsrf_token  # sets the cookie by which the page proves, when it leaves, that it was here
         try:
             self.kernel_manager.forget_failed()
             await super().get()

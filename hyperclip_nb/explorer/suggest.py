@@ -31,7 +31,8 @@ def did_you_mean(
     fixed = question
     for word in unknown:
         if near := get_close_matches(word.lower(), _vocabulary(), 1, 0.78):
-            fixed = re.sub(rf"\b{re.escape(word)}\b", near[0], fixed, flags=re.IGNORECASE)
+            right = lambda found: near[0].capitalize() if found[0][0].isupper() else near[0]
+            fixed = re.sub(rf"\b{re.escape(word)}\b", right, fixed, flags=re.IGNORECASE)
     return fixed if fixed != question else None
 
 
