@@ -20,6 +20,7 @@ with extra("app"):
     from voila.tornado.handler import TornadoVoilaHandler
 
 # %% ../../nbs/9_cli/appendix/server.ipynb #afe46a65
+import asyncio
 import re
 import uuid
 from collections.abc import Mapping
@@ -113,6 +114,12 @@ class Places(AsyncMappingKernelManager):
         for pool in getattr(self, "_pools", {}).values():
             pool[:] = [task for task in pool if not task.done() or task.exception() is None]
 
+    async def heated(self) -> None:
+        "Wait for the kernel that is being started ahead, if any."
+        if tasks := [task for pool in getattr(self, "_pools", {}).values() for task in pool]:
+            await asyncio.wait(tasks)
+        self.forget_failed()
+
     async def start_kernel(self, *args: Any, **kwargs: Any) -> str:  # type: ignore[override]  # as its parent does
         "Start a kernel where there is a place. Raises `Full`."
         await self.end_unused()
@@ -167,7 +174,7 @@ class VisitorPage(TornadoVoilaHandler):
             raise tornado.web.HTTPError(404)
         _ = self.xsrf_token  # sets the cookie by which the page proves, when it leaves, that it was here
         try:
-            self.kernel_manager.forget_failed()
+            await self.kernel_manager.heated()
             await super().get()
         except Full:
             places = self.kernel_manager.places
