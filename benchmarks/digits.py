@@ -3,8 +3,7 @@
     python benchmarks/digits.py --seeds 3
 
 trains what is missing under data/runs/digits and writes results/digits.json and digits.md. `hyperclip_nb reproduce
---preset digits` has all rows; parts that one of them has trained are found by the other. With `--seed N` one seed is
-scored and nothing is written, so that several processes can share the work."""
+--preset digits` has all rows; parts that one of them has trained are found by the other."""
 
 import argparse
 import shutil
@@ -13,11 +12,9 @@ from pathlib import Path
 
 import torch
 
-from hyperclip_nb.core.runs import Run
 from hyperclip_nb.evaluation.presets import PRESETS, Source, run_folder
 from hyperclip_nb.evaluation.reproduce import reproduce
 from hyperclip_nb.evaluation.rows import MLP_ROWS
-from hyperclip_nb.evaluation.seeds import run_seed
 
 ROWS = (
     "multitask",
@@ -37,18 +34,13 @@ RESULTS = Path(__file__).parent / "results"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5, help="how many")
-    parser.add_argument("--seed", type=int, help="only this one")
+    parser.add_argument("--workers", type=int, default=1, help="processes")
     parser.add_argument("--out", type=Path, help="the run directory")
     options = parser.parse_args()
     source = Source(data_set="digits")
     preset = replace(PRESETS["digits"], methods=ROWS, kinds=(), shots=(1, 5, "10_as_they_come", "all"))
     out = run_folder("digits", source, options.out)
-    if options.seed is not None:
-        if not (out / "manifest.json").exists():
-            Run.create(out, {})
-        run_seed(source, out, preset, options.seed)
-        return
-    reproduce(preset, out=out, source=source, seeds=options.seeds)
+    reproduce(preset, out=out, source=source, seeds=options.seeds, workers=options.workers)
     for end in "json", "md":
         shutil.copy(out / f"results.{end}", RESULTS / f"digits.{end}")
 
