@@ -248,6 +248,19 @@ class _Devices(TorchFunctionMode):
         return function(*arguments, **named)
 
 
+_apply = torch.nn.Module._apply
+
+
+def _applied(self: torch.nn.Module, *arguments, **named) -> torch.nn.Module:
+    "`Module.to`: its parameters change their class."
+    before = torch.__future__.get_swap_module_params_on_conversion()
+    torch.__future__.set_swap_module_params_on_conversion(True)
+    try:
+        return _apply(self, *arguments, **named)
+    finally:
+        torch.__future__.set_swap_module_params_on_conversion(before)
+
+
 _group = torch.optim.Optimizer._group_tensors_by_device_and_dtype
 
 
@@ -264,8 +277,6 @@ def pretend_cuda(
     "In this block `cuda` is there."
     global _gpu
     before, _gpu = _gpu, Gpu()
-    swap = torch.__future__.get_swap_module_params_on_conversion()
-    torch.__future__.set_swap_module_params_on_conversion(True)  # so that a module's parameters change their class
     state = lambda *device: torch.Generator().get_state()
     try:
         with (
@@ -275,10 +286,10 @@ def pretend_cuda(
             mock.patch.object(torch.cuda, "mem_get_info", lambda device: (memory, memory)),
             mock.patch.object(torch.cuda, "get_rng_state", state),
             mock.patch.object(torch.cuda, "set_rng_state", lambda *state: None),
+            mock.patch.object(torch.nn.Module, "_apply", _applied),
             mock.patch.object(torch.optim.Optimizer, "_group_tensors_by_device_and_dtype", staticmethod(_grouped)),
             _Devices(),
         ):
             yield _gpu
     finally:
-        torch.__future__.set_swap_module_params_on_conversion(swap)
         _gpu = before
