@@ -234,6 +234,8 @@ class _Devices(TorchFunctionMode):
                 raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() first")
             _gpu.wait("tolist")
             return first.x.tolist()
+        if isinstance(first, CudaTensor) and name == "quantile":  # inside, torch makes a tensor like this one
+            return CudaTensor(function(first.x, *arguments[1:], **named))
         if _is_cuda(named.get("device")):
             if named.get("generator") is not None:
                 raise DeviceError(f"{name}: expected a 'cuda' device type for generator but found 'cpu'")

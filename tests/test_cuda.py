@@ -29,6 +29,7 @@ from hyperclip_nb.dataset.batches import TaskSet
 from hyperclip_nb.diffusion import denoisers
 from hyperclip_nb.diffusion.denoisers import DENOISERS, DenoiserConfig
 from hyperclip_nb.diffusion.hyperldm import HyperLDM, LDMConfig, train_hyperldm
+from hyperclip_nb.evaluation.calibration import Predictions, fit_temperature
 from hyperclip_nb.guidance.guide import Guidance, guide
 from hyperclip_nb.guidance.hyperclip import ContrastConfig, HyperCLIP, HyperCLIPConfig, train_hyperclip
 from hyperclip_nb.guidance.question_regression import QuestionRegression, Whitening, train_question_regression
@@ -347,6 +348,20 @@ def test_scoring_and_encoding_have_the_same_numbers_on_a_gpu():
     with pretend_cuda():
         for a, b in zip(here, numbers(World("cuda")), strict=True):
             torch.testing.assert_close(host(b), a, rtol=1e-4, atol=1e-5)
+
+
+def test_a_temperature_is_fitted_without_waiting_at_every_halving():
+    def found(world: World) -> list[Predictions]:
+        batch = world.tasks.batch(world.tasks.all_ids, "query")
+        log_probs = NET.logits(world.weights[0], batch).log_softmax(-1)
+        return [Predictions(log_probs, batch.labels, batch.mask, batch.index)]
+
+    here = fit_temperature(found(World("cpu")))
+    with pretend_cuda() as gpu:
+        several = found(World("cuda"))
+        assert fit_temperature(several) == pytest.approx(here, rel=1e-4)
+        few, many = (gpu.of(lambda: fit_temperature(several, halvings)) for halvings in (10, 50))
+        assert len(few) == len(many)
 
 
 # ---- losses that are read later ----

@@ -118,9 +118,9 @@ def fit_temperature(
     log_probs, of_label, weights = [], [], []
     for some in found:
         share = some.mask / some.mask.sum(1, keepdim=True).clamp(min=1)
-        log_probs.append(some.log_probs[some.mask].double())
-        of_label.append(log_probs[-1].gather(-1, some.labels[some.mask][:, None])[:, 0])
-        weights.append(share[some.mask].double())
+        log_probs.append(some.log_probs[some.mask].double().cpu())  # few numbers, which are asked fifty times
+        of_label.append(log_probs[-1].gather(-1, some.labels[some.mask][:, None].cpu())[:, 0])
+        weights.append(share[some.mask].double().cpu())
 
     def slope(beta: float) -> float:  # of the NLL in β
         total = 0.0
