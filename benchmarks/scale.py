@@ -3,9 +3,11 @@
     python benchmarks/scale.py growth      # time against the number of tasks and the largest task: growth.png
     python benchmarks/scale.py memory      # peak of a process with Meta-VQA, 8,700 COCO tasks, 100 views per task
     python benchmarks/scale.py samplers    # accuracy and time with 5 to 350 sampling steps
+    python benchmarks/scale.py grid        # a comparison by 1 and 2 workers, features by 1 and 2 processes
+    python benchmarks/scale.py largest     # the table of docs/largest.md, from results/*.json
 
 Figures go to `results/scale.json`, one entry per command. One thread; times are the processor's, so that others on
-the machine don't count.
+the machine don't count. `grid` reports both: wall time is what workers save, processor time what they cost.
 """
 
 import json
@@ -215,8 +217,112 @@ def samplers(draws: int = 5) -> dict:
     return {"gamma": 1.5, "draws": draws, "questions": len(val), "rows": found}
 
 
+def spent() -> float:
+    "Processor time of this process and of its children that have ended."
+    of = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in of)
+
+
+def measured(work) -> dict:
+    began, before = time.perf_counter(), spent()
+    work()
+    return {"wall_s": time.perf_counter() - began, "processor_s": spent() - before}
+
+
+ROWS_OF_GRID = (
+    "multitask",
+    "hnet_maml",
+    "cond_multitask",
+    "hnet_hyperldm_g1",
+    "hvae_hyperldm_g1.5",
+    "question_regression",
+)
+
+
+def grid() -> dict:
+    "The same rows of the smoke test by one process and by two; pictures of the scenes by one builder and by two."
+    import tempfile
+    from multiprocessing import get_context
+
+    from hyperclip_nb.dataset.sources import scenes_bank
+    from hyperclip_nb.evaluation.reproduce import reproduce
+
+    scenes_bank()  # drawn and encoded before anything is timed
+    found = {"load": os.getloadavg()[0], "grid": [], "features": []}
+    for workers in 1, 2:
+        with tempfile.TemporaryDirectory() as folder:
+            cost = measured(
+                lambda: reproduce("smoke", out=folder, methods=ROWS_OF_GRID, seeds=2, workers=workers)  # noqa: B023
+            )
+            log = [json.loads(line) for line in (Path(folder) / "log.jsonl").read_text().splitlines()]
+        found["grid"].append({"workers": workers, "jobs": len(log), "jobs_s": sum(x["seconds"] for x in log), **cost})
+        print(found["grid"][-1], flush=True)
+    one, two = found["grid"]
+    found["efficiency"] = one["wall_s"] / two["wall_s"] / 2
+    found["processor time kept"] = one["processor_s"] / two["processor_s"]
+    for builders in 1, 2:
+        with tempfile.TemporaryDirectory() as folder:
+            processes = [get_context("spawn").Process(target=encode, args=(folder,)) for _ in range(builders)]
+
+            def build() -> None:
+                for process in processes:  # noqa: B023
+                    process.start()
+                for process in processes:  # noqa: B023
+                    process.join()
+
+            cost = measured(build)
+        found["features"].append({"processes": builders, "pictures/s": PICTURES / cost["wall_s"], **cost})
+        print(found["features"][-1], flush=True)
+    print(found)
+    return found
+
+
+PICTURES = 1_024
+
+
+def encode(folder: str) -> None:
+    "A builder of one bank: drawn scenes, the small CLIP, pieces of 64 pictures."
+    from hyperclip_nb.dataset.features import build_bank
+    from hyperclip_nb.dataset.questions import Question, draw_images, image_id
+    from hyperclip_nb.dataset.small_clip import load_small_clip
+
+    torch.set_num_threads(1)
+    images = [image_id(0, Question("color", "creature"), i) for i in range(PICTURES)]
+    task = Task("?", ("a", "b"), ("it is a", "it is b"), tuple((i, 0) for i in images), ())
+    build_bank(Path(folder) / "bank", load_small_clip(), [task], draw_images, shard=64, batch_size=32, workers=0)
+
+
+TASKS, VIEWS, P, Z = 100_000, 100, 394_240, 128
+
+
+def largest() -> dict:
+    "What 100,000 tasks and COCO's pictures take, from measured cost per unit."
+    unit = {row["part"]: row for row in json.loads((FOLDER / "paper_size.json").read_text())["costs"]["rows"]}
+    picture = json.loads((FOLDER / "features.json").read_text())["speed"][0]["bank processor ms per image"] / 1e3
+    hours = lambda part, count: unit[part]["seconds"] * count / 3600
+    views, fine = TASKS * VIEWS, TASKS * 8
+    latents, weights = f"{views * Z * 4 / 1e9:.1f} GB", f"{fine * P * 4 / 1e9:,.0f} GB"
+    solved = 20 * TASKS**3 / 3 / 83.6e9 / 3600  # at the GFLOP/s of results/speed.json
+    rows = [
+        ("features of COCO, ViT-B-32", "123,287 pictures", picture * 123_287 / 3600, "0.2 GB", "31 pieces"),
+        ("HNet, meta-training", "27,000 steps", hours("hnet", 27_000), "2.5 GB", "a batch's tasks (torchrun)"),
+        ("fine-tuned weights", f"{fine:,} views", hours("fine-tuned weights", fine), weights, "no"),
+        ("stored latents", f"{views:,} views", hours("stored latents", views), latents, "no"),
+        ("the same for HyperCLIP", f"{views:,} views", hours("stored latents for HyperCLIP", views), latents, "no"),
+        ("HyperLDM", "7,000 steps", hours("hnet_hyperldm", 7_000), latents, "a batch's latents (torchrun)"),
+        ("kernel regression, counted", "20 solutions", solved, f"{TASKS**2 * 4 / 1e9:.0f} GB", "no"),
+    ]
+    head = "| part | how much of it | core-hours | memory | side by side |\n|---|---|---|---|---|\n"
+    table = head + "".join(f"| {a} | {b} | {c:,.1f} | {d} | {e} |\n" for a, b, c, d, e in rows)
+    page = Path(__file__).parent.parent / "docs" / "largest.md"
+    before, _, rest = page.read_text().partition("<!-- table of scale.py -->\n")
+    after = rest.partition("<!-- end of the table -->")[2]
+    page.write_text(f"{before}<!-- table of scale.py -->\n{table}<!-- end of the table -->{after}")
+    return {row[0]: {"core_hours": row[2], "memory": row[3]} for row in rows}
+
+
 def main() -> None:
-    commands = {"growth": growth, "memory": memory, "samplers": samplers}
+    commands = {"growth": growth, "memory": memory, "samplers": samplers, "grid": grid, "largest": largest}
     if len(sys.argv) != 2 or sys.argv[1] not in commands:
         raise SystemExit(__doc__)
     torch.set_num_threads(1)

@@ -111,7 +111,7 @@ def write_articles() -> None:
         trees.append(toctree(caption, [page for page in inside if "/appendix/" not in page]))
         if appendix := [page for page in inside if "/appendix/" in page]:
             trees.append(toctree(f"{caption}: appendix", appendix))
-    trees.append(toctree("Reference", ["results", "benchmarks", "api/index", "paper", "failures", "cite"]))
+    trees.append(toctree("Reference", ["results", "benchmarks", "api/index", "paper", "failures", "largest", "cite"]))
     front.cells.append(nbformat.v4.new_markdown_cell("\n".join(trees)))
     nbformat.write(front, SOURCE / "index.ipynb")
 
