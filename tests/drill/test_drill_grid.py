@@ -11,12 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 import torch
 from drilling import finished
 from test_experiment import TINY
 
-from hyperclip_nb.core.files import FileError, RunError
+from hyperclip_nb.core.files import FileError, RunError, read_json
 from hyperclip_nb.core.runs import Run, code_version
 from hyperclip_nb.core.training import TrainConfig
 from hyperclip_nb.core.workers import WorkerError, as_ready
@@ -24,6 +25,7 @@ from hyperclip_nb.evaluation import grid
 from hyperclip_nb.evaluation.grid import Job, Place, Study, received, sent, work
 from hyperclip_nb.evaluation.presets import Preset, Source
 from hyperclip_nb.evaluation.reproduce import reproduce
+from hyperclip_nb.evaluation.sweep import Sweep, Swept, sweep
 
 PRESET = Preset(
     recipe=replace(TINY, multitask=TrainConfig(steps=450, lr=1e-3)),  # long enough for two checkpoints
@@ -141,6 +143,25 @@ def test_a_failure_names_its_part_and_its_machine(source, tmp_path, monkeypatch)
     assert caught.value.where == f"multitask-0, on {os.uname().nodename}"
     with Gone(1) as executor, pytest.raises(WorkerError, match="a: the workers are gone .* goes on where it stopped"):
         list(as_ready(executor, print, {"a": ()}))
+
+
+def test_a_sweep_scores_validation_questions_only_and_may_grow(source, serial, tmp_path):
+    out, methods = tmp_path / "run", ["multitask", "cond_multitask"]
+    plan = Sweep(preset="smoke", methods=methods, seeds=2, grid={"conditional.lr": [1e-3, 1e-2]})
+    first = sweep(plan, out=out, source=source)
+    jobs = log_of(out)
+    assert sorted(job.split(".")[0] for job in jobs if "/" not in job) == sorted(
+        [f"{part}-{seed}" for seed in (0, 1) for part in ("multitask", "cond_multitask", "cond_multitask")]
+    )
+    more = msgspec.structs.replace(plan, grid={"conditional.lr": [1e-3, 1e-2, 3e-2]})
+    second = sweep(more, out=out, source=source, workers=2)
+    assert second.recipes[:2] == first.recipes and len(second.recipes) == 3
+    new = log_of(out)[len(jobs) :]
+    assert len(new) == 6 and not [job for job in new if job.startswith("multitask")]
+    assert {name.split("/")[0] for name in parts_in(out) if "/" in name} == {"validation"}
+    assert read_json(out / "sweep.json", Swept).recipes == second.recipes
+    with pytest.raises(RunError, match="expected the directory of a sweep"):
+        sweep(plan, out=serial, source=source)
 
 
 # --- Dask, and kills
