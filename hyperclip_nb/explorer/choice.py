@@ -129,7 +129,8 @@ def _own_answers(question: str, answers: tuple[str, ...]) -> tuple[tuple[str, ..
     if not answers or (known := find_question(question)) is None:
         return answers, []
     own = {plain_question(answer): answer for answer in known.answers}
-    answers = tuple(own.get(plain_question(answer), answer) for answer in answers)
+    spelt = tuple(own.get(plain_question(answer), answer) for answer in answers)
+    answers = spelt if len({*spelt}) == len(spelt) else answers  # answers that are alike are refused as they were given
     if others := [answer for answer in answers if answer not in known.answers]:
         quoted = ", ".join(f"“{answer}”" for answer in others)
         return answers, [f"No picture of this question has the answer {quoted}, so nothing is scored."]
