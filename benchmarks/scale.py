@@ -3,11 +3,13 @@
     python benchmarks/scale.py growth      # time against the number of tasks and the largest task: growth.png
     python benchmarks/scale.py memory      # peak of a process with Meta-VQA, 8,700 COCO tasks, 100 views per task
     python benchmarks/scale.py samplers    # accuracy and time with 5 to 350 sampling steps
-    python benchmarks/scale.py grid        # a comparison by 1 and 2 workers, features by 1 and 2 processes
+    python benchmarks/scale.py grid        # a comparison by 1 and 2 workers
+    python benchmarks/scale.py builders    # features by 1 and 2 processes
     python benchmarks/scale.py largest     # the table of docs/largest.md, from results/*.json
 
 Figures go to `results/scale.json`, one entry per command. One thread; times are the processor's, so that others on
-the machine don't count. `grid` reports both: wall time is what workers save, processor time what they cost.
+the machine don't count. `grid` and `builders` report both, and the machine's load before: wall time says something on
+a quiet machine only.
 """
 
 import json
@@ -240,15 +242,14 @@ ROWS_OF_GRID = (
 
 
 def grid() -> dict:
-    "The same rows of the smoke test by one process and by two; pictures of the scenes by one builder and by two."
+    "The same rows of the smoke test by one process and by two."
     import tempfile
-    from multiprocessing import get_context
 
     from hyperclip_nb.dataset.sources import scenes_bank
     from hyperclip_nb.evaluation.reproduce import reproduce
 
     scenes_bank()  # drawn and encoded before anything is timed
-    found = {"load": os.getloadavg()[0], "grid": [], "features": []}
+    found: dict = {"load": os.getloadavg()[0], "grid": []}
     for workers in 1, 2:
         with tempfile.TemporaryDirectory() as folder:
             cost = measured(
@@ -260,9 +261,19 @@ def grid() -> dict:
     one, two = found["grid"]
     found["efficiency"] = one["wall_s"] / two["wall_s"] / 2
     found["processor time kept"] = one["processor_s"] / two["processor_s"]
-    for builders in 1, 2:
+    print(found)
+    return found
+
+
+def builders() -> dict:
+    "Pictures of the scenes into one bank, by one process and by two."
+    import tempfile
+    from multiprocessing import get_context
+
+    found: dict = {"load": os.getloadavg()[0], "rows": []}
+    for count in 1, 2:
         with tempfile.TemporaryDirectory() as folder:
-            processes = [get_context("spawn").Process(target=encode, args=(folder,)) for _ in range(builders)]
+            processes = [get_context("spawn").Process(target=encode, args=(folder,)) for _ in range(count)]
 
             def build() -> None:
                 for process in processes:  # noqa: B023
@@ -271,25 +282,32 @@ def grid() -> dict:
                     process.join()
 
             cost = measured(build)
-        found["features"].append({"processes": builders, "pictures/s": PICTURES / cost["wall_s"], **cost})
-        print(found["features"][-1], flush=True)
-    print(found)
+            if any(process.exitcode for process in processes):
+                raise SystemExit("a builder failed")
+        found["rows"].append({"processes": count, "pictures/s": PICTURES / cost["wall_s"], **cost})
+        print(found["rows"][-1], flush=True)
     return found
 
 
-PICTURES = 1_024
+PICTURES = 16_384
 
 
 def encode(folder: str) -> None:
-    "A builder of one bank: drawn scenes, the small CLIP, pieces of 64 pictures."
+    "A builder of one bank: drawn scenes, the small CLIP, pieces of 512 pictures."
     from hyperclip_nb.dataset.features import build_bank
     from hyperclip_nb.dataset.questions import Question, draw_images, image_id
     from hyperclip_nb.dataset.small_clip import load_small_clip
 
     torch.set_num_threads(1)
     images = [image_id(0, Question("color", "creature"), i) for i in range(PICTURES)]
-    task = Task("?", ("a", "b"), ("it is a", "it is b"), tuple((i, 0) for i in images), ())
-    build_bank(Path(folder) / "bank", load_small_clip(), [task], draw_images, shard=64, batch_size=32, workers=0)
+    task = Task(
+        question="?",
+        answers=("a", "b"),
+        prompts=("it is a", "it is b"),
+        support=tuple((image, 0) for image in images),
+        query=(),
+    )
+    build_bank(Path(folder) / "bank", load_small_clip(), [task], draw_images, shard=512, batch_size=64, workers=0)
 
 
 TASKS, VIEWS, P, Z = 100_000, 100, 394_240, 128
@@ -322,7 +340,14 @@ def largest() -> dict:
 
 
 def main() -> None:
-    commands = {"growth": growth, "memory": memory, "samplers": samplers, "grid": grid, "largest": largest}
+    commands = {
+        "growth": growth,
+        "memory": memory,
+        "samplers": samplers,
+        "grid": grid,
+        "builders": builders,
+        "largest": largest,
+    }
     if len(sys.argv) != 2 or sys.argv[1] not in commands:
         raise SystemExit(__doc__)
     torch.set_num_threads(1)
