@@ -189,6 +189,7 @@ def play(visit, tmp_path):
     # the map: hover tells, a click asks, a word finds
     page.get_by_role("button", name="Zoom to the walk").click()
     map_, dot = page.locator("svg.hn-map"), page.locator("svg.hn-map g path").nth(5)
+    map_.scroll_into_view_if_needed()
     spot = dot.bounding_box()
     page.mouse.move(spot["x"] + spot["width"] / 2, spot["y"] + spot["height"] / 2)
     page.wait_for_selector(".hn-tip img")
@@ -210,7 +211,7 @@ def play(visit, tmp_path):
 
     # A and B: what another seed changes
     page.get_by_role("button", name="Pin as A").click()
-    page.get_by_text("Settings", exact=True).click()
+    page.locator(".hn-settings summary").click()  # JupyterLab has Settings of its own
     page.locator("input[id$=seed]").focus()
     page.keyboard.press("ArrowRight")
     page.wait_for_selector(".hn-scores >> text=A: ")
