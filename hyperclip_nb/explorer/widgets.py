@@ -98,7 +98,7 @@ class ExplorerBox(anywidget.AnyWidget):
         self.explorer: Explorer | None = None
         self.now: Shown | None = None
         self.worker: Worker | None = None
-        self.turn, self.failure = 0, ""
+        self.turn, self.failure, self.asked = 0, "", 0.0
         self.strip = lru_cache(64)(lambda explorer, choice: strip_of(explorer, choice))
         super().__init__(own_page=own_page)
         self.on_msg(self._heard)
@@ -136,13 +136,15 @@ class ExplorerBox(anywidget.AnyWidget):
             try:
                 while (one := next(ask, None)) is not None:
                     held.append(one)
-                    await asyncio.sleep(0.02)
+                    await asyncio.sleep(0.05)
+                    while time.monotonic() - self.asked < 10:  # whoever plays goes first
+                        await asyncio.sleep(1)
             except RunError:  # a part is missing
                 return
             if self.explorer is explorer:
                 self.world = world_data(explorer, HeldOut("", held))
 
-        loop.call_later(2, lambda: loop.create_task(measure()))
+        loop.call_later(10, lambda: loop.create_task(measure()))
 
     # A choice and its answer
 
@@ -158,7 +160,7 @@ class ExplorerBox(anywidget.AnyWidget):
         turn: int = 0,
     ) -> None:
         "Show a choice, or say in a sentence why not."
-        self.turn, began, explorer = turn, time.perf_counter(), self.explorer
+        self.turn, began, explorer, self.asked = turn, time.perf_counter(), self.explorer, time.monotonic()
         if explorer is None:
             return self._fail(RunError(f"{self.folder}: there is no trained run yet"), told)
         try:
