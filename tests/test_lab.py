@@ -21,7 +21,7 @@ def test_make_lab_opens_the_index(browser, tmp_path):  # noqa: F811
         visit.page.goto(f"http://127.0.0.1:{port}/?token=t")
         visit.page.wait_for_selector(".jp-Notebook h1 >> text=hyperclip_nb")
         visit.page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
-        assert visit.page.locator(".jp-InputPlaceholder, .jp-Placeholder").count()
+        visit.page.wait_for_selector(".jp-InputPlaceholder, .jp-Placeholder", state="attached")
         assert not visit.page.locator(".jp-Launcher, .jp-Dialog, .Toastify__toast").count()
         assert visit.errors == [] and visit.elsewhere == []
     finally:

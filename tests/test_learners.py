@@ -31,7 +31,7 @@ def test_every_few_shot_row_is_made_and_a_second_time_with_the_same_numbers(x):
     assert {id for id in rows if f"{id}+shuffled" in scores} == set(rows)
     with pytest.raises(ValueError, match="few-shot row"):
         train_learner(x, 0, "multitask")
-    with pytest.raises(ValueError, match="sees pictures"):
+    with pytest.raises(ValueError, match="sees no labels"):
         train_method(x, 0, "few_shot")
 
 

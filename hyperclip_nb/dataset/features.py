@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['SCHEMA', 'FILES', 'Loader', 'Reopen', 'Bank', 'Encoder', 'check_finite', 'BankIndex', 'BankManifest', 'FeatureBank',
-           'bank_note', 'encode_piece', 'build_bank']
+           'bank_note', 'build_bank']
 
 # %% ../../nbs/1_dataset/06_features.ipynb #c4fb9142
 import json
@@ -499,7 +499,7 @@ def _encoder_again(reopen: Reopen, source: str, device: str) -> Encoder:
     return reopen(json.loads(source), device)
 
 
-def encode_piece(
+def _encode_piece(
     request: _Request,  # its encoder is opened here
     ids: list[str],
     reopen: Reopen,
@@ -526,7 +526,7 @@ def _encode_elsewhere(
     with _claims(request, shards) as mine:
         claimed = {path.stem: (path, ids) for path, ids in mine}
         calls = {name: (bare, ids, reopen, device) for name, (_, ids) in claimed.items()}
-        for name, content in as_ready(executor, encode_piece, calls):
+        for name, content in as_ready(executor, _encode_piece, calls):
             path, ids = claimed[name]
             write_atomic(path, content)
             if not request.answered(path, ids):
