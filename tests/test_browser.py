@@ -147,8 +147,7 @@ def play(visit, tmp_path):
 
     # γ: one step by keyboard, far by mouse; the strip marks it
     before = x.walk()
-    gamma.focus()
-    page.keyboard.press("ArrowLeft")
+    gamma.press("ArrowLeft")
     before, took = visit.until_changed(x.walk, before)
     print(f"γ by keyboard: {took:.0f} ms")
     assert shows() == 1.4
@@ -323,6 +322,9 @@ def test_in_jupyterlab(browser, tmp_path):
         visit.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
         visit.page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
         run_all(visit.page)
+        visit.page.wait_for_selector(".hn-sheet figure", timeout=5 * PATIENCE)
+        visit.page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+        visit.page.wait_for_timeout(1_000)  # at the end of a run JupyterLab moves the focus to the active cell
         play(visit, tmp_path)
     finally:
         end(server)
