@@ -218,7 +218,7 @@ class Guided:
                 h = torch.lerp(without, given, γ)
             return F.linear(h, outward).add_(bias)
 
-        step = captured(predict) if len(table) >= CAPTURED_FROM else predict
+        step = captured(predict) if self.e.is_cuda and len(table) >= CAPTURED_FROM else predict
 
         def denoise(z_t: Tensor, t: Tensor) -> Tensor:
             net.check(z_t, None)
