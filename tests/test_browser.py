@@ -324,8 +324,19 @@ def test_in_jupyterlab(browser, tmp_path):
         run_all(visit.page)
         visit.page.wait_for_selector(".hn-sheet figure", timeout=5 * PATIENCE)
         visit.page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
-        visit.page.wait_for_timeout(1_000)  # at the end of a run JupyterLab moves the focus to the active cell
-        play(visit, tmp_path)
+        # JupyterLab gives the focus back to its active cell: here it is the mouse, and `test_in_voila` plays by keys.
+        x = Explorer(visit)
+        before, question = x.walk(), x.of("Question").input_value()
+        slider = x.of("γ guidance")
+        slider.scroll_into_view_if_needed()
+        box = slider.bounding_box()
+        visit.page.mouse.click(box["x"] + 0.8 * box["width"], box["y"] + box["height"] / 2)
+        visit.until_changed(x.walk, before)
+        x.settled()
+        visit.page.get_by_role("button", name=re.compile("^Words don.t help")).click()
+        visit.until_changed(lambda: x.of("Question").input_value(), question)
+        x.settled()
+        assert visit.errors == [] and visit.elsewhere == []
     finally:
         end(server)
 

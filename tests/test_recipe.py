@@ -119,7 +119,7 @@ def test_steps_and_epochs_take_each_other_s_place():
         ({"hnet.lr": -1}, "TrainConfig.lr: expected a positive number"),
         ({"hnet.lr": float("nan")}, "TrainConfig.lr: expected a positive number"),
         ({"hvae_fraction": [0.5]}, "float, float"),
-        ({"question": "words"}, "tokens | clip"),
+        ({"question": 3}, "question: expected str, got 3"),
         ({"guidance_langevin": 0.1}, "Guidance.langevin: expected 0, or above 0 with optimizer 'sgd'"),
         ({"guidance_steps": []}, "at least one"),
         ({"hvae": 3}, "one of the settings hvae.latent_size"),
