@@ -30,6 +30,8 @@ const SLIDERS = { // name: label, least, largest, step, what it is
 };
 
 function put(node, props, kids) {
+  // JupyterLab's shortcuts match the element that has the focus before they look for this mark on those around it.
+  if (/^(input|select|button|summary)$/i.test(node.tagName) || (props && props.tabindex === 0)) node.setAttribute("data-lm-suppress-shortcuts", "true");
   for (const [name, value] of Object.entries(props || {})) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (value === true) node.setAttribute(name, "");
