@@ -414,9 +414,12 @@ class _Request:
 
     def answered(self, path: Path, ids: list[str]) -> bool:
         "Is this piece there, made for the same request from the same pictures?"
-        if not path.exists():
-            return False
-        meta = load_tensors(path)[1]
+        try:
+            meta = load_tensors(path)[1]
+        except FileError:
+            if path.exists():
+                raise
+            return False  # not there yet, or no longer: another process has joined the pieces
         return meta.get("request") == self.about(ids) and meta.get("signatures") == self.signatures(ids)
 
 
@@ -432,7 +435,7 @@ def _claims(request: _Request, shards: dict[Path, list[str]]) -> Iterator[Iterat
     def claimed() -> Iterator[tuple[Path, list[str]]]:
         for path, ids in shards.items():
             lock = FileLock(_lock_of(path))
-            with suppress(Timeout):
+            with suppress(Timeout, FileNotFoundError):  # another process is at it, or has finished the bank
                 lock.acquire(blocking=False)
                 mine.append((path, lock))
                 if not request.answered(path, ids):  # by another process, a moment ago
@@ -690,7 +693,7 @@ def _encode_images(request: _Request, progress: bool, elsewhere: tuple[Executor,
                 done.add(finished)
             todo = {path: ids for path, ids in todo.items() if path not in done}
             for path in [*todo][:1]:  # another process is at these, or was
-                if path.parent.exists():
+                with suppress(FileNotFoundError):  # it has finished the bank
                     with held_lock(_lock_of(path), "encodes pictures of this bank"):
                         pass
             if (manifest := _read_manifest(request.folder)) and manifest.complete:
