@@ -86,6 +86,10 @@ class _Pool(ProcessPoolExecutor):
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future:
         with _deaf():
             future = super().submit(fn, *args, **kwargs)
+        # The pool's thread may have listed the processes whose end it waits for before the new one was there, and would
+        # not hear of its death: it looks again.
+        with self._shutdown_lock:
+            self._executor_manager_thread_wakeup.wakeup()
         self.started |= {child for child in active_children() if isinstance(child, BaseProcess)}
         return future
 
@@ -164,7 +168,7 @@ def as_ready(
             if not running:
                 raise ValueError(f"expected calls that can be put in an order, got a circle among {sorted(waiting)}")
             done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
+            for future in [future for future in running if future in done]:  # in the order of their beginning
                 result = future.result()
                 name = running.pop(future)
                 for missing in waiting.values():

@@ -435,11 +435,13 @@ def _claims(request: _Request, shards: dict[Path, list[str]]) -> Iterator[Iterat
     def claimed() -> Iterator[tuple[Path, list[str]]]:
         for path, ids in shards.items():
             lock = FileLock(_lock_of(path))
-            with suppress(Timeout, FileNotFoundError):  # another process is at it, or has finished the bank
+            try:
                 lock.acquire(blocking=False)
-                mine.append((path, lock))
-                if not request.answered(path, ids):  # by another process, a moment ago
-                    yield path, ids
+            except (Timeout, FileNotFoundError):  # another process is at it, or has finished the bank
+                continue
+            mine.append((path, lock))
+            if not request.answered(path, ids):  # by another process, a moment ago
+                yield path, ids
 
     try:
         yield claimed()
