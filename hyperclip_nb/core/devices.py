@@ -74,10 +74,7 @@ def own_gpu(
     count: int | None = None,  # of GPUs; None: those that are there
 ) -> torch.device:
     "The device of this process: one that another process started takes its turn among the GPUs."
-    device, name = (
-        torch.device(device),
-        current_process()._identity,
-    )  # what its name ends in; the first process has none
+    device, name = torch.device(device), current_process()._identity  # what its name ends in; () for the first
     if device.type != "cuda" or device.index is not None or not name:
         return device
     count = torch.cuda.device_count() if count is None else count

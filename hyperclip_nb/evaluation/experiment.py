@@ -282,8 +282,7 @@ class Experiment:
 
     def condition(
         self,
-        of: str
-        | None,  # generator whose latent is regressed, question encoder, or "pictures"; None: the recipe's encoder
+        of: str | None,  # whose latent is regressed, a question encoder, or "pictures"; None: the recipe's encoder
         seed: int,
         questions: Questions | None = None,  # None: the training questions, none of which is answered by itself
     ) -> Tensor:  # [T, D]

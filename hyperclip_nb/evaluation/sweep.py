@@ -92,10 +92,10 @@ class Swept(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 def sweep_table(swept: Swept) -> str:  # Markdown
     "A row for each recipe; bold: the best of each column. And how the best is scored on test questions."
-    plan = swept.sweep
-    rows = []
+    plan, rows = swept.sweep, []
+    told = lambda value: written(tuple(value) if isinstance(value, list) else value)
     for tried in swept.recipes:
-        cells = [written(tuple(v) if isinstance(v, list) else v) for v in tried.settings.values()]
+        cells = [*map(told, tried.settings.values())]
         for id in plan.methods:
             text = f"{tried.accuracy[id]:.1f}" + (f" ± {std:.1f}" if (std := tried.std[id]) is not None else "")
             if (vs := tried.vs_first.get(id)) is not None:
@@ -111,9 +111,7 @@ def sweep_table(swept: Swept) -> str:  # Markdown
     ]
     for id in plan.methods:
         settings = {**plan.settings, **swept.best(id).settings}
-        options = " ".join(
-            f"--set {path}={written(tuple(v) if isinstance(v, list) else v)}" for path, v in settings.items()
-        )
+        options = " ".join(f"--set {path}={told(value)}" for path, value in settings.items())
         lines.append(f"{id}: `hyperclip_nb reproduce --preset {plan.preset} {options} --methods {id} --out …`")
     return "\n".join(lines) + "\n"
 
