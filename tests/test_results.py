@@ -161,6 +161,12 @@ def test_json_has_the_documented_fields(results):
     assert row["chosen"] == {"steps": 1500} and list(row["vs"]["multitask"]) == ["diff", "ci95"]
 
 
+def test_a_resumed_run_does_not_claim_the_last_calls_seconds_for_the_whole(results):
+    assert to_markdown(results).rstrip().endswith("412 s in all.")
+    text = to_markdown(msgspec.structs.replace(results, resumed=True))
+    assert "412 s in all" not in text and "The last call took 412 s" in text
+
+
 def test_the_example_of_the_design_is_read(tmp_path):
     rows = [
         {

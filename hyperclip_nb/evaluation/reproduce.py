@@ -173,6 +173,7 @@ def reproduce(
     run = Run.create(folder, config, seeds=numbers, resume=resume)
     if preset.paper is not None:
         Run.create(folder / "paper", {**config, "recipe": preset.paper}, seeds=numbers, resume=resume)
+    resumed = bool(run.manifest.files or [*folder.rglob("*.resume.safetensors")])
     x = source.open(run, preset.recipe, device)
     asked = preset.zero_shot_methods + preset.few_shot_methods
     study = Study(
@@ -207,6 +208,7 @@ def reproduce(
         chosen=chosen,
         tasks={split: len(tasks) for split, tasks in x.sets.items()},
         wall_s=time.perf_counter() - began,
+        resumed=resumed,
         cells=cells,
     )
     results = msgspec.structs.replace(results, guided=guided, claims=claims(scores, curves, guided, cells))

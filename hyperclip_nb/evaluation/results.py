@@ -119,7 +119,8 @@ class Results(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     seeds: list[int]
     tasks: dict[str, Count]  # number of train, val and test tasks
     rows: list[Row]
-    wall_s: Positive
+    wall_s: Positive  # of the last call
+    resumed: bool | UnsetType = UNSET  # did it find something that an earlier call had made?
     cells: Count | UnsetType = UNSET  # number of cells that the test tasks lie in
     guided: dict[str, str] | UnsetType = UNSET  # number of networks to the guided row that validation questions chose
     claims: list[Claim] | UnsetType = UNSET
@@ -182,7 +183,8 @@ def tabulate(
     world_seed: int | None,
     seeds: Sequence[int],  # S of them
     tasks: Mapping[str, int],  # number of train, val and test tasks
-    wall_s: float,  # seconds that it all took
+    wall_s: float,  # seconds that the call took
+    resumed: bool = False,  # whether it found something that an earlier call had made
     chosen: Mapping[str, Mapping[str, Any]] | None = None,  # method id to the settings that validation chose
     labels: Mapping[str, str] | None = None,  # method id to a label other than `Method.label`
     baselines: Sequence[str] = BASELINES,  # differences are taken from these, where they are rows
@@ -253,6 +255,7 @@ def tabulate(
         tasks=dict(tasks),
         rows=rows,
         wall_s=round(float(wall_s), 1),
+        resumed=True if resumed else UNSET,
         cells=UNSET if cells is None else draws.cells,
     )
 
@@ -307,6 +310,8 @@ def _note(results: Results) -> str:
             f" Questions of a cell resemble each other: the intra-class correlation is {plain(middle.item(), digits=2)}"
             f" for accuracies and {plain(between.item(), digits=2)} for differences (medians over rows)."
         )
+    if results.resumed is True:
+        return f"{text} The last call took {results.wall_s:,.0f} s, and found what earlier calls had made."
     return f"{text} {results.wall_s:,.0f} s in all."
 
 
