@@ -82,13 +82,13 @@ class Open:
     named: frozenset[int]  # digits that the question names
     digit: int  # which one is no longer named
 
-    def completions(self) -> set[tuple[int, ...]]:
+    def completions(self) -> dict[int, tuple[int, ...]]:  # the other digit -> answer of each digit
         "All functions that the question allows: any digit that it does not name may be the other one."
-        table, found = table_of(self.task), set()
+        table, found = table_of(self.task), {}
         for digit in {*range(10)} - (self.named - {self.digit}):
             swapped = [*table]
             swapped[digit], swapped[self.digit] = table[self.digit], table[digit]
-            found.add(tuple(swapped))
+            found[digit] = tuple(swapped)
         return found
 
 
@@ -301,12 +301,13 @@ def modes(x: Experiment, generate: WeightGenerator, z: Tensor, shown: list[Open]
             logits = x.net.functional(x.net.split(w), pictures.expand(len(w), -1, -1))[..., : len(one.task.answers)]
         shares = torch.stack([some.mean(1) for some in logits.softmax(-1).split(sizes, 1)], 1)  # [K, 10, C]
         tables, may = [tuple(row) for row in shares.argmax(-1).tolist()], one.completions()
-        valid.append(sum(table in may for table in tables) / len(tables))
-        distinct.append(len({table for table in tables if table in may}))
+        counts = {digit: tables.count(table) for digit, table in may.items()}
+        valid.append(sum(counts.values()) / len(tables))
+        distinct.append(sum(count > 0 for count in counts.values()))
         allowed.append(len(may))
-        truth.append(sum(table == table_of(one.task) for table in tables) / len(tables))
-        counted = {table: tables.count(table) for table in may}
-        drawn.append({"question": one.task.question, "counts": {"".join(map(str, k)): v for k, v in counted.items()}})
+        truth.append(counts[one.digit] / len(tables))
+        told = {str(digit): count for digit, count in sorted(counts.items())}
+        drawn.append({"question": one.task.question, "family": one.task.family, "meant": one.digit, "counts": told})
     mean = lambda values: round(sum(values) / len(values), 4)
     return {
         "questions": len(valid),
@@ -314,7 +315,7 @@ def modes(x: Experiment, generate: WeightGenerator, z: Tensor, shown: list[Open]
         "distinct": mean(distinct),
         "allowed": mean(allowed),
         "truth": mean(truth),
-        "drawn": sorted(drawn, key=lambda one: one["question"])[:40],
+        "drawn": drawn[:24],
     }
 
 

@@ -1,6 +1,7 @@
 "The described digits: what is asked is what the words say, and what is held out is the function, however it is said"
 
 import re
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -284,14 +285,18 @@ FEW = ("multitask", "cond_multitask@10", "hvae_hyperldm_g1@10", "mlp_regression"
 FEW += ("regression_gaussian@10", "latent_regression", "few_shot~multitask")
 
 
-@pytest.fixture(scope="module")
-def small(tmp_path_factory):
-    "A short run of the preset, and its results."
+def short_run(out):
     preset = PRESETS["digits"]
     recipe = override(shortened(preset.recipe, 0.005), SHORT)
     preset = replace(preset, recipe=recipe, methods=FEW, kinds=(), shots=(0, 1, "all"))
+    return reproduce(preset, out=out, source=Source(data_set="digits", count=40), seeds=2)
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    "A short run of the preset, and its results."
     out = tmp_path_factory.mktemp("digits")
-    return reproduce(preset, out=out, source=Source(data_set="digits", count=40), seeds=2), out
+    return short_run(out), out
 
 
 def test_a_short_run_of_the_preset_leaves_its_table(small):
@@ -307,6 +312,15 @@ def test_a_short_run_of_the_preset_leaves_its_table(small):
     assert {"multitask", "cond_multitask@10", "mlp_regression"} <= {*rows["hvae_hyperldm_g1@10"].vs}
     assert read_results(out) == results and "Perceptron from question to latent" in (out / "results.md").read_text()
     assert {path.name for path in (out / "figures").glob("*.png")} >= {"forest.png", "reliability.png"}
+
+
+def test_only_a_run_made_in_one_call_tells_its_seconds_as_those_of_the_whole(small, tmp_path):
+    results, out = small
+    again = short_run(shutil.copytree(out, tmp_path / "run"))
+    assert results.resumed is not True and " s in all." in (out / "results.md").read_text()
+    assert again.resumed is True and again.rows == results.rows
+    text = (tmp_path / "run" / "results.md").read_text()
+    assert " s in all." not in text and "found what earlier calls had made" in text
 
 
 def test_a_run_is_found_again_and_answers_a_new_question(small):
