@@ -1,14 +1,16 @@
 """All that wants to be known of a GPU, in one prepared run of at most eight minutes.
 
-    python benchmarks/gpu.py [--device cuda] [--out FILE] [--seconds 480] [--only tests,parity,speed,seed]
+    python benchmarks/gpu.py [--device cuda] [--out FILE] [--seconds 480] [--only tests,parity,precision,speed,seed]
     python benchmarks/gpu.py --device cpu --tiny       # as a test of the script itself, on a machine without a GPU
 
-Four sections, each in a time of its own, and JSON after each, so that a run that is cut off has left what it found:
+Five sections, each in a time of its own, and JSON after each, so that a run that is cut off has left what it found:
 
 - **tests**: those marked `cuda` (`tests/test_on_gpu.py`).
 - **parity**: every training step, path and sampler of `tests/test_cuda.py` on the device and on the CPU: the largest
   difference of their results, relative to the largest number; and how often the host waits when three more steps are
   asked for, which should be never.
+- **precision**: what TF32 and bfloat16 change, and what they save: every training and path with TF32 against single
+  precision on the same device; a generator's step and a sampler of the paper's size in all three.
 - **speed**: the rows of `speed.py`, a to f, both samplers and both latencies, each against the plain way on the same
   device and against its limit, counted with the products and the bandwidth that are measured there. The goal is twice
   the limit.
@@ -156,6 +158,78 @@ def parity(device: str, tiny: bool, seconds: float) -> dict[str, Any]:
     }
 
 
+# ---- fewer digits ----
+
+
+def timed(work: Callable[[], Tensor], device: str, least: float) -> tuple[Tensor, float]:
+    "What some work makes, and the seconds of its fastest repetition."
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    made, times, began = work(), list[float](), time.perf_counter()  # the first one prepares
+    while len(times) < 3 or time.perf_counter() - began < least:
+        wait()
+        start = time.perf_counter()
+        made = work()
+        wait()
+        times.append(time.perf_counter() - start)
+    return made, min(times)
+
+
+def precision(device: str, tiny: bool, seconds: float) -> dict[str, Any]:
+    "TF32 and bfloat16 against single precision."
+    from rows import NET, E, generator_network
+    from test_cuda import PATHS, TRAININGS, World
+
+    from hyperclip_nb.basenet.adapter import AdapterNet
+    from hyperclip_nb.core.blocks import Standardizer
+    from hyperclip_nb.core.devices import matrix_products
+    from hyperclip_nb.core.seeds import seeded
+    from hyperclip_nb.diffusion.hyperldm import HyperLDM
+    from hyperclip_nb.diffusion.schedule import DiffusionConfig
+    from hyperclip_nb.hypernet.hypernetworks import HNet
+
+    ways = {
+        "float32": lambda: matrix_products("float32"),
+        "tf32": lambda: matrix_products("tf32"),
+        "bfloat16": lambda: torch.autocast(device, torch.bfloat16),
+    }
+    difference = lambda a, b: ((a - b).abs().max() / b.abs().max().clamp(min=1e-6)).item()
+    world, began, parity = World(device), time.perf_counter(), {}
+    for name, work in {**TRAININGS, **PATHS}.items():
+        if time.perf_counter() - began > seconds / 2:
+            break
+        found = []
+        for way in "float32", "tf32":
+            with ways[way]():
+                found.append(results_of(work(world, 4)))
+        parity[name] = max(difference(near, exact) for exact, near in zip(*found))
+
+    hnet = HNet(AdapterNet(24, 8), 8, (8,)).to(device) if tiny else generator_network(device)
+    z, e = (torch.randn(n, m, generator=seeded(0, "z")).to(device) for n, m in ((32, hnet.latent_size), (373, E)))
+    ldm = HyperLDM.make(
+        E, hnet.latent_size, Standardizer(z), DiffusionConfig(timesteps=10, beta_end=0.5) if tiny else DiffusionConfig()
+    ).to(device)
+    batch = torch.zeros(32, hnet.net.size if tiny else NET.size, device=device)
+
+    def step() -> Tensor:
+        hnet.zero_grad(set_to_none=True)
+        (hnet(z).float() - batch).square().mean().backward()
+        return torch.cat([p.grad.flatten()[:100_000] for p in hnet.parameters()]).cpu()
+
+    def samples() -> Tensor:
+        return ldm.generate(e, generator=seeded(0), gamma=1.5, clamp=3.0, check=False).cpu()
+
+    speed: dict[str, dict[str, dict[str, float]]] = {}
+    for name, work in {"a generator's step, 32 latents": step, "a sampler, 373 questions": samples}.items():
+        exact, rows = Tensor(), {}
+        for way, context in ways.items():
+            with context():
+                made, spent = timed(work, device, 0.0 if tiny else 1.0)
+            exact = made if way == "float32" else exact
+            rows[way] = {"seconds": spent, "difference": difference(made.float(), exact)}
+        speed[name] = rows
+    return {"parity_of_tf32": parity, "worst": max(parity.values(), default=0.0), "speed": speed}
+
+
 # ---- speed ----
 
 
@@ -242,6 +316,7 @@ def seed(device: str, tiny: bool, seconds: float) -> dict[str, Any]:
 SECTIONS: dict[str, tuple[float, Callable[[str, bool, float], dict[str, Any]]]] = {  # share of the time that is left
     "tests": (0.15, run_tests),
     "parity": (0.15, parity),
+    "precision": (0.15, precision),
     "speed": (0.5, speed),
     "seed": (1.0, seed),
 }

@@ -5,7 +5,10 @@
     python benchmarks/scale.py samplers    # accuracy and time with 5 to 350 sampling steps
     python benchmarks/scale.py grid        # a comparison by 1 and 2 workers
     python benchmarks/scale.py builders    # features by 1 and 2 processes
-    python benchmarks/scale.py largest     # the table of docs/largest.md, from results/*.json
+    python benchmarks/scale.py tasks       # a data set of 100,000 tasks: time and memory until a batch can be drawn
+    python benchmarks/scale.py views       # memory of fine-tuning and of an HVAE, by the number of views
+    python benchmarks/scale.py questions   # kernel regression from 3,000 to 100,000 questions
+    python benchmarks/scale.py largest     # the tables of docs/largest.md, from results/*.json
 
 Figures go to `results/scale.json`, one entry per command. One thread; times are the processor's, so that others on
 the machine don't count. `grid` and `builders` report both, and the machine's load before: wall time says something on
@@ -313,30 +316,205 @@ def encode(folder: str) -> None:
 TASKS, VIEWS, P, Z = 100_000, 100, 394_240, 128
 
 
+def elsewhere(*arguments: object) -> dict:
+    "A part of a command in a process of its own, so that its peak of memory is its own."
+    import subprocess
+
+    command = [sys.executable, __file__, "--part", *map(str, arguments)]
+    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    found = json.loads(said.splitlines()[-1])
+    print(found, flush=True)
+    return found
+
+
+def part_tasks(count: int) -> dict:
+    "Tasks of 50 pictures out of 123,287, as extended COCO tasks are; features as of ViT-B-32, in half precision."
+    from hyperclip_nb.dataset.tasks import load_tasks, save_tasks
+
+    generator, empty = torch.Generator().manual_seed(0), peak_mb()
+    pictures = torch.randint(123_287, (count, 5, 10), generator=generator).tolist()
+    tasks = [
+        Task(
+            question=f"coco {t}",
+            answers=tuple("abcde"),
+            prompts=tuple(f"A picture of a {t % 500} {c}" for c in "abcde"),
+            support=tuple((f"coco-{i}", c) for c in range(5) for i in classes[c][:5]),
+            query=tuple((f"coco-{i}", c) for c in range(5) for i in classes[c][5:]),
+        )
+        for t, classes in enumerate(pictures)
+    ]
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "train.json"
+        save_tasks(path, tasks)
+        size, reading = path.stat().st_size / 1e6, seconds(lambda: load_tasks(path), 1)
+    listed = peak_mb()
+    began = time.process_time()
+    together = TaskSet(tasks, RandomBank(tasks))
+    made = time.process_time() - began
+    batch = seconds(lambda: together.ragged(torch.randperm(count, generator=generator)[:32], "all"), 5)
+    return {
+        "tasks": count,
+        "file_mb": size,
+        "read_s": reading,
+        "set_s": made,
+        "batch_ms": 1e3 * batch,
+        "empty_mb": empty,
+        "tasks_mb": listed - empty,
+        "peak_mb": peak_mb(),
+    }
+
+
+def tasks_() -> dict:
+    return {"rows": [elsewhere("tasks", count) for count in (10_000, 30_000, 100_000)]}
+
+
+def part_views(views: int, where: str) -> dict:
+    "Fine-tune 16 tasks, fit an HVAE's directions, train it a little, encode all."
+    import re
+    import tempfile
+    import threading
+
+    from hyperclip_nb.basenet.adapter import AdapterNet
+    from hyperclip_nb.core.files import mapped
+    from hyperclip_nb.hypernet.finetune import draw_views, finetune
+    from hyperclip_nb.hypernet.hvae import HVAE, PAPER_HVAE_SIZE, hvae_latents, train_hvae
+    from hyperclip_nb.hypernet.hypernetworks import MNet
+
+    status = Path("/proc/self/status")
+    own = lambda: int(re.search(r"RssAnon:\s+(\d+)", status.read_text())[1]) / 1024
+    done, most = threading.Event(), [own()]
+
+    def watch() -> None:
+        while not done.wait(0.005):
+            most.append(max(most[-1], own()))
+
+    net, tasks = AdapterNet(E, 16), alike(all_tasks(), 16)
+    tasks = TaskSet(tasks, RandomBank(tasks))
+    model = MNet(net).requires_grad_(False)
+    before = own()
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with tempfile.TemporaryDirectory() as folder:
+        shape = (views, len(tasks), net.size)
+        out = mapped(shape, folder) if where == "file" else None
+        weights = finetune(model, tasks, Adaptation(steps=1), draw_views(tasks, views), out=out)
+        hvae = HVAE.make(net, weights, model.z0.detach(), replace(PAPER_HVAE_SIZE, components=32))
+        run(train_hvae(hvae, weights, train=TrainConfig(steps=20)))
+        latents = hvae_latents(hvae, weights)[0]
+    done.set()
+    watcher.join()
+    return {
+        "where": where,
+        "views": views,
+        "weights_mb": weights.numel() * 4 / 2**20,
+        "own_mb": most[-1] - before,
+        "sum": latents.double().sum().item(),
+    }
+
+
+def views_() -> dict:
+    return {"rows": [elsewhere("views", views, where) for where in ("memory", "file") for views in (32, 64, 128, 256)]}
+
+
+def part_questions(count: int, landmarks: int) -> dict:
+    "Latents that eight directions of a question decide, and noise; 2,000 new questions."
+    from hyperclip_nb.guidance.question_regression import KernelRegression
+
+    generator, empty = torch.Generator().manual_seed(0), peak_mb()
+    normal = lambda *shape: torch.randn(*shape, generator=generator)
+    first, second = normal(8, LATENT), normal(8, LATENT)
+    truth = lambda e: (e[:, :8] @ first / 3).tanh() + (e[:, :8] @ second / 3).sin()
+    e, new = normal(count, 16), normal(2_000, 16)
+    z = truth(e) + 0.3 * normal(count, LATENT)
+    began = time.process_time()
+    regression = KernelRegression.fit(e, z, bandwidth=1.0, ridge=1.0, landmarks=landmarks or None)
+    spent = time.process_time() - began
+    left = ((regression(new) - truth(new)).square().mean() / truth(new).var(0).mean()).item()
+    more = {"seconds": spent, "own_mb": peak_mb() - empty, "unexplained": left}
+    return {"questions": count, "landmarks": len(regression.train), **more}
+
+
+def questions_() -> dict:
+    cases = (3_000, 0), (10_000, 0), (10_000, 4_096), (10_000, 1_024), (30_000, 0), (100_000, 0)
+    return {"rows": [elsewhere("questions", *case) for case in cases]}
+
+
 def largest() -> dict:
     "What 100,000 tasks and COCO's pictures take, from measured cost per unit."
     unit = {row["part"]: row for row in json.loads((FOLDER / "paper_size.json").read_text())["costs"]["rows"]}
+    known = json.loads((FOLDER / "scale.json").read_text())
     picture = json.loads((FOLDER / "features.json").read_text())["speed"][0]["bank processor ms per image"] / 1e3
     hours = lambda part, count: unit[part]["seconds"] * count / 3600
     views, fine = TASKS * VIEWS, TASKS * 8
-    latents, weights = f"{views * Z * 4 / 1e9:.1f} GB", f"{fine * P * 4 / 1e9:,.0f} GB"
-    solved = 20 * TASKS**3 / 3 / 83.6e9 / 3600  # at the GFLOP/s of results/speed.json
+    latents, weights = f"{views * Z * 4 / 1e9:.1f} GB, mapped", f"{fine * P * 4 / 1e9:,.0f} GB in a file"
+    solved = known["questions"]["rows"][-1]
+    data = known["tasks"]["rows"][-1]["peak_mb"] / 1e3
     rows = [
         ("features of COCO, ViT-B-32", "123,287 pictures", picture * 123_287 / 3600, "0.2 GB", "31 pieces"),
-        ("HNet, meta-training", "27,000 steps", hours("hnet", 27_000), "2.5 GB", "a batch's tasks (torchrun)"),
+        ("HNet, meta-training", "27,000 steps", hours("hnet", 27_000), f"{data + 1:.1f} GB", "a batch's tasks"),
         ("fine-tuned weights", f"{fine:,} views", hours("fine-tuned weights", fine), weights, "no"),
-        ("stored latents", f"{views:,} views", hours("stored latents", views), latents, "no"),
-        ("the same for HyperCLIP", f"{views:,} views", hours("stored latents for HyperCLIP", views), latents, "no"),
-        ("HyperLDM", "7,000 steps", hours("hnet_hyperldm", 7_000), latents, "a batch's latents (torchrun)"),
-        ("kernel regression, counted", "20 solutions", solved, f"{TASKS**2 * 4 / 1e9:.0f} GB", "no"),
+        ("their components", f"{fine:,} views", hours("their components", fine), "2.4 GB", "no"),
+        ("stored latents", f"{views:,} views", hours("stored latents", views), latents, "views"),
+        ("the same for HyperCLIP", f"{views:,} views", hours("stored latents for HyperCLIP", views), latents, "views"),
+        ("HyperLDM", "7,000 steps", hours("hnet_hyperldm", 7_000), latents, "a batch's latents"),
+        (
+            f"kernel regression, {solved['landmarks']:,} landmarks",
+            "20 solutions",
+            20 * solved["seconds"] / 3600,
+            f"{solved['own_mb'] / 1e3:.1f} GB",
+            "no",
+        ),
     ]
     head = "| part | how much of it | core-hours | memory | side by side |\n|---|---|---|---|---|\n"
     table = head + "".join(f"| {a} | {b} | {c:,.1f} | {d} | {e} |\n" for a, b, c, d, e in rows)
-    page = Path(__file__).parent.parent / "docs" / "largest.md"
-    before, _, rest = page.read_text().partition("<!-- table of scale.py -->\n")
-    after = rest.partition("<!-- end of the table -->")[2]
-    page.write_text(f"{before}<!-- table of scale.py -->\n{table}<!-- end of the table -->{after}")
+    written("table", table)
+    found = known["tasks"]["rows"]
+    head = "| tasks | file | reading it | `TaskSet` | a batch of 32 | tasks | all |\n|---|---|---|---|---|---|---|\n"
+    written(
+        "tasks",
+        head
+        + "".join(
+            f"| {r['tasks']:,} | {r['file_mb']:,.0f} MB | {r['read_s']:.1f} s | {r['set_s']:.1f} s "
+            f"| {r['batch_ms']:.1f} ms | {r['tasks_mb'] / 1e3:.1f} GB | {r['peak_mb'] / 1e3:.1f} GB |\n"
+            for r in found
+        ),
+    )
+    found = {(r["views"], r["where"]): r for r in known["views"]["rows"]}
+    head = (
+        "| views | their weights | own memory, weights in memory | own memory, weights in a file |\n|---|---|---|---|\n"
+    )
+    written(
+        "views",
+        head
+        + "".join(
+            f"| {v} | {found[v, 'file']['weights_mb']:,.0f} MB | {found[v, 'memory']['own_mb']:,.0f} MB "
+            f"| {found[v, 'file']['own_mb']:,.0f} MB |\n"
+            for v in sorted({views for views, _ in found})
+        ),
+    )
+    head = "| questions | landmarks | processor time | memory | unexplained variance |\n|---|---|---|---|---|\n"
+    written(
+        "questions",
+        head
+        + "".join(
+            f"| {r['questions']:,} | {'all' if r['landmarks'] == r['questions'] else format(r['landmarks'], ',')} "
+            f"| {r['seconds']:,.1f} s | {r['own_mb'] / 1e3:.1f} GB | {100 * r['unexplained']:.1f} % |\n"
+            for r in known["questions"]["rows"]
+        ),
+    )
     return {row[0]: {"core_hours": row[2], "memory": row[3]} for row in rows}
+
+
+def written(name: str, table: str) -> None:
+    "Put a table into docs/largest.md."
+    page = Path(__file__).parent.parent / "docs" / "largest.md"
+    begin, end = f"<!-- {name} of scale.py -->\n", f"<!-- end of the {name} -->"
+    before, found, rest = page.read_text().partition(begin)
+    if not found or end not in rest:
+        raise SystemExit(f"{page}: expected {begin.strip()} and {end}")
+    page.write_text(f"{before}{begin}{table}{end}{rest.partition(end)[2]}")
 
 
 def main() -> None:
@@ -346,8 +524,17 @@ def main() -> None:
         "samplers": samplers,
         "grid": grid,
         "builders": builders,
+        "tasks": tasks_,
+        "views": views_,
+        "questions": questions_,
         "largest": largest,
     }
+    if sys.argv[1:2] == ["--part"]:
+        torch.set_num_threads(1)
+        part, *arguments = sys.argv[2:]
+        parts = {"tasks": part_tasks, "views": part_views, "questions": part_questions}
+        print(json.dumps(parts[part](*(int(a) if a.isdecimal() else a for a in arguments))))
+        return
     if len(sys.argv) != 2 or sys.argv[1] not in commands:
         raise SystemExit(__doc__)
     torch.set_num_threads(1)

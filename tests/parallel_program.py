@@ -9,6 +9,7 @@ processes.
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -23,8 +24,9 @@ from hyperclip_nb.diffusion.hyperldm import LDMConfig, train_hyperldm  # noqa: E
 from hyperclip_nb.guidance.hyperclip import ContrastConfig, train_hyperclip  # noqa: E402
 from hyperclip_nb.hypernet.hvae import HVAELoss, train_hvae  # noqa: E402
 from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, fit_meta  # noqa: E402
+from hyperclip_nb.hypernet.store import store_adaptations  # noqa: E402
 
-HOW = TrainConfig(steps=6, lr=1e-2)
+HOW, STORED = TrainConfig(steps=6, lr=1e-2), Adaptation(steps=(1, 3), lr=0.1)
 
 
 def trainings(world: World) -> dict[str, Steps]:
@@ -68,6 +70,10 @@ def main(out: Path, steps: int = HOW.updates) -> dict[str, list[float]]:
 
         run.part(name, {"name": name}, build)
         run.part(name, {"name": name}, build)
+    if steps == HOW.updates:
+        world = World("cpu")
+        store = partial(store_adaptations, world.hnet().requires_grad_(False), world.tasks, STORED, views=3)
+        run.part("stored", {}, lambda: {"latents": store()})
     run.write_text("table.md", f"written by {everyone.rank}\n")
     print(f"printed by {everyone.rank}")
     (out / f"losses-{everyone.rank}.json").write_text(json.dumps({"losses": losses, "built": built}))

@@ -46,6 +46,7 @@ WAITS = {  # operators whose result, or its shape, the host must know
 }
 INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
 HERE = Path(__file__).name
+OUTSIDE = "a copy between the devices while a graph is recorded: it would read the same address at every replay"
 
 
 class DeviceError(RuntimeError):
@@ -58,6 +59,7 @@ class Gpu:
 
     waits: list[str] = field(default_factory=list)  # "operator at file:line", one for each time the host waited
     operators: int = 0  # on the device
+    launches: int = 0  # kernels, copies and graphs that the host starts: operators that make no view
     tape: list[tuple] | None = None  # of a graph that is being recorded
     replays: int = 0  # of graphs
 
@@ -121,6 +123,8 @@ class CudaTensor(Tensor):
         given = [x for x in tree_flatten((arguments, named))[0] if isinstance(x, Tensor)]
         _check(function, given, arguments, named)
         _gpu.operators += 1
+        if _gpu.tape is None and _starts_a_kernel(function):
+            _gpu.launches += 1
         inner, inner_named = tree_map_only(CudaTensor, lambda t: t.x, (arguments, named))
         out = function(*inner, **inner_named)
         if function is aten.copy_.default and not isinstance(arguments[0], CudaTensor):
@@ -132,12 +136,20 @@ class CudaTensor(Tensor):
         return return_and_correct_aliasing(function, arguments, named, out)
 
 
+def _starts_a_kernel(function) -> bool:
+    "A view starts none, and neither does asking for memory."
+    a_view = any(r.alias_info and not r.alias_info.is_write for r in function._schema.returns)
+    return not a_view and "empty" not in function._schema.name
+
+
 def _check(function, given: list[Tensor], arguments: tuple, named: dict) -> None:
     "Raise for what a GPU would refuse, and note what the host waits for."
     outside = [x for x in given if not isinstance(x, CudaTensor)]
     if function in WAITS:
         _gpu.wait(str(function))
     elif function is aten.copy_.default:
+        if outside and _gpu.tape is not None:
+            raise DeviceError(OUTSIDE)
         blocking = not (arguments[2] if len(arguments) > 2 else named.get("non_blocking", False))
         if outside and (blocking or outside[0] is arguments[0]):
             _gpu.wait("copy_ between the devices")
@@ -164,6 +176,7 @@ class Graph:
 
     def replay(self) -> None:
         _gpu.replays += 1
+        _gpu.launches += 1
         for function, arguments, named, made in self.tape:
             again = [x for x in tree_flatten(function(*arguments, **named))[0] if isinstance(x, Tensor)]
             for mine, x in zip(made, again):
@@ -213,6 +226,9 @@ def _to(x: Tensor, *where, non_blocking=False, copy=False, device=None, dtype=No
             there = _is_cuda(w)
     if there == isinstance(x, CudaTensor):
         return Tensor.to(x, dtype, copy=copy, **rest)
+    if _gpu.tape is not None:
+        raise DeviceError(OUTSIDE)
+    _gpu.launches += 1
     if not there or not non_blocking:
         _gpu.wait("to the CPU" if isinstance(x, CudaTensor) else "to the GPU without non_blocking")
     return _Move.apply(x, there, dtype)

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from hyperclip_nb.cli.commands import main
@@ -55,9 +57,41 @@ def test_wrong_arguments_get_a_sentence_and_exit_code_2(capsys, arguments, said)
 
 
 @pytest.mark.parametrize(
+    "content, said",
+    [
+        (None, "expected a JSON file, found none"),
+        ("methods: [multitask]", "expected JSON"),
+        ({"methods": ["multitask"]}, "missing required field `grid`"),
+        ({"methods": ["multitask"], "grid": {"multitask.lr": [0.1]}, "preset": "mine"}, "expected preset demo, smoke"),
+        ({"methods": ["few_shot"], "grid": {"multitask.lr": [0.1]}}, "rows that see no picture"),
+        ({"methods": ["magic"], "grid": {"multitask.lr": [0.1]}}, "magic"),
+        ({"methods": ["multitask"], "grid": {"multitask.speed": [0.1]}}, "the nearest are multitask."),
+        ({"methods": ["multitask"], "grid": {"multitask.lr": ["fast"]}}, "multitask.lr: expected float"),
+        ({"methods": ["multitask"], "grid": {"multitask.lr": []}}, "at least 1 value of each setting"),
+        ({"methods": ["multitask"], "grid": {"multitask.lr": [0.1]}, "seeds": 0}, "at least 1 seed"),
+    ],
+)
+def test_a_sweep_s_file_is_checked_before_anything_is_done(capsys, tmp_path, content, said):
+    file, out = tmp_path / "sweep.json", tmp_path / "run"
+    if content is not None:
+        file.write_text(content if isinstance(content, str) else json.dumps(content))
+    code, text = call(capsys, "sweep", str(file), "--out", str(out))
+    assert code == 2 and said in text and str(file) in text and "Traceback" not in text and not out.exists()
+
+
+def test_a_cluster_that_is_none_is_named(capsys, tmp_path):
+    file = tmp_path / "sweep.json"
+    file.write_text(json.dumps({"preset": "smoke", "methods": ["multitask"], "grid": {"multitask.lr": [0.1]}}))
+    for command in (["sweep", str(file)], ["reproduce", "--preset", "smoke"]):
+        code, text = call(capsys, *command, "--out", str(tmp_path / "run"), "--cluster", "many")
+        assert code == 2 and "cluster: expected local:N" in text and "got 'many'" in text
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         [],
+        ["sweep", "--help"],
         ["--help"],
         ["demo", "--help"],
         ["adapt", "--help"],

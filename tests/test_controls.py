@@ -14,7 +14,8 @@ from hyperclip_nb.evaluation.controls import (
     nearest_latent,
     null_questions,
 )
-from hyperclip_nb.guidance.question_regression import KernelRegression
+from hyperclip_nb.guidance import question_regression
+from hyperclip_nb.guidance.question_regression import KernelRegression, QuestionRegression, rbf
 
 
 @given(st.lists(st.integers(0, 6), min_size=2, max_size=40), st.integers(0, 1000))
@@ -115,7 +116,41 @@ def test_kernel_regression_finds_a_smooth_map_that_nearest_does_not():
     assert error(fitted) < 0.1 * error(nearest_latent(test, train, truth(train)))
 
 
-@pytest.mark.parametrize("options, message", [({"ridge": 0}, "positive"), ({"bandwidth": -1}, "positive")])
+@pytest.mark.parametrize("landmarks", [2, 20, 59])
+def test_landmarks_make_the_error_of_all_questions_small(landmarks):
+    "The closed form against least squares with the penalty as more rows."
+    g = torch.Generator().manual_seed(0)
+    train, latents, test = (torch.randn(n, 3, generator=g, dtype=torch.float64) for n in (60, 60, 20))
+    ours = KernelRegression.fit(train, latents, 0.7, 0.3, landmarks=landmarks)
+    assert len(ours.train) == landmarks and all(any(torch.equal(row, e) for e in train) for row in ours.train)
+    root = torch.linalg.cholesky(rbf(ours.train, ours.train, ours.scale) + 1e-10 * torch.eye(landmarks))
+    rows = torch.cat([rbf(train, ours.train, ours.scale), 0.3**0.5 * root.mT])
+    dual = torch.linalg.lstsq(rows, torch.cat([latents - latents.mean(0), torch.zeros(landmarks, 3)])).solution
+    expected = latents.mean(0) + rbf(test, ours.train, ours.scale) @ dual
+    torch.testing.assert_close(ours(test), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_nearly_all_landmarks_are_nearly_the_whole_regression_and_pieces_are_added_up(monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    train, latents, test = (torch.randn(n, 2, generator=g) for n in (300, 300, 50))
+    whole = KernelRegression.fit(train, latents, ridge=1.0)(test)
+    near = KernelRegression.fit(train, latents, ridge=1.0, landmarks=299)(test)
+    torch.testing.assert_close(near, whole, rtol=0.05, atol=0.05)
+    monkeypatch.setattr(question_regression, "LANDMARKS", 7)
+    torch.testing.assert_close(KernelRegression.fit(train, latents, ridge=1.0, landmarks=299)(test), near)
+    monkeypatch.setattr(question_regression, "EXACT", 299)  # now 300 are too many
+    assert len(KernelRegression.fit(train, latents).train) == 7
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"ridge": 0}, "positive"),
+        ({"bandwidth": -1}, "positive"),
+        ({"landmarks": 1}, "from 2 to 3 questions, got 1"),
+        ({"landmarks": 4}, "from 2 to 3 questions, got 4"),
+    ],
+)
 def test_kernel_regression_refuses_options(options, message):
     with pytest.raises(ValueError, match=message):
         KernelRegression.fit(torch.eye(3), torch.eye(3), **options)
@@ -126,3 +161,17 @@ def test_kernel_regression_refuses_data():
         KernelRegression.fit(torch.eye(3), torch.eye(4))
     with pytest.raises(ValueError, match="differ"):
         KernelRegression.fit(torch.ones(3, 2), torch.eye(3))
+
+
+def test_question_regression_in_pieces_and_with_the_table_that_version_0_1_kept(monkeypatch):
+    g = torch.Generator().manual_seed(0)
+    questions, latents, cells = torch.randn(30, 4, generator=g), torch.randn(30, 3, generator=g), list("abcde") * 6
+    model = QuestionRegression(questions, latents, cells, 2, 3).requires_grad_(False)
+    whole, left_out = model(questions[:9]), model.left_out()
+    same = model.cell[:, None] == model.cell
+    torch.testing.assert_close(left_out, model.shares(questions, same) @ latents)
+    monkeypatch.setattr(QuestionRegression, "together", 4)
+    torch.testing.assert_close(model(questions[:9]), whole)
+    torch.testing.assert_close(model.left_out(), left_out)
+    assert "cell" not in model.state_dict()
+    QuestionRegression(questions, latents, cells, 2, 3).load_state_dict({**model.state_dict(), "same": same})

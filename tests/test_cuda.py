@@ -10,6 +10,7 @@ import copy
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -30,6 +31,8 @@ from hyperclip_nb.diffusion import denoisers
 from hyperclip_nb.diffusion.denoisers import DENOISERS, DenoiserConfig
 from hyperclip_nb.diffusion.hyperldm import HyperLDM, LDMConfig, train_hyperldm
 from hyperclip_nb.evaluation.calibration import Predictions, fit_temperature
+from hyperclip_nb.evaluation.fewshot import score_learner
+from hyperclip_nb.evaluation.scoring import TrainedMethod, accuracy_of, measure, on_validation, predictions
 from hyperclip_nb.guidance.guide import Guidance, guide
 from hyperclip_nb.guidance.hyperclip import ContrastConfig, HyperCLIP, HyperCLIPConfig, train_hyperclip
 from hyperclip_nb.guidance.question_regression import QuestionRegression, Whitening, train_question_regression
@@ -38,7 +41,7 @@ from hyperclip_nb.hypernet.film import FiLM
 from hyperclip_nb.hypernet.finetune import draw_views, finetune
 from hyperclip_nb.hypernet.hvae import HVAE, HVAEConfig, HVAELoss, hvae_latents, train_hvae
 from hyperclip_nb.hypernet.hypernetworks import HNet, MNet
-from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, adapt, fit_meta
+from hyperclip_nb.hypernet.metatrain import Adaptation, Episodes, adapt, adaptation_path, fit_meta
 from hyperclip_nb.hypernet.store import store_adaptations
 
 E, Z, TASKS = 12, 6, 10
@@ -322,6 +325,35 @@ def test_a_sampler_whose_step_is_one_graph_gives_the_same_numbers(name, monkeypa
         torch.testing.assert_close(host(there), here, rtol=1e-3, atol=1e-4)
 
 
+def launches_of_a_step(monkeypatch, recorded: bool, **how: Any) -> float:
+    "Of our denoiser with its three layers."
+    monkeypatch.setattr(denoisers, "CAPTURED_FROM", 1 if recorded else 10**6)
+    with pretend_cuda() as gpu:
+        world, counts = World("cuda"), []
+        ldm = HyperLDM.make(E, Z, Standardizer(world.latents), denoiser=DenoiserConfig(hidden=16, depth=3))
+        ldm = ldm.to("cuda").requires_grad_(False)
+        for steps in 20, 40:
+            before = gpu.launches
+            ldm.generate(world.e, generator=seeded(0), steps=steps, check=False, **how)
+            counts.append(gpu.launches - before)
+    return (counts[1] - counts[0]) / 20
+
+
+@pytest.mark.parametrize(
+    "how, plain, recorded",
+    [
+        ({"gamma": 1.5}, 21, 6),
+        ({"gamma": 1.0}, 20, 6),
+        ({"gamma": 1.5, "clamp": 3.0}, 24, 9),
+        ({"gamma": 1.5, "sampler": "ddim"}, 23, 8),
+        ({"gamma": 1.5, "sampler": "dpm"}, 24, 9),
+    ],
+)
+def test_how_many_launches_a_step_of_a_sampler_takes(monkeypatch, how, plain, recorded):
+    "The first row is told in the notebook of devices, where it is said why a whole sampler is not one graph."
+    assert [launches_of_a_step(monkeypatch, way, **how) for way in (False, True)] == [plain, recorded]
+
+
 def test_a_graph_is_recorded_for_each_shape_and_reads_what_it_is_given():
     with pretend_cuda() as gpu, torch.no_grad():
         shift = torch.ones(3).to("cuda")
@@ -333,9 +365,64 @@ def test_a_graph_is_recorded_for_each_shape_and_reads_what_it_is_given():
         assert not torch.equal(host(first), host(second))  # the next call leaves the last result alone
         with pytest.raises(DeviceError, match="capturing"):
             captured(lambda x: x * x.sum().item())(shift)
+        with pytest.raises(DeviceError, match="same address at every replay"):
+            captured(lambda x: x * torch.ones(3).to("cuda", non_blocking=True))(shift)
     with pretend_cuda() as gpu:
         step(torch.ones(4, 3).to("cuda").requires_grad_()).sum().backward()  # with gradients it is the function itself
         assert gpu.replays == 0
+
+
+def scored(copies: int, batches: int):
+    "Everything that scores a method, on several copies of the tasks, so that only the tasks of a batch become more."
+
+    def work(device: str) -> tuple[list[Tensor], int]:
+        world, tasks = World(device), toy_tasks(SIZES * copies)
+        tasks = TaskSet(tasks, ToyBank(tasks), device)
+        e, hnet = world.on(normal(len(tasks), E)), world.hnet(E).requires_grad_(False)
+        x: Any = SimpleNamespace(sets=dict.fromkeys(("val", "test"), tasks), net=NET)
+        x.embeddings = dict.fromkeys(x.sets, {"text": e})
+        three = lambda questions, noise: torch.stack([hnet(s * questions["text"]) for s in (0.5, 1.0, 2.0)])
+        method = TrainedMethod(three)
+        limit = 10 * NET.size * -(-len(tasks) // batches)  # of `predictions`
+        some = [*predictions(x, method, 0, "test", limit=limit)]
+        temperature, validation = on_validation(x, method, 0)
+        found = measure(x, method, 0, temperature=temperature)
+        numbers = [accuracy_of(some, len(tasks)), validation, found.accuracy, found.raw.nll, found.tempered.bins]
+        return numbers, len(some)
+
+    return work
+
+
+def test_the_host_waits_for_a_batch_of_tasks_and_for_no_task_when_a_method_is_scored():
+    here, count = scored(1, 1)("cpu")
+    with pretend_cuda() as gpu:
+        there, _ = scored(1, 1)("cuda")
+        for a, b in zip(here, there, strict=True):
+            torch.testing.assert_close(host(b), a, rtol=1e-4, atol=1e-5)
+        assert all(x.device.type == "cpu" for x in there)
+        few, tasks, batches = (gpu.of(lambda: scored(*how)("cuda")) for how in ((1, 1), (5, 1), (1, 10)))
+        assert len(tasks) == len(few)  # five times as many tasks in the same batches
+        _, more = scored(1, 10)("cuda")
+        assert more > count and len(batches) - len(few) == 2 * (
+            more - count
+        )  # are the logits, and what they say, finite?
+
+
+def test_few_shot_curves_wait_for_a_scored_place_and_for_no_step_nor_factor():
+    def curves(world: World, steps: tuple[int, ...], alphas: tuple) -> Tensor:
+        hnet = world.hnet().requires_grad_(False)
+        learner = lambda batch: adaptation_path(hnet, hnet.z0.detach(), batch, Adaptation(steps=max(steps), lr=0.1))
+        return score_learner(learner, hnet, world.tasks, 2, steps, alphas=alphas, repeats=1)
+
+    here = curves(World("cpu"), (0, 4), (None, 1.0))
+    with pretend_cuda() as gpu:
+        world = World("cuda")
+        torch.testing.assert_close(curves(world, (0, 4), (None, 1.0)), here)
+        waits = lambda *how: len(gpu.of(lambda: curves(world, *how)))
+        one = waits((0, 4), (None,))
+        assert waits((0, 40), (None,)) == waits((0, 4), (None, 1.0, 3.0, 10.0)) == one
+        batches = len(world.tasks.buckets(world.tasks.all_ids, "support", limit=50_000))
+        assert waits((0, 2, 4), (None,)) == one + batches
 
 
 def test_scoring_and_encoding_have_the_same_numbers_on_a_gpu():

@@ -29,6 +29,9 @@ def test_it_runs_everything_small_on_a_cpu(found):
     assert [*found] == ["schema", "tiny", "machine", *gpu.SECTIONS]
     assert found["tests"]["skipped"] > 40 and "failed" not in found["tests"]
     assert found["parity"]["worst"] == 0 and not found["parity"]["errors"] and len(found["parity"]["rows"]) > 30
+    fewer = found["precision"]
+    assert fewer["worst"] == 0 and len(fewer["parity_of_tf32"]) > 30  # on a CPU the switch does nothing
+    assert all(0 < rows["bfloat16"]["difference"] < 0.2 for rows in fewer["speed"].values())
     assert [row["id"] for row in found["speed"]["rows"]] == ["latency_20"]
 
 

@@ -217,7 +217,7 @@ def test_a_training_question_never_answers_for_itself(tmp_path):
     honest, looked_up = x.condition("hnet", 0), x.condition("hnet", 0, x.embeddings["train"])
     assert not torch.allclose(honest, looked_up)
     model = x.question_regression("hnet", 0)
-    assert (model.shares(model.questions, model.same).diagonal() == 0).all()
+    assert (model.shares(model.questions, model.cell[:, None] == model.cell).diagonal() == 0).all()
 
 
 def test_shuffling_and_leaving_out_questions_matters_only_to_those_that_read_them(tmp_path):

@@ -23,6 +23,7 @@ from hyperclip_nb.core.files import (
     FileError,
     fingerprint,
     load_tensors,
+    mapped,
     path_inside,
     read_json,
     save_tensors,
@@ -143,6 +144,63 @@ def test_what_was_loaded_does_not_follow_the_file(folder, small):
     loaded, _ = load_tensors(path)
     path.write_bytes(b"\xff" * len(small))
     assert all(torch.equal(loaded[k], v) for k, v in SMALL.items())
+
+
+def test_what_is_mapped_stays_when_the_file_is_replaced_and_is_checked_when_it_is_opened(folder, small):
+    path = folder / "mapped.safetensors"
+    path.write_bytes(small)
+    loaded, _ = load_tensors(path, mapped=True)
+    save_tensors(path, {name: torch.zeros_like(x) for name, x in SMALL.items()})
+    assert all(torch.equal(loaded[k], v) for k, v in SMALL.items())
+    for damaged in small[:-1], small[:-1] + bytes([small[-1] ^ 1]):
+        path.write_bytes(damaged)
+        with pytest.raises(FileError):
+            load_tensors(path, mapped=True)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7), (0, 4), (1,)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_a_tensor_in_a_file_has_no_name_and_leaves_nothing(tmp_path, shape, dtype):
+    x = mapped(shape, tmp_path, dtype)
+    y = torch.randint(100, shape).to(dtype)
+    x.copy_(y)
+    assert torch.equal(x, y) and x.shape == shape and x.dtype == dtype
+    assert os.name != "posix" or not [*tmp_path.iterdir()]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="needs posix_fallocate")
+def test_a_disk_without_room_is_an_error_before_anything_is_written(tmp_path):
+    with pytest.raises(OSError) as caught:
+        mapped((2**50,), tmp_path)
+    assert str(tmp_path) in str(caught.value) and not [*tmp_path.iterdir()]
+
+
+ANONYMOUS = """
+import re, sys, torch
+from pathlib import Path
+from hyperclip_nb.core.files import load_tensors, mapped, save_tensors
+own = lambda: int(re.search(r"RssAnon:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) / 1024
+folder = Path(sys.argv[1])
+save_tensors(folder / "x", {"x": torch.ones(50, 2**18)})  # 50 MiB
+found = []
+for how in True, False:
+    before = own()
+    x = load_tensors(folder / "x", mapped=how)[0]["x"]
+    assert x.sum() == x.numel()
+    found.append(own() - before)
+    del x
+before = own()
+y = mapped((50, 2**18), folder).fill_(1.0)
+assert y.sum() == y.numel()
+print(*found, own() - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="needs /proc")
+def test_what_is_mapped_takes_no_memory_of_the_process(tmp_path):
+    said = subprocess.run([sys.executable, "-c", ANONYMOUS, tmp_path], capture_output=True, text=True, check=True)
+    with_map, in_memory, file = map(float, said.stdout.split())  # MiB
+    assert with_map < 5 and file < 5 and in_memory > 45
 
 
 # --- writes that break off

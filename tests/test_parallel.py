@@ -37,7 +37,7 @@ def torchrun(count: int, *arguments: object) -> subprocess.CompletedProcess:
 
 
 def parts(folder: Path) -> dict[str, dict[str, torch.Tensor]]:
-    return {name: load_tensors(folder / "run" / f"{name}.safetensors")[0] for name in NAMES}
+    return {name: load_tensors(folder / "run" / f"{name}.safetensors")[0] for name in (*NAMES, "stored")}
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +65,17 @@ def test_two_processes_have_the_losses_of_one(alone, two, name):
         torch.testing.assert_close(value, alone[1][name][key], rtol=1e-3, atol=1e-4, msg=lambda text: f"{key}: {text}")
 
 
+def test_two_processes_share_the_views_that_are_stored(alone, two):
+    here, there = (of["stored"]["latents"] for of in (alone[1], parts(two[0])))
+    assert torch.equal(here, there) and len({float(view.sum()) for view in here}) == 3
+
+
 def test_all_build_a_part_once_and_only_the_first_one_writes(two):
     folder, printed, found = two
     assert [one["built"] for one in found] == [[*NAMES]] * 2
     run = Run.open(folder / "run")
     run.verify()
-    assert {*run.manifest.files} == {*(f"{name}.safetensors" for name in NAMES), "table.md"}
+    assert {*run.manifest.files} == {*(f"{name}.safetensors" for name in (*NAMES, "stored")), "table.md"}
     assert (folder / "run" / "table.md").read_text() == "written by 0\n"
     assert "printed by 0" in printed and "printed by 1" not in printed
     assert not [*(folder / "run").glob("*.resume.safetensors")]

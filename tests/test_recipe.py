@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from test_experiment import TINY, experiment
 
 from hyperclip_nb.cli.commands import main
-from hyperclip_nb.core.files import RunError
+from hyperclip_nb.core import devices
+from hyperclip_nb.core.files import RunError, mapped
 from hyperclip_nb.core.runs import to_settings
 from hyperclip_nb.core.training import TrainConfig, fit
 from hyperclip_nb.dataset.batches import TaskSet
@@ -363,3 +364,20 @@ def test_the_preset_paper_is_as_long_as_the_paper():
     assert (r.diffusion.timesteps, r.diffusion.beta_start, r.diffusion.beta_end) == (350, 1e-4, 0.06)
     assert (r.diffusion.schedule, r.diffusion.prediction) == ("linear", "epsilon")
     assert (r.stored.steps, r.stored_for_hyperclip.steps, r.finetuned.steps) == (10, 50, 50)
+
+
+def test_fine_tuned_weights_for_which_memory_has_no_room_lie_in_a_file(tmp_path, monkeypatch):
+    "The HVAE, its latents and its report are the same from there, also where some tasks are left out."
+    recipe = replace(TINY, conditional_fraction=0.5)
+    plain = experiment(tmp_path / "memory", recipe)
+    before = plain.hvae(0).state_dict(), plain.stored("hvae", 0)
+    asked = []
+    monkeypatch.setattr(devices, "free_memory", lambda: 1_000.0)
+    monkeypatch.setattr(devices, "mapped", lambda shape, folder: asked.append(folder) or mapped(shape, folder))
+    x = experiment(tmp_path / "file", recipe)
+    after = x.hvae(0).state_dict(), x.stored("hvae", 0)
+    assert asked == [x.run.path] and len(before[1].latents[0]) < len(x.to_fine_tune())
+    assert torch.equal(x.fine_tuned(0).weights, plain.fine_tuned(0).weights)
+    assert all(torch.equal(a, b) for a, b in zip(before[0].values(), after[0].values(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before[1], after[1], strict=True))
+    assert not [*x.run.path.glob(".mapped*")]

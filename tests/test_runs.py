@@ -585,3 +585,17 @@ def test_no_state_of_a_training_is_left_beside_the_finished_part(run):
     files.save_tensors(run.checkpoint("a"), {"step": torch.ones(1)})  # a kill came between the part and its removal
     run.part("a", {}, never)
     assert not run.checkpoint("a").exists()
+
+
+def test_a_large_part_stays_in_its_file_and_is_the_same(run, monkeypatch):
+    monkeypatch.setattr(runs, "MAPPED_FROM", 4_000)
+    made = {"large": torch.arange(2_000.0).view(40, 50).mT, "count": torch.tensor(3)}
+    built, again = run.part("large", {}, lambda: made), run.part("large", {}, lambda: 1 / 0)
+    for found in built, again, run.load("large"):
+        assert found.keys() == made.keys() and all(torch.equal(found[name], x) for name, x in made.items())
+    run.part("large", {"other": True}, lambda: {"large": torch.zeros(2_000)})
+    assert torch.equal(built["large"], made["large"])  # who has it keeps it when it is made anew
+    damaged = run.path / "large.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"x")
+    with pytest.raises(RunError, match="damaged"):
+        run.part("large", {"other": True}, lambda: 1 / 0)

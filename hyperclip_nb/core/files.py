@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'T', 'DTYPES', 'HyperclipError', 'FileError', 'RunError', 'replacing', 'write_atomic', 'own_temporary',
            'sweep', 'path_inside', 'check_regular', 'held_lock', 'folder_lock', 'read_utf8', 'read_json',
            'name_the_keys', 'plain_value', 'write_json', 'tensors_digest', 'to_plain', 'fingerprint', 'sha256_of',
-           'write_safetensors', 'save_tensors', 'load_tensors']
+           'write_safetensors', 'save_tensors', 'load_tensors', 'mapped']
 
 # %% ../../nbs/0_core/appendix/files.ipynb #e9a97c2e
 import codecs
@@ -392,13 +392,16 @@ def save_tensors(
 def load_tensors(
     path: str | Path,
     device: str | torch.device = "cpu",
+    mapped: bool = False,  # leave the numbers in the file, which must then only be replaced, never written to
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:  # tensors, and what was given as `meta`
     "Read what `save_tensors` wrote. Raises `FileError` for a file that is missing, cut off, changed or not ours."
     check_regular(path)
     try:
         with safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("hyperclip_nb")
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # outlives changes to the file
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+            if not mapped:  # then they outlive changes to the file
+                tensors = {name: x.clone() for name, x in tensors.items()}
     except FileNotFoundError as error:
         raise FileError(f"{path}: expected a safetensors file, found none") from error
     except (SafetensorError, OSError) as error:
@@ -414,3 +417,27 @@ def load_tensors(
             "delete it to have it made again"
         )
     return {name: x.to(device) for name, x in tensors.items()}, json.loads(notes)
+
+# %% ../../nbs/0_core/appendix/files.ipynb #ef121576
+def mapped(
+    shape: Sequence[int],
+    folder: str | Path,  # on a disk that has room
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:  # with any content
+    "A tensor in a file instead of memory. Raises `OSError`, before anything is written, for a disk without room."
+    place = Path(folder) / f".mapped.{_host()}-{os.getpid()}-{time.monotonic_ns()}.tmp"
+    if not (size := math.prod(shape)):
+        return torch.empty(*shape, dtype=dtype)
+    try:
+        with open(place, "wb") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)  # a full disk is an error here, not later
+            else:
+                file.truncate(size * dtype.itemsize)
+        return torch.from_file(str(place), shared=True, size=size, dtype=dtype).view(*shape)
+    except OSError as error:
+        error.filename = error.filename or str(place)
+        raise
+    finally:
+        if os.name == "posix":  # elsewhere a name stays as long as the file is open; `sweep` takes it away
+            place.unlink(missing_ok=True)

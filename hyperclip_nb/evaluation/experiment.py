@@ -174,7 +174,8 @@ class Experiment:
     @once
     def fine_tuned(self, seed: int) -> Finetuned:
         "Their fine-tuned weights. By far the largest thing here: its seed makes it again, so it is never written."
-        return trainings.fine_tuned(self.before_fine_tuning(seed), self.to_fine_tune(), self.recipe, seed)
+        start, tasks = self.before_fine_tuning(seed), self.to_fine_tune()
+        return trainings.fine_tuned(start, tasks, self.recipe, seed, self.run.path)
 
     @once
     def hvae(self, seed: int) -> HVAE:

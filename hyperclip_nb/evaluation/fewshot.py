@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ..basenet.network import logits_accuracy
+from ..basenet.network import check_logits, mean_over_examples
 from ..core.seeds import seeded
 from ..dataset.batches import TaskBatch, TaskSet
 from ..diffusion.hyperldm import HyperLDM
@@ -122,7 +122,9 @@ def score_learner(
             if k in steps:
                 with torch.no_grad():
                     logits = mixture_logits(found() if callable(found) else found, generate, query)
-                accuracy = {α: logits_accuracy(logits + factor[:, None], query) for α, factor in factors.items()}
+                check_logits(logits, generate.net.cosine)  # once for all factors, which are finite
+                given = {α: (logits + factor[:, None]).argmax(-1) for α, factor in factors.items()}
+                accuracy = {α: mean_over_examples((a == query.labels).float(), query) for α, a in given.items()}
                 for row in (row for row, (step, _) in enumerate(places) if step == k):
                     total[row, batch.index] += accuracy[places[row][1]].double()
             if k == max(steps):

@@ -17,6 +17,7 @@ from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 from torch import Tensor, nn
 
 from ..core.blocks import NumbersError, check_finite
+from ..core.devices import matrix_products
 from ..core.files import RunError, fingerprint
 from ..core.runs import Run, checkpointed
 from ..core.training import Steps, progress
@@ -93,7 +94,8 @@ class Parts:
         def timed() -> dict[str, Tensor]:
             began = time.perf_counter()
             try:
-                tensors = build(name, settings)
+                with matrix_products(self.recipe.precision):
+                    tensors = build(name, settings)
                 for key, x in tensors.items():
                     check_finite(key, x)
             except DivergedError:  # of a part that this one needs

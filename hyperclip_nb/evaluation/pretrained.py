@@ -140,7 +140,6 @@ def build_modules(
         count, heads, dimensions = c.regression
         questions, latents = torch.zeros(count, c.read_size), torch.zeros(count, c.latent_size)
         parts["regression"] = QuestionRegression(questions, latents, [str(i) for i in range(count)], dimensions, heads)
-        del parts["regression"].same  # which tasks are of one cell is only asked in training
     return nn.ModuleDict(parts).requires_grad_(False).eval()
 
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import msgspec
 
 from ..core.blocks import check_fields
+from ..core.devices import Precision
 from ..core.energy import Optimizer
 from ..core.training import TrainConfig
 from ..dataset.batches import Scale
@@ -107,6 +108,7 @@ class Recipe:
     guidance_steps: tuple[int, ...] = (5, 10, 20, 50, 100)  # which validation questions choose from
     guidance_prior: tuple[float | Literal["bayes"], ...] = (0.0, 0.01, 0.03, 0.1, 0.3)  # λ, chosen likewise
     few_shot_steps: tuple[int, ...] = (5, 10, 20, 50, 100)  # of few-shot adaptation, chosen likewise
+    precision: Precision = "float32"  # of a GPU's matrix products in training (see `matrix_products`)
 
     def __post_init__(self):
         widths = lambda sizes: all(width >= 1 for width in sizes)
@@ -262,7 +264,7 @@ def fields_of(
     upstream, own = NEEDS[part]
     if part == "hvae" and recipe.hvae_start == "mnet_maml":
         upstream = (*upstream, "mnet_maml")
-    return set(own).union(*(fields_of(other, recipe) for other in upstream))
+    return {"precision", *own}.union(*(fields_of(other, recipe) for other in upstream))
 
 # %% ../../nbs/7_evaluation/03_recipe.ipynb #67d707cf
 # Names of version 0.1, and what they are called today.
@@ -300,6 +302,7 @@ ADDED: dict[type, tuple[str, ...]] = {
         "mlp_hidden",
         "mlp_dropout",
         "mlp_noise",
+        "precision",
     ),
 }
 

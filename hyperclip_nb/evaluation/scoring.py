@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..core.seeds import seeded
 from ..dataset.batches import Part
-from .calibration import Predictions, Probabilities, Scored, fit_temperature, judge
+from .calibration import Predictions, Probabilities, Scored, by_task, fit_temperature, judge
 from .controls import derangement
 from .experiment import Experiment, Questions
 from .statistics import best_on, ensemble
@@ -62,10 +62,11 @@ def accuracy_of(
     tasks: int,  # T
 ) -> Tensor:  # [T] percent, float64
     "Percent of each task's images that are answered rightly."
-    accuracy = torch.empty(tasks, dtype=torch.float64)
+    index, accuracy = list[Tensor](), list[Tensor]()
     for some in found:
-        accuracy[some.index.cpu()] = some.task_mean(some.right().float()).double().cpu()
-    return 100 * accuracy
+        index.append(some.index)
+        accuracy.append(some.task_mean(some.right.float()))
+    return 100 * by_task(index, accuracy, tasks)
 
 
 def score(

@@ -10,6 +10,7 @@ __all__ = ['Drawn', 'ConditionalKind', 'best_on_validation', 'multitask', 'uncon
 # %% ../../nbs/7_evaluation/appendix/trainings.ipynb #e353bc56
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
@@ -94,10 +95,11 @@ class Finetuned(NamedTuple):
     seen: Tensor  # [V, T, N] which examples each view saw
 
 
-def fine_tuned(start: MNet, tasks: TaskSet, r: Recipe, seed: int) -> Finetuned:
-    "Each training task several times over (paper, first line of algorithm 8)."
-    seen = draw_views(tasks, r.hvae_views or r.views, r.hvae_fraction, seed=step_seed(seed, "hvae"))
-    return Finetuned(start.z0, finetune(start, tasks, r.finetuned, seen, seed=step_seed(seed, "hvae")), seen)
+def fine_tuned(start: MNet, tasks: TaskSet, r: Recipe, seed: int, folder: Path | None = None) -> Finetuned:
+    "Each training task several times over (paper, first line of algorithm 8); in a file if they don't fit in memory."
+    own = step_seed(seed, "hvae")
+    seen = draw_views(tasks, r.hvae_views or r.views, r.hvae_fraction, seed=own)
+    return Finetuned(start.z0, finetune(start, tasks, r.finetuned, seen, seed=own, folder=folder), seen)
 
 
 def hnet(net: BaseNet, drawn: Drawn, start: Tensor | None, r: Recipe, seed: int) -> Training:
@@ -160,8 +162,9 @@ def hvae_stored(
     "Means and standard deviations of the posteriors of fine-tuned weights (paper, algorithms 10 and 13)."
     if ids is None:
         return Stored(*hvae_latents(generator, weights))
-    views = (hvae_latents(generator, view[ids.to(view.device)]) for view in weights)  # a view at a time is copied
-    return Stored(*map(torch.stack, zip(*views)))
+    pieces = ids.to(weights.device).split(512)  # so many at a time are copied
+    views = ([hvae_latents(generator, view[some]) for some in pieces] for view in weights)
+    return Stored(*map(torch.stack, zip(*(map(torch.cat, zip(*view)) for view in views))))
 
 # %% ../../nbs/7_evaluation/appendix/trainings.ipynb #bcc3eae2
 ConditionalKind = Literal["cond_multitask", "cond_multitask_film", "cond_hnet_maml"]

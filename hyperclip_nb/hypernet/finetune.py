@@ -6,13 +6,13 @@
 __all__ = ['draw_views', 'examples_under', 'finetune', 'check_views']
 
 # %% ../../nbs/3_hypernet/04_finetune.ipynb #f5a496cd
-import math
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ..core.devices import to_device, with_room
+from ..core.devices import room_for, to_device
 from ..core.seeds import seeded
 from ..core.training import progress
 from ..dataset.batches import TaskBatch, TaskSet
@@ -63,14 +63,15 @@ def finetune(
     seen: Tensor,  # [V, T, N] bool from `draw_views`: the examples to adapt to
     *,
     seed: int = 0,  # of the number of steps, where that is a range
-    out: Tensor | None = None,  # [V, T, P] to write into, for example a memory-mapped file
+    out: Tensor | None = None,  # [V, T, P] to write into
+    folder: str | Path | None = None,  # where they lie in a file if memory has no room (see `room_for`)
     limit: int = 50_000,  # padded examples that are adapted together
     numbers: int = 20_000_000,  # weights that are adapted together
-) -> Tensor:  # [V, T, P] fine-tuned weights; on the CPU, where a GPU has no room for them
+) -> Tensor:  # [V, T, P] fine-tuned weights; on the CPU where a GPU has no room for them
     "w = A(D, w0) for every view of every task (first line of algorithm 8). Raises `ValueError` for other shapes."
     check_views(tasks, seen)
     shape = (len(seen), len(tasks), model.net.size)
-    weights = torch.empty(shape, device=with_room(tasks.device, 4 * math.prod(shape))) if out is None else out
+    weights = room_for(shape, tasks.device, folder) if out is None else out
     if weights.shape != shape:
         raise ValueError(f"out: expected {list(shape)}, got {list(weights.shape)}")
     together = max(1, numbers // shape[-1])

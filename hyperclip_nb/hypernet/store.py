@@ -9,6 +9,7 @@ __all__ = ['store_adaptations']
 import torch
 from torch import Tensor
 
+from ..core.parallel import processes
 from ..core.seeds import seeded
 from ..core.training import progress
 from ..dataset.batches import TaskSet
@@ -35,13 +36,17 @@ def store_adaptations(
     if not 0 < low <= high <= 1:
         raise ValueError(f"expected a range of fractions within (0, 1], got {fraction}")
     start = (generate.z0 if start is None else start).detach().expand(len(tasks), -1)
-    latents = torch.empty(views, *start.shape, device=tasks.device, dtype=start.dtype)
+    everyone = processes()  # each takes some of the views: a view has random numbers of its own
+    latents = torch.zeros(views, *start.shape, device=tasks.device, dtype=start.dtype)
     generators = [seeded(seed, "view", view) for view in range(views)]
     by_size = tasks.sizes("all").argsort(descending=True, stable=True)
-    work = [(view, ids) for view in range(views) for ids in by_size.split(max(1, numbers // generate.net.size))]
+    own = range(views)[everyone.own]
+    work = [(view, ids) for view in own for ids in by_size.split(max(1, numbers // generate.net.size))]
     for view, ids in progress(work, desc="adapting tasks"):
         share = low + (high - low) * torch.rand(len(ids), generator=generators[view])
         batch = tasks.ragged(ids, "all", fraction=share, generator=generators[view], limit=limit)
         z = adapt(generate, start[batch.index], batch, adaptation, generator=generators[view])
         latents[view, batch.index] = z.detach()
+    if everyone.size > 1:
+        everyone.add_up([latents])
     return latents

@@ -259,3 +259,49 @@ def test_a_killed_worker_and_then_a_killed_scheduler_cost_nothing_that_was_finis
     assert all(end[name] == state for name, state in second.items()), "made twice after the scheduler's death"
     assert parts_in(run) == parts_in(serial) and rows_in(run) == rows_in(serial)
     assert "its page: http" in (tmp_path / "log").read_text()
+
+
+# --- a sweep as a command
+
+
+def sweep_command(file: Path, source: Source, out: Path, workers: int) -> list[str]:
+    more = ["--tasks", source.tasks, "--features", source.features, "--out", out, "--workers", workers]
+    return [sys.executable, "-m", "hyperclip_nb", "sweep", str(file), *map(str, more)]
+
+
+@proc
+def test_a_sweep_is_a_command_that_may_be_killed(source, tmp_path):
+    plan = {
+        "preset": "smoke",
+        "set": {"multitask.steps": 300, "conditional.steps": 300},
+        "methods": ["multitask", "cond_multitask"],
+        "seeds": 2,
+        "grid": {"conditional.lr": [1e-3, 1e-2]},
+    }
+    file, out = tmp_path / "sweep.json", tmp_path / "run"
+    file.write_text(json.dumps(plan))
+    with open(tmp_path / "log", "wb") as log:
+        command = subprocess.Popen(sweep_command(file, source, out, 2), stdout=log, stderr=log, start_new_session=True)
+        try:
+            wait_for(command, out, 2)
+            workers = descendants(command.pid)
+        finally:
+            command.kill()
+            command.wait(30)
+    first, until = made(out), time.monotonic() + 30
+    while any(Path(f"/proc/{pid}").exists() for pid in workers) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in workers), "workers outlive their command"
+    first = made(out)
+    assert 2 <= len(first) < 10, "killed too late to say anything"
+    for workers in 1, 2:
+        done = subprocess.run(sweep_command(file, source, out, workers), capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-3000:]
+        assert "| conditional.lr |" in done.stdout and f"run directory: {out}\n" in done.stdout
+        assert "hyperclip_nb reproduce --preset smoke --set multitask.steps=300" in done.stdout
+        second = made(out)
+        assert all(second[name] == state for name, state in first.items()), "made twice"
+        first = second
+    alone = sweep(read_json(file, Sweep), out=tmp_path / "alone", source=source)
+    assert read_json(out / "sweep.json", Swept).recipes == alone.recipes
+    assert parts_in(out) == parts_in(tmp_path / "alone")
