@@ -62,7 +62,7 @@ def test_wrong_arguments_get_a_sentence_and_exit_code_2(capsys, arguments, said)
         (None, "expected a JSON file, found none"),
         ("methods: [multitask]", "expected JSON"),
         ({"methods": ["multitask"]}, "missing required field `grid`"),
-        ({"methods": ["multitask"], "grid": {"multitask.lr": [0.1]}, "preset": "mine"}, "expected preset demo, smoke"),
+        ({"methods": ["multitask"], "grid": {"multitask.lr": [0.1]}, "preset": "mine"}, "expected preset demo, scenes"),
         ({"methods": ["few_shot"], "grid": {"multitask.lr": [0.1]}}, "rows that see no picture"),
         ({"methods": ["magic"], "grid": {"multitask.lr": [0.1]}}, "magic"),
         ({"methods": ["multitask"], "grid": {"multitask.speed": [0.1]}}, "the nearest are multitask."),

@@ -227,7 +227,8 @@ def read_json(
         return msgspec.json.decode(content, type=type)
     except msgspec.ValidationError as error:
         where = name_the_keys(content, type, str(error))  # holds keys of the file, which may be of any length
-        raise FileError(f"{path}: {where if len(where) <= 1000 else where[:1000] + '…'}") from error
+        where = where if len(where) <= 1000 else f"{where[:500]} … {where[-500:]}"  # what came stands at the end
+        raise FileError(f"{path}: {where}") from error
     except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise FileError(f"{path}: expected JSON, but: {error}") from error
 
