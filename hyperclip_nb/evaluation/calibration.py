@@ -120,8 +120,9 @@ def judge(
         of_label = log_probs.gather(-1, some.labels[..., None])[..., 0]
         index.append(some.index)
         nll.append(some.task_mean(-of_label))
-        flat = (x.flatten() for x in (log_probs.amax(-1).exp(), some.right, some.mask))
-        bins = bins.to(log_probs.device, non_blocking=True) + confidence_bins(*flat)
+        confidence = log_probs.amax(-1).exp()
+        more = confidence_bins(confidence.flatten(), some.right.flatten(), some.mask.flatten())
+        bins = bins.to(more.device, non_blocking=True) + more
     return Probabilities(by_task(index, nll, tasks), bins.cpu())
 
 # %% ../../nbs/7_evaluation/appendix/calibration.ipynb #21d736cd
