@@ -68,6 +68,18 @@ def ragged() -> TaskSet:
     return TaskSet(tasks, ToyBank(tasks))
 
 
+@pytest.fixture(scope="module")
+def browser():
+    "Chromium, driven by Playwright."
+    from browsing import CHROMIUM, FLAGS
+
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: pip install playwright")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, headless=True, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "cuda: needs a GPU; skipped where there is none")
     config.addinivalue_line("markers", "browser: drives JupyterLab or Voilà in Chromium; skipped where that is absent")

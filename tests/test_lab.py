@@ -4,12 +4,12 @@ import re
 import sys
 from pathlib import Path
 
-from test_browser import Visit, browser, end, free_port, pytestmark, serve  # noqa: F401 (a fixture, a mark)
+from browsing import Visit, end, free_port, pytestmark, serve  # noqa: F401 (a mark)
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def test_make_lab_opens_the_index(browser, tmp_path):  # noqa: F811
+def test_make_lab_opens_the_index(browser, tmp_path):
     "Neither a launcher nor a question about news stands before it; the code of its tables is folded."
     recipe = re.search(r"^\tjupyter lab (.+)\$\(LAB\)$", (ROOT / "Makefile").read_text(), re.M)[1]
     options = recipe.replace("$(CURDIR)", str(ROOT)).replace("root_dir=nbs", f"root_dir={ROOT / 'nbs'}").split()
