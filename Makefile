@@ -33,9 +33,11 @@ unit: setup
 drill: setup        ## every fault on purpose, far more often than the tests do it; what was tried: docs/failures.md
 	HYPERCLIP_DRILL=long pytest -q tests/drill
 
-# No launcher, and no question about news: .ci/lab/overrides.json. LAB adds options.
+# No launcher, and no question about news: .ci/lab/overrides.json. Nothing is unsaved that was only opened:
+# .ci/lab/lab_contents.py. LAB adds options.
+lab: export PYTHONPATH := $(CURDIR)/.ci/lab$(if $(PYTHONPATH),:$(PYTHONPATH))
 lab: setup          ## JupyterLab on the index
-	jupyter lab --ServerApp.root_dir=nbs --LabApp.default_url=/lab/tree/index.ipynb --LabApp.app_settings_dir=$(CURDIR)/.ci/lab $(LAB)
+	jupyter lab --ServerApp.contents_manager_class=lab_contents.Contents --ServerApp.root_dir=nbs --LabApp.default_url=/lab/tree/index.ipynb --LabApp.app_settings_dir=$(CURDIR)/.ci/lab $(LAB)
 
 app: setup          ## the explorer as a page in the browser
 	hyperclip_nb app

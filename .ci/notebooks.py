@@ -1,7 +1,8 @@
 """What every committed notebook must be: python .ci/notebooks.py. Exit 1 with each place that is otherwise.
 
 The first cell is one H1 with a `>` subtitle, a kernel is named (JupyterLab asks otherwise), no other cell has an H1,
-and no output is an error.
+no output is an error, drawings made of characters are narrow enough not to be broken, and no cell ends in a `KeyError`
+where a variable of the environment is not set: *Run All* goes to the end on every machine.
 """
 
 import re
@@ -12,6 +13,7 @@ import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = [path for path in sorted((ROOT / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in path.parts]
+WIDEST = 100  # columns of a drawing: JupyterLab breaks longer lines on a usual screen
 
 
 def problems(path: Path) -> list[str]:
@@ -30,6 +32,12 @@ def problems(path: Path) -> list[str]:
             and "```" not in cell.source
         ):
             found.append(f"cell {number}: expected one H1 in a notebook, found another")
+        if cell.cell_type == "markdown":
+            drawn = [line for block in re.findall(r"```\n(.*?)```", cell.source, re.S) for line in block.splitlines()]
+            if any(len(line) > WIDEST and re.search("[─│┌┐└┘├┤▶▼▲◀]", line) for line in drawn):
+                found.append(f"cell {number}: expected a drawing of at most {WIDEST} columns, found a wider one")
+        elif re.search(r"os\.environ\[", cell.source) and "#| export" not in cell.source:
+            found.append(f"cell {number}: expected os.environ.get(…), so that the notebook runs without, found [ ]")
         for output in cell.get("outputs", ()):
             if output.output_type == "error":
                 found.append(

@@ -1,4 +1,7 @@
-"Make the documentation site in _docs/html: python docs/build.py. Warnings and broken links end it with exit code 1."
+"""Make the documentation site in _docs/html: python docs/build.py.
+
+Warnings, broken links, and pictures without words end it with exit code 1.
+"""
 
 import json
 import re
@@ -67,12 +70,41 @@ def relinked(
     return text.replace(f"]({up}../", f"](https://github.com/{REPOSITORY}/blob/main/")
 
 
+GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "lambda": "λ", "tau": "τ", "sigma": "σ", "mu": "μ", "theta": "θ"}
+
+
+def plain(markdown: str) -> str:
+    "Words without their mark-up: links, emphasis, code, and formulas as far as they can be read aloud."
+    text = re.sub(r"```.*?```|\$\$.*?\$\$|^\s*[|>].*$|^#+.*$", "", markdown, flags=re.S | re.M)
+    text = re.sub(r"!?\[([^]]*)\]\([^)]*\)", r"\1", text)
+    text = re.sub(r"\\([a-zA-Z]+)", lambda found: GREEK.get(found[1], ""), text)
+    return re.sub(r"\s+", " ", re.sub(r"[$*`_^{}\\]", "", text)).strip()
+
+
+def alternative(
+    source: str,  # of a cell that draws
+    before: str,  # the last text in front of it, in Markdown
+) -> str:
+    "Words instead of a picture: `#| fig-alt:`, or its titles and the last sentences of what is said before it."
+    if own := re.search(r"^#\|\s*fig-alt:\s*(.+)$", source, re.M):
+        return own[1].strip()
+    titles = re.findall(r'title\w*(?:=|\()\s*f?"((?:[^"\\]|\\.)*)"', source)
+    named = [plain(re.sub(r"\{[^{}]*\}", "…", title)) for title in titles]
+    paragraphs = [text for paragraph in before.split("\n\n") if (text := plain(paragraph))]
+    said = re.split(r"(?<=[.:?!]) ", paragraphs[-1] if paragraphs else "")
+    while len(" ".join(said)) > 300 and len(said) > 1:
+        said.pop(0)
+    words = [f"{title.rstrip('.')}." for title in named if re.search(r"[^\W\d_]{3}", title)]
+    return "Figure: " + " ".join([*words, " ".join(said)]).strip()
+
+
 def article(path: Path) -> nbformat.NotebookNode:
     "A notebook as a page: no directives, no hidden cells, exported cells marked."
     notebook = nbformat.read(path, 4)
-    cells = []
+    cells, said = [], ""
     for cell in notebook.cells:
         if cell.cell_type == "code":
+            words = alternative(cell.source, said)
             directives = re.findall(r"^#\|\s*(.*?)\s*$", cell.source, re.M)
             if {"hide"} & set(directives) or any(d.startswith("default_exp") for d in directives):
                 continue
@@ -81,7 +113,10 @@ def article(path: Path) -> nbformat.NotebookNode:
             for output in cell.outputs:
                 output.get("data", {}).pop("application/vnd.jupyter.widget-view+json", None)  # a page has no kernel
             cell.metadata = {"tags": [tag for directive, tag in tags.items() if directive in directives]}
+            if any(kind.startswith("image/") for output in cell.outputs for kind in output.get("data", {})):
+                cell.metadata["mystnb"] = {"image": {"alt": words}}
         else:
+            said = cell.source if plain(cell.source) else said
             cell.source = relinked(cell.source, page_of(path))
         if cell.source:
             cells.append(cell)
@@ -221,7 +256,7 @@ class Page(HTMLParser):
 
     def __init__(self, text: str):
         super().__init__()
-        self.links, self.anchors, self.loads = [], set(), []
+        self.links, self.anchors, self.loads, self.alternatives = [], set(), [], []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
@@ -229,6 +264,8 @@ class Page(HTMLParser):
         self.anchors |= {values[key] for key in ("id", "name") if values.get(key)}
         if tag == "a" and values.get("href"):
             self.links.append(values["href"])
+        if tag == "img":
+            self.alternatives.append(values.get("alt") or "")
         if tag in ("img", "script", "iframe", "source") and values.get("src"):
             self.loads.append(values["src"])
         if tag == "link" and "canonical" not in (values.get("rel") or "") and values.get("href"):
@@ -236,9 +273,12 @@ class Page(HTMLParser):
 
 
 def broken_links() -> Iterator[str]:
-    "Targets that are not there: pages, anchors, files of this repository; and what a page would load from elsewhere."
+    "Targets that are not there, what a page would load from elsewhere, and pictures that nobody tells about."
     pages = {path: Page(path.read_text(encoding="utf-8")) for path in HTML.rglob("*.html")}
     for path, page in pages.items():
+        for words in page.alternatives:
+            if len(re.findall(r"[^\W\d_]{2,}", words)) < 3 or re.search(r"[\\$]|\.(png|svg|jpe?g)$", words):
+                yield f"{path.name}: expected a picture's alternative in words, found {words!r}"
         for target in page.loads + page.links:
             address, anchor = urldefrag(target)
             address = address.partition("?")[0]
