@@ -2,8 +2,9 @@
 //
 // `mount(el, source)` draws into an element. A source is a kernel behind anywidget, or answers computed beforehand
 // (the documentation's page). It has: get(name) and on(name, call) for "world", "dots", "choice", "shown", "more",
-// "said", "work", "pictures", "sprite" and "matrices"; ask(choice); send(message) and heard(call) for the rest;
-// `address`, whether the page's address holds the choice; `live`, whether there is a kernel.
+// "said", "work", "pictures", "sprite", "own", "own_sprite" and "matrices"; ask(choice); send(message, buffers) and
+// heard(call) for the rest; `address`, whether the page's address holds the choice; `live`, whether there is a kernel;
+// without one `knows(question)`, whether its answers are there, and `step`, of γ.
 
 const SVG = "http://www.w3.org/2000/svg";
 const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "INK", "#B59B00", "#8700F0", "#8A5A2B", "#4454C8", "#6E9E3F"];
@@ -49,7 +50,19 @@ const color = (index) => (COLORS[index % 12] === "INK" ? "var(--hn-ink)" : COLOR
 
 let pages = 0;
 
-export function mount(el, source) {
+export function mount(el, source) { // returns what ends it
+  let end = begin(el, source), closed = source.get("world").closed;
+  const off = source.on("world", () => { // a run that was not there has been trained: everything is another
+    if (!closed || source.get("world").closed) return;
+    closed = false;
+    end();
+    el.replaceChildren();
+    end = begin(el, source);
+  });
+  return () => { if (off) off(); end(); };
+}
+
+function begin(el, source) {
   const id = (name) => `hn-${page}-${name}`, page = ++pages;
   let choice = { ...source.get("world").usual, ...source.get("choice") };
   let turn = choice.turn || 0, asked = 0, waiting = null, said = "";
@@ -476,6 +489,98 @@ export function mount(el, source) {
       h("p", {}, `${turned.length} of ${plural(chosen.flips.length, "answer")} turn over on the way${turned.length ? `, half of them by ${b.places[turned.sort((x, y) => x - y)[Math.floor((turned.length - 1) / 2)]].toFixed(1)}` : ""}.`));
   }
 
+  // --- a picture of one's own ----------------------------------------------------------------------------------
+  const menus = world.menus, PHOTO = "photograph", MOST = 8e6; // bytes of a file, as in `explorer.own`
+  const menu = {}, companions = h("div", { class: "hn-fields" });
+  const options = (values) => values.map((value) => (Array.isArray(value) ? h("optgroup", { label: value[0] }, value[1].map((name) => h("option", {}, name))) : h("option", {}, value)));
+  function choose(name, label, values) {
+    menu[name] = h("select", { id: id(`own-${name}`), onchange: () => composed(name) }, options(values));
+    return h("div", { "data-for": name }, h("label", { for: id(`own-${name}`) }, label), menu[name]);
+  }
+  const ownSaid = h("p", { role: "alert" }), ownView = h("figure", { class: "hn-own-view", hidden: true });
+  const file = h("input", { type: "file", id: id("file"), accept: "image/jpeg,image/png,image/webp,image/gif,image/bmp,image/tiff", onchange: bring });
+  const drawIt = h("button", { type: "button", class: "hn-main-button", onclick: () => composed() }, "Draw it");
+  const removeIt = h("button", { type: "button", hidden: true, onclick: () => { file.value = ""; ask({ picture: "" }); drawIt.focus(); } }, "Remove");
+  const own = h("details", { class: "hn-own", hidden: !source.live || world.closed }, h("summary", {}, "Your own picture"),
+    h("p", { class: "hn-soft" }, menus ? "Compose a scene, or bring a photograph: every network answers the question about it." : "Bring a photograph: every network answers the question about it."),
+    menus && h("div", { class: "hn-fields" }, choose("name", "Thing", menus.things), choose("color", "Colour", menus.colors), choose("place", "Place", menus.layouts.flat()),
+      choose("size", "Size", menus.sizes), choose("count", "How many", menus.counts), choose("pose", "Turned", menus.poses), choose("background", "Background", menus.backgrounds), choose("pattern", "Pattern", menus.patterns)),
+    menus && companions,
+    h("div", { class: "hn-row" }, menus && drawIt, removeIt, h("label", { for: id("file") }, menus ? "or a photograph" : "Photograph"), file), ownSaid, ownView);
+  const others = (place) => menus.layouts.find((layout) => layout.includes(place)).filter((one) => one !== place);
+  const AT = (place) => (place.includes(" ") ? `in the ${place} corner` : place === "top" || place === "bottom" ? `at the ${place}` : `on the ${place}`);
+  function offerCompanions(things) { // a thing and its colour for every other place
+    const places_ = others(menu.place.value);
+    for (const key of Object.keys(menu)) if (key.startsWith("with")) delete menu[key];
+    companions.replaceChildren(...places_.flatMap((place, i) => [choose(`with-${i}`, `Beside it ${AT(place)}`, ["nothing", ...menus.things]), choose(`with-${i}-color`, "in", menus.colors)]));
+    places_.forEach((place, i) => { const there = things.find((one) => one.place === place); menu[`with-${i}`].value = there ? there.name : "nothing"; menu[`with-${i}-color`].value = there ? there.color : "blue"; });
+    limit();
+  }
+  function limit() { // what does not go together is not offered
+    const corner = menu.place.value.includes(" "), turns = menus.turned.includes(menu.name.value);
+    if (corner) menu.count.value = "one";
+    if (!turns) menu.pose.value = "upright";
+    menu.count.disabled = corner;
+    menu.pose.disabled = !turns;
+    menu.size.disabled = menu.count.value !== "one";
+    others(menu.place.value).forEach((_, i) => { menu[`with-${i}-color`].disabled = menu[`with-${i}`].value === "nothing"; });
+  }
+  function sceneText() {
+    const value = (name) => menu[name].value, words = [value("name"), value("color"), value("place"), value("size"), value("count"), value("pose")];
+    const beside = others(value("place")).flatMap((place, i) => (value(`with-${i}`) === "nothing" ? [] : [[value(`with-${i}`), value(`with-${i}-color`), place].join("/")]));
+    return [`${value("background")}/${value("pattern")}`, words.join("/"), ...beside].join(";");
+  }
+  function composed(changed) { // draws anew while there is a picture; the first one waits for the button
+    if (changed === "place") offerCompanions(others(menu.place.value).map((place, i) => ({ place, ...(menu[`with-${i}`] ? { name: menu[`with-${i}`].value, color: menu[`with-${i}-color`].value } : { name: "nothing", color: "blue" }) })).filter((one) => one.name !== "nothing"));
+    limit();
+    if (changed && !choice.picture) return;
+    ownSaid.textContent = "";
+    file.value = "";
+    ask({ picture: sceneText() });
+  }
+  function bring() {
+    const [one] = file.files;
+    ownSaid.textContent = "";
+    if (!one) return;
+    if (one.size > MOST) { ownSaid.textContent = `Photograph: expected at most 8 MB, got ${(one.size / 1e6).toFixed(1)} MB.`; file.value = ""; return; }
+    one.arrayBuffer().then((bytes) => source.send({ kind: PHOTO, name: one.name }, [bytes]), () => { ownSaid.textContent = "This file could not be read."; });
+  }
+  let filled = null;
+  function fillOwn() { // menus from the choice, so that back, forward and links bring them along
+    if (!menus) return;
+    const text = choice.picture && choice.picture !== PHOTO ? choice.picture : "";
+    if (filled === (text || `? ${choice.question}`)) return;
+    filled = text || `? ${choice.question}`;
+    const [ground, ...things] = text.split(";"), [background, pattern] = ground.split("/");
+    const read = things.map((one) => { const [name, color, place, size = "medium", count = "one", pose = "upright"] = one.split("/"); return { name, color, place, size, count, pose }; });
+    if (!read.length) { // the thing that is asked about, as one to begin with
+      const names = menus.things.flatMap(([, some]) => some), asked_ = (choice.question || "").toLowerCase();
+      read.push({ name: names.find((name) => asked_.includes(name)) || "cat", color: "red", place: "left", size: "medium", count: "one", pose: "upright" });
+    }
+    for (const [name, value] of Object.entries({ ...read[0], background: background || "white", pattern: pattern || "plain" })) menu[name].value = value;
+    offerCompanions(read.slice(1));
+  }
+  let ownAddress = null;
+  function drawOwn() {
+    const o = source.get("own"), there = !!(o && o.rows && shown && o.turn === shown.turn);
+    ownView.hidden = !there;
+    removeIt.hidden = !choice.picture;
+    if (!there) return;
+    own.open = true;
+    ownSaid.textContent = "";
+    if (ownAddress) URL.revokeObjectURL(ownAddress);
+    ownAddress = URL.createObjectURL(new Blob([source.get("own_sprite")], { type: "image/png" }));
+    const name = (i) => shown.answers[i], mark_ = (i) => (o.right == null ? "" : i === o.right ? "✓ " : "✗ ");
+    const bars = (row) => row.votes.map((n, i) => [n, i]).filter(([n]) => n).sort((a, b) => b[0] - a[0]);
+    ownView.replaceChildren(h("img", { src: ownAddress, alt: o.alt, class: o.photo ? "" : "hn-pixels" }),
+      h("figcaption", {}, h("p", {}, h("b", {}, shown.question), o.right == null ? "" : ` It is ${name(o.right)}.`),
+        h("table", {}, h("caption", { class: "hn-hidden" }, "What is answered about this picture"), h("tbody", {}, o.rows.map((row) => h("tr", { class: o.right == null ? "" : row.answer === o.right ? "hn-is-right" : "hn-is-wrong" },
+          h("th", { scope: "row" }, row.who), h("td", {}, `${mark_(row.answer)}${name(row.answer)}`, row.sure != null && h("small", {}, ` ${percent(row.sure)} sure`)),
+          h("td", {}, row.votes && shown.networks > 1 && h("span", { class: "hn-soft" }, bars(row).map(([n, i]) => `${name(i)} ${n}`).join(", "))))))),
+        o.notes.map((text) => h("p", { class: "hn-soft" }, text)), o.alt && h("p", { class: "hn-soft" }, o.alt)));
+    announce(`Your picture: ${name(o.rows[o.rows.length - 1].answer)}`);
+  }
+
   // --- training, where a part is missing -----------------------------------------------------------------------
   const work = h("div", { class: "hn-work", hidden: true });
   function drawWork() {
@@ -498,7 +603,7 @@ export function mount(el, source) {
   const answersBox = h("section", { "aria-label": "Answers" }, title, scores, agree,
     h("div", { class: "hn-row hn-tools" }, pin, h("label", { for: id("filter") }, "Show"), filter, morePictures), sheet);
   const root = h("div", { class: "hn", "data-lm-suppress-shortcuts": "true" }, live, record, chips, form, related, note, work, gammaBox, settings,
-    h("div", { class: "hn-results", hidden: true }, mapBox, answersBox), way,
+    h("div", { class: "hn-results", hidden: true }, mapBox, answersBox), own, way,
     h("div", { class: "hn-row hn-foot" }, source.live && saver, saverNote, milliseconds));
   const results = root.querySelector(".hn-results");
 
@@ -559,8 +664,10 @@ export function mount(el, source) {
     note.replaceChildren(h("p", {}, [next.seen, ...next.notes].join(" "), " ", ...meant(next.meant)));
     said = "";
     fill();
+    fillOwn();
     showRelated();
     draw();
+    drawOwn();
     remember(next.address);
     const mine = next.scores.find((score) => score.who === "words"), clip = next.scores.find((score) => score.who === "clip");
     announce(mine ? `${next.question} Generated networks: ${percent(mine.percent)} right, zero-shot CLIP: ${percent(clip.percent)}.` : `${next.question} ${next.notes.join(" ")}`);
@@ -654,6 +761,10 @@ export function mount(el, source) {
       h("a", { href: address, download: message.name }).click();
       setTimeout(() => URL.revokeObjectURL(address), 10000);
       announce(`Saved as ${message.name}`);
+    } else if (message.kind === PHOTO) {
+      ownSaid.textContent = message.error;
+      if (message.error) file.value = "";
+      else ask({ picture: PHOTO });
     } else if (message.kind === "alive") {
       clearTimeout(waiting);
       if (said && said.startsWith("There is no answer") && shown && shown.turn === turn) { note.replaceChildren(); said = ""; root.classList.remove("hn-stale"); }
@@ -669,11 +780,12 @@ export function mount(el, source) {
     forget.push(() => clearInterval(beat), () => clearTimeout(waiting));
   }
 
-  for (const [name, call] of Object.entries({ world: drawWorld, dots: takeDots, shown: takeShown, more: takeMore, said: takeSaid, work: drawWork })) forget.push(source.on(name, call));
+  for (const [name, call] of Object.entries({ world: drawWorld, dots: takeDots, shown: takeShown, more: takeMore, said: takeSaid, own: drawOwn, work: drawWork })) forget.push(source.on(name, call));
   el.append(root);
   theme();
   drawWorld();
   fill();
+  fillOwn();
   drawWork();
   takeDots();
   if (source.address && location.hash.length > 1) { travelling = true; ask({}, { address: location.hash.slice(1) }); }
@@ -694,7 +806,7 @@ export default {
       history.replaceState(null, "", `${location.pathname}${rest.size ? `?${rest}` : ""}${location.hash}`);
     }
     return mount(el, {
-      address, live: true, on, get: (name) => model.get(name), send: (message) => model.send(message),
+      address, live: true, on, get: (name) => model.get(name), send: (message, buffers) => model.send(message, undefined, buffers),
       ask: (choice) => { model.set("choice", choice); model.save_changes(); },
       heard: (call) => model.on("msg:custom", call),
     });
