@@ -20,6 +20,9 @@ from hyperclip_nb import __version__
 from hyperclip_nb.core.files import FileError
 from hyperclip_nb.evaluation.report import results_figure
 from hyperclip_nb.evaluation.results import markdown_row, read_results, to_markdown
+from hyperclip_nb.evaluation.shipped import Shipped
+from hyperclip_nb.explorer.explore import Explorer
+from hyperclip_nb.explorer.recorded import here, page_files, record, recorded_questions
 from hyperclip_nb.plots.pictures import save
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -140,7 +143,7 @@ def write_articles() -> None:
         nbformat.write(notebook, SOURCE / f"{page}.ipynb")
     front = article(ROOT / "nbs" / "index.ipynb")
     pages = [page_of(path) for path in notebooks()]
-    trees = [toctree("Start", [page for page in pages if "/" not in page])]
+    trees = [toctree("Start", [*(page for page in pages if "/" not in page), "explorer"])]
     for folder, caption in CHAPTERS.items():
         inside = [page for page in pages if page.startswith(f"{folder}/")]
         trees.append(toctree(caption, [page for page in inside if "/appendix/" not in page]))
@@ -251,6 +254,24 @@ def write_results() -> None:
     (SOURCE / "benchmarks.md").write_text("\n".join(measured), encoding="utf-8")
 
 
+EXPLORER = 3_000_000  # bytes of its files at most
+
+
+def write_explorer() -> None:
+    "The explorer without a kernel: its files, and the page that holds it."
+    explorer = Explorer(Shipped())
+    files = page_files(record(explorer, recorded_questions(explorer)))
+    del files["index.html"]
+    if (size := sum(len(text.encode()) for text in files.values())) > EXPLORER:
+        raise ValueError(f"explorer: expected at most {EXPLORER:,} bytes, got {size:,}")
+    folder = ROOT / "_docs" / "extra" / "explorer"
+    folder.mkdir(parents=True)
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    page = (SOURCE / "explorer.md").read_text(encoding="utf-8")
+    (SOURCE / "explorer.md").write_text(page.replace("EXPLORER", here("explorer/")), encoding="utf-8")
+
+
 class Page(HTMLParser):
     "Link targets and anchors of a page."
 
@@ -309,6 +330,7 @@ def main() -> int:
     write_articles()
     write_reference()
     write_results()
+    write_explorer()
     if code := sphinx(
         [
             "-q",

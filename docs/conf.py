@@ -50,6 +50,7 @@ suppress_warnings = ["misc.highlighting_failure"]  # excerpts of JSON with … i
 pygments_dark_style = "github-dark"
 html_theme, html_title, html_copy_source, html_show_sphinx = "furo", f"{project} {release}", False, False
 html_static_path, html_css_files = [str(ROOT / "docs" / "style.css")], ["style.css"]
+html_extra_path = [str(ROOT / "_docs" / "extra")]  # the explorer's files, see docs/build.py
 html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0072B2", "color-brand-content": "#0072B2"},
     "dark_css_variables": {"color-brand-primary": "#56B4E9", "color-brand-content": "#56B4E9"},

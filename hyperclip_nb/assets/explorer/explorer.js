@@ -64,6 +64,7 @@ export function mount(el, source) { // returns what ends it
 
 function begin(el, source) {
   const id = (name) => `hn-${page}-${name}`, page = ++pages;
+  const knows = (text) => source.live || source.knows(text);
   let choice = { ...source.get("world").usual, ...source.get("choice") };
   let turn = choice.turn || 0, asked = 0, waiting = null, said = "";
   let shown = null, more = null, pinned = null, hovered = null, zoomed = true, found = [];
@@ -118,8 +119,9 @@ function begin(el, source) {
   // --- the question --------------------------------------------------------------------------------------------
   const record = h("div", { class: "hn-record" });
   const chips = h("div", { class: "hn-chips", role: "group", "aria-label": "Examples to begin with" });
-  const question = h("input", { type: "text", id: id("q"), autocomplete: "off", maxlength: 300, list: id("list"), placeholder: "any question about a picture" });
-  const answers = h("input", { type: "text", id: id("a"), autocomplete: "off", placeholder: "at least two, with commas between them" });
+  const question = source.live ? h("input", { type: "text", id: id("q"), autocomplete: "off", maxlength: 300, list: id("list"), placeholder: "any question about a picture" })
+    : h("select", { id: id("q"), onchange: () => askFor(question.value) }, source.get("world").held.map(([text]) => h("option", {}, text)));
+  const answers = h("input", { type: "text", id: id("a"), autocomplete: "off", readonly: !source.live, placeholder: "at least two, with commas between them" });
   const list = h("datalist", { id: id("list") });
   const related = h("div", { class: "hn-chips hn-small", role: "group", "aria-label": "Related questions" });
   const back = h("button", { type: "button", title: "back", "aria-label": "Back to the earlier choice", onclick: () => travel(-1) }, "◀");
@@ -127,7 +129,7 @@ function begin(el, source) {
   const form = h("form", { class: "hn-ask", onsubmit: (event) => { event.preventDefault(); submit(); } },
     h("div", {}, h("label", { for: id("q") }, "Question"), question, list),
     h("div", {}, h("label", { for: id("a") }, "Answers"), answers),
-    h("div", { class: "hn-go" }, h("button", { type: "submit", class: "hn-main-button" }, "Ask"), !source.address && back, !source.address && forth, busy));
+    h("div", { class: "hn-go" }, source.live && h("button", { type: "submit", class: "hn-main-button" }, "Ask"), !source.address && back, !source.address && forth, busy));
   function submit() {
     const fresh = question.value.trim() !== (shown ? shown.choice.question : "");
     ask({ question: question.value, answers: answers.value }, { fresh: fresh && answers.value === (shown ? shown.choice.answers : "") });
@@ -137,7 +139,7 @@ function begin(el, source) {
 
   // --- γ, and the settings -------------------------------------------------------------------------------------
   const gammaOut = h("output", { for: id("gamma") });
-  const gamma = h("input", { type: "range", id: id("gamma"), min: 0, max: 4, step: 0.1, "aria-describedby": id("gamma-what"),
+  const gamma = h("input", { type: "range", id: id("gamma"), min: 0, max: 4, step: source.step || 0.1, "aria-describedby": id("gamma-what"),
     oninput: () => { gammaOut.textContent = (+gamma.value).toFixed(1); mark(); ask({ gamma: +gamma.value }); } });
   const strip = h("div", { class: "hn-strip" });
   const gammaBox = h("div", { class: "hn-gamma" },
@@ -146,7 +148,7 @@ function begin(el, source) {
     h("div", { class: "hn-now" }));
   const now = gammaBox.lastChild;
   const fields = {};
-  const settings = h("details", { class: "hn-settings" }, h("summary", {}, "Settings"), h("div", { class: "hn-fields" }));
+  const settings = h("details", { class: "hn-settings", hidden: !source.live }, h("summary", {}, "Settings"), h("div", { class: "hn-fields" }));
   for (const [name, [label, pairs, tip]] of Object.entries(OPTIONS)) {
     const field = h("select", { id: id(name), title: tip, onchange: () => ask({ [name]: field.value }) },
       pairs.map(([value, text]) => h("option", { value }, text)));
@@ -200,7 +202,7 @@ function begin(el, source) {
   // --- the map -------------------------------------------------------------------------------------------------
   const world = source.get("world");
   const canvas = s("svg", { viewBox: `0 0 ${WIDE} ${HIGH}`, tabindex: 0, role: "application", class: "hn-map",
-    "aria-label": "Map of the training questions. Arrow keys go from dot to dot, Enter asks, Escape leaves." });
+    "aria-label": `Map of the training questions. Arrow keys go from dot to dot, ${source.live ? "Enter asks, " : ""}Escape leaves.` });
   const tip = h("div", { class: "hn-tip", hidden: true });
   const search = h("input", { type: "search", id: id("search"), placeholder: "a word, such as cat", oninput: () => { seek(); } });
   const hits = h("span", { class: "hn-soft" });
@@ -275,7 +277,7 @@ function begin(el, source) {
     const p = pixel(places[row]), [text, index] = world.training[row];
     layers.hover.replaceChildren(dot(index, p, 6, { stroke: "var(--hn-ink)", "stroke-width": 0.3 }));
     const picture = pictures_.get(row);
-    tip.replaceChildren(picture ? h("img", { src: picture, alt: "", width: 64, height: 64 }) : h("span", { class: "hn-blank" }), h("span", {}, text, h("small", {}, `${world.families[index]}; click to ask`)));
+    tip.replaceChildren(picture ? h("img", { src: picture, alt: "", width: 64, height: 64 }) : h("span", { class: "hn-blank" }), h("span", {}, text, h("small", {}, world.families[index], knows(text) ? "; click to ask" : "")));
     tip.hidden = false;
     const left = (100 * p[0]) / WIDE, top = (100 * p[1]) / HIGH;
     tip.style.cssText = `${left < 50 ? `left: ${left + 2}%` : `right: ${102 - left}%`}; ${top < 55 ? `top: ${top + 3}%` : `bottom: ${103 - top}%`}`;
@@ -287,13 +289,13 @@ function begin(el, source) {
     places.forEach((place, row) => { const p = pixel(place), d = (p[0] - x) ** 2 + (p[1] - y) ** 2; if (d < least) { least = d; best = row; } });
     return best;
   }
-  canvas.addEventListener("pointermove", (event) => { if (frame) { const row = nearest(event); if (row !== hovered) hover(row); canvas.style.cursor = row == null ? "default" : "pointer"; } });
+  canvas.addEventListener("pointermove", (event) => { if (frame) { const row = nearest(event); if (row !== hovered) hover(row); canvas.style.cursor = row == null || !knows(world.training[row][0]) ? "default" : "pointer"; } });
   canvas.addEventListener("pointerleave", () => hover(null));
-  canvas.addEventListener("click", (event) => { const row = frame && nearest(event); if (row != null) { hover(null); askFor(world.training[row][0]); } });
+  canvas.addEventListener("click", (event) => { const row = frame && nearest(event); if (row != null && knows(world.training[row][0])) { hover(null); askFor(world.training[row][0]); } });
   canvas.addEventListener("keydown", (event) => {
     const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
     if (event.key === "Escape") hover(null);
-    else if (event.key === "Enter" && hovered != null) askFor(world.training[hovered][0]);
+    else if (event.key === "Enter" && hovered != null && knows(world.training[hovered][0])) askFor(world.training[hovered][0]);
     else if (way && frame) {
       event.preventDefault();
       const from = hovered == null ? pixel(places[shown.near[0]]) : pixel(places[hovered]);
@@ -471,7 +473,7 @@ function begin(el, source) {
   const placeOut = h("output", { for: id("place"), class: "hn-soft" });
   const line = h("select", { id: id("line"), onchange: () => { view.line = line.value; drawBetween(); drawView(); } },
     h("option", { value: "embedding" }, "through the embeddings"), h("option", { value: "latent" }, "through the latents"));
-  const way = h("details", { class: "hn-between" }, h("summary", {}, "Between two questions"),
+  const way = h("details", { class: "hn-between", hidden: !source.live }, h("summary", {}, "Between two questions"),
     h("form", { class: "hn-row", onsubmit: (event) => { event.preventDefault(); ask({ other: other.value }); } },
       h("label", { for: id("other") }, "From the question above to"), other, h("button", { type: "submit" }, "Go there")), placeBox);
   function drawBetween() {
@@ -601,7 +603,7 @@ function begin(el, source) {
     h("div", { class: "hn-row hn-tools" }, h("label", { for: id("search") }, "Find"), search, hits, zoom),
     h("div", { class: "hn-place" }, canvas, tip), walkBox, near, legend);
   const answersBox = h("section", { "aria-label": "Answers" }, title, scores, agree,
-    h("div", { class: "hn-row hn-tools" }, pin, h("label", { for: id("filter") }, "Show"), filter, morePictures), sheet);
+    h("div", { class: "hn-row hn-tools" }, pin, h("label", { for: id("filter") }, "Show"), filter, source.live && morePictures), sheet);
   const root = h("div", { class: "hn", "data-lm-suppress-shortcuts": "true" }, live, record, chips, form, related, note, work, gammaBox, settings,
     h("div", { class: "hn-results", hidden: true }, mapBox, answersBox), own, way,
     h("div", { class: "hn-row hn-foot" }, source.live && saver, saverNote, milliseconds));
@@ -635,14 +637,15 @@ function begin(el, source) {
     pin.textContent = pinned ? "Unpin A" : "Pin as A";
     pin.setAttribute("aria-pressed", !!pinned);
     morePictures.textContent = choice.pictures >= 200 ? "25 pictures" : "More pictures (200)";
-    near.replaceChildren(h("h2", {}, "Nearest training questions"), h("ol", { class: "hn-near" }, shown.near.map((row) => h("li", {}, chip(world.training[row][0], { class: "hn-link" }, () => askFor(world.training[row][0]))))),
+    near.replaceChildren(h("h2", {}, "Nearest training questions"), h("ol", { class: "hn-near" }, shown.near.map((row) => h("li", {}, knows(world.training[row][0]) ? chip(world.training[row][0], { class: "hn-link" }, () => askFor(world.training[row][0])) : world.training[row][0]))),
       h("small", {}, "numbered on the map; ○ where the walk begins", more && more.target ? "; ✕ the latent adapted to 50 labelled pictures" : ""));
     drawPictures();
     drawView();
     drawMap();
   }
   function showRelated() {
-    related.replaceChildren(...(shown.related.length ? [h("span", { class: "hn-soft" }, "Related:"), ...shown.related.map((text) => chip(text, {}, () => askFor(text)))] : []));
+    const some = shown.related.filter(knows);
+    related.replaceChildren(...(some.length ? [h("span", { class: "hn-soft" }, "Related:"), ...some.map((text) => chip(text, {}, () => askFor(text)))] : []));
   }
   const meant = (m) => !m ? [] : m.question ? ["Did you mean ", chip(m.question, {}, () => askFor(m.question)), "? "] : ["Did you mean ", chip(m.answers, {}, () => { answers.value = m.answers; ask({ answers: m.answers }); }), "? "];
 
@@ -700,7 +703,7 @@ function begin(el, source) {
     const w = source.get("world");
     drawRecord();
     chips.replaceChildren(...w.chips.map((one) => chip(h("span", {}, h("b", {}, one.label), " ", one.hint), {}, () => { ask({ ...w.usual, ...one.choice }, {}); if (one.focus) answers.focus(); })));
-    if (!list.childElementCount) list.append(...w.held.map(([text, family]) => h("option", { value: text, label: family })));
+    if (source.live && !list.childElementCount) list.append(...w.held.map(([text, family]) => h("option", { value: text, label: family })));
   }
   function takeDots() {
     const dots = source.get("dots");
@@ -734,7 +737,7 @@ function begin(el, source) {
     ask({}, { address: trail[at] });
   }
   back.disabled = forth.disabled = true;
-  const moved = () => { clearTimeout(settled); const here = location.hash.slice(1); if (here && shown && here !== shown.address) { travelling = true; ask({}, { address: here }); } };
+  const moved = () => { clearTimeout(settled); const here = location.hash.slice(1); if (here.includes("question=") && shown && here !== shown.address) { travelling = true; ask({}, { address: here }); } };
 
   // --- light or dark ---------------------------------------------------------------------------------------------
   const system = matchMedia("(prefers-color-scheme: dark)");
@@ -788,7 +791,7 @@ function begin(el, source) {
   fillOwn();
   drawWork();
   takeDots();
-  if (source.address && location.hash.length > 1) { travelling = true; ask({}, { address: location.hash.slice(1) }); }
+  if (source.address && location.hash.includes("question=")) { travelling = true; ask({}, { address: location.hash.slice(1) }); }
   takeShown();
   takeMore();
   takeSaid();
