@@ -31,8 +31,8 @@ pytestmark = [
 class Visit:
     "A page, with everything that went wrong on it."
 
-    def __init__(self, browser, width=1280, **more):
-        size = {"width": width, "height": 1000}
+    def __init__(self, browser, width=1280, height=1000, **more):
+        size = {"width": width, "height": height}
         self.context = browser.new_context(viewport=size, accept_downloads=True, **more)
         self.page, self.errors, self.elsewhere = self.context.new_page(), [], []
         self.page.set_default_timeout(PATIENCE)
@@ -134,6 +134,18 @@ def check_access(page):
     found = page.evaluate("axe.run('.hn', {resultTypes: ['violations']})")["violations"]
     serious = [(one["id"], one["nodes"][0]["html"][:200]) for one in found if one["impact"] in ("serious", "critical")]
     assert serious == []
+
+
+def kernels_of(server) -> list[int]:
+    "The processes of a server's kernels."
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            if int(stat.read_text().rsplit(")", 1)[1].split()[1]) == server.pid:
+                found += [int(stat.parent.name)] * ("ipykernel" in (stat.parent / "cmdline").read_text())
+        except OSError:  # it has ended meanwhile
+            pass
+    return found
 
 
 def run_all(page):

@@ -1,8 +1,10 @@
 "The explorer in a browser: JupyterLab and Voilà, keyboard and mouse, nothing from another host. `pytest -m browser`"
 
 import json
+import os
 import re
 import shutil
+import signal
 import sys
 import time
 from pathlib import Path
@@ -15,6 +17,7 @@ from browsing import (
     check_access,
     end,
     free_port,
+    kernels_of,
     leave,
     pytestmark,  # noqa: F401 (a mark)
     run_all,
@@ -59,6 +62,24 @@ def play(visit, tmp_path):
     page.get_by_role("button", name="⏸ Pause").wait_for()
     page.get_by_role("button", name="▶ Play").wait_for()
     assert x.answers() == last
+
+    page.locator("svg.hn-map").scroll_into_view_if_needed()
+    track, matrix = step.bounding_box(), page.locator(".hn-matrix")
+    page.mouse.move(track["x"] + track["width"] - 10, track["y"] + track["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(track["x"] + 0.1 * track["width"], track["y"] + track["height"] / 2, steps=4)
+    page.mouse.up()
+    assert not visit.text(".hn-walk output").startswith("50 ") and x.answers() != last
+
+    # the weights move with it, alone or as what differs from the mean network
+    pixels = lambda: matrix.evaluate("(one) => one.toDataURL()")
+    early = pixels()
+    page.get_by_label("only what differs from the mean network").click()
+    assert pixels() != early
+    page.get_by_label("only what differs from the mean network").click()
+    assert pixels() == early
+    step.press("End")
+    assert pixels() != early and x.answers() == last
 
     # another question, spelt otherwise: its own answers come with it
     x.ask("What colour is the background behind the STAR")
@@ -116,6 +137,36 @@ def play(visit, tmp_path):
     x.of("Place on the way").focus()
     page.keyboard.press("End")
     page.wait_for_selector(".hn-scores >> text=on the way, at 1.0")
+    track = x.of("Place on the way").bounding_box()
+    page.mouse.click(track["x"] + 0.5 * track["width"], track["y"] + track["height"] / 2)
+    page.wait_for_selector(".hn-scores >> text=on the way, at 0.5")
+
+    # a picture of one's own: composed, and brought
+    x.ask("What color is the cat?")
+    page.wait_for_selector(".hn-title >> text=What color is the cat?")
+    x.settled()
+    page.locator(".hn-own summary").click()
+    own = page.locator(".hn-own")
+    assert own.get_by_label("Thing", exact=True).input_value() == "cat"
+    own.get_by_label("Colour", exact=True).first.select_option("blue")
+    own.get_by_role("button", name="Draw it").click()
+    page.wait_for_selector(".hn-own-view >> text=It is blue.")
+    own.get_by_label("Beside it on the right", exact=True).select_option("umbrella")
+    page.wait_for_selector('.hn-own-view img[alt*="blue umbrella on the right"]')
+    x.settled()
+    assert own.locator("tbody tr").count() >= 2 and re.search("[✓✗]", own.locator("tbody").inner_text())
+    for name, content, said in (
+        ("notes.png", b"not a picture", "got another kind of file"),
+        ("large.jpg", bytes(8_000_001), "at most 8 MB"),
+    ):
+        x.of("or a photograph").set_input_files({"name": name, "mimeType": "image/png", "buffer": content})
+        page.wait_for_selector(f".hn-own [role=alert] >> text={said}")
+    x.of("or a photograph").set_input_files(ROOT / "nbs" / "images" / "explorer.png")
+    page.wait_for_selector(".hn-own-view >> text=has seen drawn scenes only")
+    x.settled()
+    own.get_by_role("button", name="Remove").click()
+    own.locator(".hn-own-view").wait_for(state="hidden")
+    x.settled()
 
     # a misspelt word, own answers, nonsense
     x.ask("What color is the umbrela?")
@@ -150,6 +201,153 @@ SCRUB = """() => { const step = document.querySelector('.hn-walk input[type=rang
 for (let i = 0; i < 10; i++) { const began = performance.now(); step.value = i; step.dispatchEvent(new Event('input'));
   document.body.offsetHeight; times.push(performance.now() - began); }
 return times.sort((a, b) => a - b)[5]; }"""
+
+
+def tabbed(page):
+    "What the Tab key reaches within the explorer, from its beginning until it has left it."
+    page.evaluate("() => { scrollTo(0, 0); document.activeElement.blur(); }")
+    reached, inside = [], False
+    for _ in range(150):
+        page.keyboard.press("Tab")
+        found = page.evaluate(
+            "() => { const one = document.activeElement;"
+            " if (!one.closest('.hn')) return null;"
+            " one.dataset.reached = 1;"
+            " return one.id || one.textContent || one.tagName; }"
+        )
+        if found is None and inside:
+            return reached
+        inside = inside or found is not None
+        reached += [found] * (found is not None)
+    raise AssertionError(f"the Tab key does not get out of the explorer: {reached[-5:]}")
+
+
+MISSED = """() => [...document.querySelectorAll('.hn button, .hn input, .hn select, .hn summary, .hn [tabindex="0"]')]
+.filter((one) => !one.disabled && !one.dataset.reached && one.checkVisibility()).map((one) => one.outerHTML.slice(0, 120))"""
+
+
+def by_keyboard(visit):
+    "Every feature once, without a mouse."
+    page, x = visit.page, Explorer(visit)
+
+    def press(locator, *keys):
+        locator.focus()
+        for key in keys:
+            page.keyboard.press(key)
+
+    def shows(question):
+        page.wait_for_selector(f".hn-title >> text={question}")
+        x.settled()
+
+    reached = tabbed(page)
+    assert page.evaluate(MISSED) == [] and len(reached) > 20
+
+    # chips and related questions, and the way back
+    first = visit.text(".hn-title")
+    press(page.get_by_role("button", name="Words don't help:"), "Enter")
+    visit.until_changed(lambda: visit.text(".hn-title"), first)
+    x.settled()
+    second, chip = visit.text(".hn-title"), page.locator(".hn-small .hn-chip").first
+    third = chip.inner_text()
+    press(chip, "Space")
+    shows(third)
+    page.wait_for_timeout(800)  # an entry of the history
+    press(page.locator("body"), "Alt+ArrowLeft")
+    shows(second)
+
+    # γ, a step of the walk, the weights
+    before = x.walk()
+    press(x.of("γ guidance"), "PageUp")
+    visit.until_changed(x.walk, before)
+    x.settled()
+    press(page.locator(".hn-walk input[type=range]"), "Home")
+    assert visit.text(".hn-walk output").startswith("0 of 50")
+    early = page.locator(".hn-matrix").evaluate("(one) => one.toDataURL()")
+    press(page.get_by_label("only what differs from the mean network"), "Space")
+    assert page.locator(".hn-matrix").evaluate("(one) => one.toDataURL()") != early
+    press(page.get_by_role("button", name="▶ Play"), "Enter")
+    page.get_by_role("button", name="⏸ Pause").wait_for()
+    page.get_by_role("button", name="▶ Play").wait_for()
+
+    # the map: zoom, find a word, ask a dot
+    press(page.get_by_role("button", name="Zoom to the walk"), "Space")
+    x.of("Find").focus()
+    page.keyboard.type("cat")
+    assert re.fullmatch(r"\d+ dots?", visit.text(".hn-tools .hn-soft"))
+    press(page.locator("svg.hn-map"), "ArrowRight", "ArrowDown")
+    told = visit.text(".hn-tip span:not(.hn-blank)").splitlines()[0]
+    page.keyboard.press("Enter")
+    shows(told.split("?")[0])
+
+    # A and B, more pictures
+    press(page.get_by_role("button", name="Pin as A"), "Enter")
+    before = x.answers()
+    press(x.of("γ guidance"), "End")
+    visit.until_changed(x.walk, x.walk())
+    x.settled()
+    page.wait_for_selector(".hn-scores >> text=A: ")
+    x.of("Show").focus()
+    page.keyboard.type("answers that differ from A")
+    assert x.of("Show").input_value() == "changed"
+    page.keyboard.press("Home")
+    press(page.get_by_role("button", name="Unpin A"), "Enter")
+    press(page.get_by_role("button", name="More pictures (200)"), "Enter")
+    page.wait_for_function("document.querySelectorAll('.hn-sheet figure').length === 200")
+    x.settled()
+    press(page.get_by_role("button", name="25 pictures"), "Enter")
+    page.wait_for_function("document.querySelectorAll('.hn-sheet figure').length === 25")
+    x.settled()
+
+    # a question of one's own, answers of one's own
+    x.of("Question").focus()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("What color is the cat?")
+    page.keyboard.press("Escape")  # the list of suggestions
+    page.keyboard.press("Enter")
+    shows("What color is the cat?")
+    x.of("Answers").focus()
+    page.keyboard.press("Control+a")
+    page.keyboard.type("red, blue")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".hn-note >> text=Only pictures whose right answer is one of yours")
+    x.settled()
+
+    # a picture of one's own
+    press(page.locator(".hn-own summary"), "Enter")
+    own = page.locator(".hn-own")
+    own.get_by_label("Colour", exact=True).first.focus()
+    page.keyboard.type("blue")
+    press(own.get_by_role("button", name="Draw it"), "Space")
+    page.wait_for_selector(".hn-own-view >> text=It is blue.")
+    x.settled()
+    own.get_by_label("Place", exact=True).focus()
+    page.keyboard.type("top right")
+    page.wait_for_selector('.hn-own-view img[alt*="in the top right corner"]')
+    x.settled()
+    press(own.get_by_role("button", name="Remove"), "Enter")
+    own.locator(".hn-own-view").wait_for(state="hidden")
+    x.settled()
+
+    # settings, and the way to another question
+    press(page.locator(".hn-settings summary"), "Enter")
+    page.locator("select[id$=sampler]").focus()
+    before = x.walk()
+    page.keyboard.type("DDIM")
+    visit.until_changed(x.walk, before)
+    x.settled()
+    press(page.locator(".hn-between summary"), "Enter")
+    x.of("From the question above to").focus()
+    page.keyboard.type("What size is the cat?")
+    page.keyboard.press("Escape")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".hn-way >> text=turn over on the way")
+    x.settled()
+    press(x.of("Place on the way"), "End")
+    page.wait_for_selector(".hn-scores >> text=on the way, at 1.0")
+    with page.expect_download():
+        press(page.get_by_role("button", name="Download adapter"), "Enter")
+    check_access(page)
+    assert visit.errors == [] and visit.elsewhere == []
 
 
 def test_in_jupyterlab(browser, tmp_path):
@@ -198,7 +396,21 @@ def test_in_jupyterlab(browser, tmp_path):
         visit.page.get_by_text("Related:", exact=True).locator("..").get_by_role("button").first.click()
         visit.until_changed(lambda: x.of("Question").input_value(), question)
         x.settled()
+        page, asked = visit.page, visit.text(".hn-title")
+        page.wait_for_timeout(800)  # an entry of the history
+        page.get_by_role("button", name="Back to the earlier choice").click()
+        visit.until_changed(lambda: visit.text(".hn-title"), asked)
+        x.settled()
+        page.get_by_role("button", name="Forward to the later choice").click()
+        page.wait_for_selector(f".hn-title >> text={asked}")
+        x.settled()
+        check_access(page)
         assert visit.errors == [] and visit.elsewhere == []
+        for kernel in kernels_of(server):  # out of memory, for example
+            os.kill(kernel, signal.SIGKILL)
+        x.of("γ guidance").press("ArrowLeft")
+        page.wait_for_selector(".hn-say >> text=There is no answer")
+        assert page.locator(".hn.hn-stale").count() == 1
     finally:
         end(server)
 
@@ -247,6 +459,65 @@ def test_the_address_is_the_choice(browser, voila):
     x = Explorer(visit)
     page.wait_for_selector(".hn-title >> text=What size is the horse?")
     assert visit.errors == [] and visit.elsewhere == []
+    leave(visit, port)
+
+
+def test_by_keyboard(browser, voila):
+    address, _, port = voila
+    visit = Visit(browser)
+    visit.page.goto(address, wait_until="commit")
+    by_keyboard(visit)
+    leave(visit, port)
+
+
+def test_at_twice_the_size(browser, voila):
+    "A window of 1280 × 1000 pixels at 200 %: nothing lies to the side, and what is moved and its effect are in view."
+    address, _, port = voila
+    visit = Visit(browser, width=640, height=500, device_scale_factor=2)
+    visit.page.goto(
+        f"{address}#question=What+color+is+the+cat%3F&picture=green/plain;cat/red/left", wait_until="commit"
+    )
+    page, x = visit.page, Explorer(visit)
+    page.wait_for_selector(".hn-own-view >> text=It is red.")
+    for summary in (".hn-settings summary", ".hn-between summary"):
+        page.locator(summary).click()
+    wide = page.evaluate(
+        "() => [...document.querySelectorAll('.hn *')].filter((one) => one.checkVisibility()"
+        " && one.getBoundingClientRect().right > innerWidth + 1 && !one.closest('.hn-hidden'))"
+        ".map((one) => one.outerHTML.slice(0, 100))"
+    )
+    assert wide == [] and page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.locator(".hn-sheet").scroll_into_view_if_needed()
+    slider = x.of("γ guidance").bounding_box()
+    assert (
+        0 <= slider["y"] < 250 and page.locator(".hn-gamma").bounding_box()["height"] < 200
+    )  # it stays, and is no wall
+    before = x.walk()
+    x.of("γ guidance").press("ArrowRight")
+    visit.until_changed(x.walk, before)
+    x.settled()
+    check_access(page)
+    assert visit.errors == [] and visit.elsewhere == []
+    leave(visit, port)
+
+
+def test_a_kernel_that_dies(browser, voila):
+    "Numbers are dimmed and a sentence says why, whether somebody asks or only waits; the page can be loaded again."
+    address, server, port = voila
+    visit = Visit(browser)
+    visit.page.goto(f"{address}#question=What+size+is+the+horse%3F", wait_until="commit")
+    page, x = visit.page, Explorer(visit)
+    for kernel in kernels_of(server):
+        os.kill(kernel, signal.SIGKILL)
+    page.wait_for_selector(".hn-say >> text=There is no answer")  # nobody has touched it
+    assert page.locator(".hn.hn-stale").count() == 1
+    page.get_by_role("button", name="Load the page again").click()
+    page.wait_for_selector(".hn-sheet figure", timeout=5 * PATIENCE)
+    x = Explorer(visit)
+    assert visit.text(".hn-title") == "What size is the horse?"
+    x.ask("Where is the horse?")
+    page.wait_for_selector(".hn-title >> text=Where is the horse?")
+    assert visit.elsewhere == []
     leave(visit, port)
 
 
