@@ -27,7 +27,7 @@ from hyperclip_nb.plots.pictures import save
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE, HTML = ROOT / "_docs" / "source", ROOT / "_docs" / "html"
-REPOSITORY = "hyperclip-nb/hyperclip_nb"
+REPOSITORY, SITE = "hyperclip-nb/hyperclip_nb", "https://hyperclip-nb.github.io/hyperclip_nb"
 NOTEBOOKS = ROOT / "nbs"
 CHAPTERS = {
     "0_core": "Core",
@@ -69,6 +69,7 @@ def relinked(
 ) -> str:
     "Links to other parts of the repository, as links on this site where they are on it."
     up = "../" * page.count("/")
+    text = re.sub(rf"\]\({SITE}/(\w+)\.html\)", rf"]({up}\1.md)", text)
     text = text.replace(f"]({up}../benchmarks/README.md", f"]({up}benchmarks.md").replace(f"]({up}../nbs/", f"]({up}")
     return text.replace(f"]({up}../", f"](https://github.com/{REPOSITORY}/blob/main/")
 

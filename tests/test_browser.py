@@ -223,7 +223,8 @@ def tabbed(page):
 
 
 MISSED = """() => [...document.querySelectorAll('.hn button, .hn input, .hn select, .hn summary, .hn [tabindex="0"]')]
-.filter((one) => !one.disabled && !one.dataset.reached && one.checkVisibility()).map((one) => one.outerHTML.slice(0, 120))"""
+.filter((one) => !one.disabled && !one.dataset.reached && one.checkVisibility())
+.map((one) => one.outerHTML.slice(0, 120))"""
 
 
 def by_keyboard(visit):

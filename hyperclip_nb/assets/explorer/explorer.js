@@ -97,7 +97,7 @@ function begin(el, source) {
     root.classList.add("hn-stale");
     saver.disabled = true;
     setTimeout(() => { busy.hidden = !root.classList.contains("hn-stale"); }, 200);
-    source.ask(choice);
+    try { source.ask(choice); } catch { lost(); }
   }
   function lost() {
     busy.hidden = true;
