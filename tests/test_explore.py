@@ -38,7 +38,7 @@ from hyperclip_nb.explorer.explore import (
     check_trainable,
     train_parts,
 )
-from hyperclip_nb.explorer.page import ASSETS, HELD_OUT, describe, png, read_held_out, shown_data
+from hyperclip_nb.explorer.page import ASSETS, HELD_OUT, png, read_held_out, shown_data
 from hyperclip_nb.explorer.play import GAMMAS, between, frames, measure_held_out, over_gamma
 from hyperclip_nb.explorer.scores import HeldOut, agreement, count_votes, opening, wilson, wins
 from hyperclip_nb.explorer.suggest import did_you_mean
@@ -439,7 +439,7 @@ def test_the_page_is_a_notebook_that_shows_the_explorer():
 # Pictures and words
 
 
-def test_pictures_keep_their_place_and_are_described(x):
+def test_pictures_keep_their_place_and_are_described(x, explorer):
     with pytest.raises(ValueError, match="uint8"):
         png(np.zeros((2, 4, 4, 3)))
     images = np.random.default_rng(0).integers(0, 255, (27, 4, 4, 3)).astype(np.uint8)
@@ -448,7 +448,7 @@ def test_pictures_keep_their_place_and_are_described(x):
     for task in x.sets["test"].tasks[::25]:
         image, label = task.query[0]
         if task.family in ("color", "background", "pattern"):
-            assert task.answers[label] in describe(image)
+            assert task.answers[label] in explorer.pictures.describe(image)
 
 
 @settings(max_examples=50, deadline=None)

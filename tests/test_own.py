@@ -17,18 +17,9 @@ from hyperclip_nb.dataset.questions import draw_images, image_id, questions, sce
 from hyperclip_nb.dataset.scenes import BACKGROUNDS, COLORS, GLYPHS, LAYOUTS, PATTERNS
 from hyperclip_nb.evaluation.shipped import Shipped
 from hyperclip_nb.explorer.choice import Choice
+from hyperclip_nb.explorer.compose import menus, read_scene, right_answer, scene_text
 from hyperclip_nb.explorer.explore import Explorer
-from hyperclip_nb.explorer.own import (
-    PHOTO_BYTES,
-    answer_about,
-    compose,
-    menus,
-    own_photo,
-    read_photo,
-    read_scene,
-    right_answer,
-    scene_text,
-)
+from hyperclip_nb.explorer.own import PHOTO_BYTES, answer_about, compose, own_photo, read_photo
 from hyperclip_nb.explorer.widgets import ExplorerBox
 
 

@@ -178,3 +178,39 @@ def test_a_bank_of_version_0_1_learns_how_its_encoder_is_loaded(home):
 def test_a_vanished_picture_is_named(home):
     with pytest.raises(FileError, match="gone.png: expected a picture"):
         hc.ask(hc.open_experiment(home / "run"), "What?", ["a", "b"], images=[home / "gone.png"])
+
+
+def test_the_explorer_opens_a_run_on_own_data(home):
+    "Its own questions with their pictures and right answers, a new question, a photograph that it has never seen."
+    explore = pytest.importorskip("hyperclip_nb.explorer.widgets").explore
+    box, sent = explore(run=home / "run", images=home / "photos"), []
+    box.send = lambda content, buffers=None: sent.append((content, buffers))
+
+    def told(**change):
+        box.choice = {**box.world["usual"], **box.shown["choice"], **change, "turn": box.turn + 1}
+        box.play()
+        assert not box.said, box.said
+        return box.shown
+
+    tests = [task.question for task in box.explorer.experiment.sets["test"].tasks]
+    assert [one[0] for one in box.world["held"]] == tests and box.world["menus"] is None
+    shown = box.shown
+    assert shown["question"] == tests[0] and shown["answers"] == list(COLORS) and len(shown["given"]) == 5
+    assert {score["who"] for score in shown["scores"]} == {"clip", "multitask", "words"}
+    assert "adapted to 9 labelled pictures" == box.more["target_score"]["label"] and shown["truth"]
+    pixels = np.asarray(Image.open(io.BytesIO(box.sprite)))
+    assert pixels.shape == (64, 5 * 64, 3) and pixels.std() > 20 and "picture" in box.pictures["alts"][0]
+    few = told(question=tests[0].upper(), answers="Red, BLUE")
+    assert few["answers"] == ["red", "blue"] and {*few["truth"]} <= {0, 1}
+    new = told(question="What color is the sock?", answers="red, green, blue")
+    assert new["truth"] is None and not new["scores"] and len(new["given"]) > 5
+    box._heard(box, {"kind": "photograph", "name": "sock.png"}, [(home / "photos" / "04.png").read_bytes()])
+    told(picture="photograph")
+    model = hc.export_run(hc.open_experiment(home / "run"))
+    assert box.own["photo"] and box.own["notes"] == []
+    features = model.features([home / "photos" / "04.png"])
+    assert torch.allclose(box.photo.features, features, atol=1e-5)
+    box._heard(box, {"kind": "thumbnail", "row": 1}, [])
+    assert sent[-1][1][0].startswith(b"\x89PNG")
+    blind = explore(run=home / "run")  # nobody says where the files are
+    assert np.asarray(Image.open(io.BytesIO(blind.sprite))).std() == 0 and blind.shown["given"] == shown["given"]

@@ -638,7 +638,7 @@ function begin(el, source) {
     pin.setAttribute("aria-pressed", !!pinned);
     morePictures.textContent = choice.pictures >= 200 ? "25 pictures" : "More pictures (200)";
     near.replaceChildren(h("h2", {}, "Nearest training questions"), h("ol", { class: "hn-near" }, shown.near.map((row) => h("li", {}, knows(world.training[row][0]) ? chip(world.training[row][0], { class: "hn-link" }, () => askFor(world.training[row][0])) : world.training[row][0]))),
-      h("small", {}, "numbered on the map; ○ where the walk begins", more && more.target ? "; ✕ the latent adapted to 50 labelled pictures" : ""));
+      h("small", {}, "numbered on the map; ○ where the walk begins", more && more.target_score ? `; ✕ the latent ${more.target_score.label}` : ""));
     drawPictures();
     drawView();
     drawMap();
