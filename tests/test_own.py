@@ -19,7 +19,7 @@ from hyperclip_nb.evaluation.shipped import Shipped
 from hyperclip_nb.explorer.choice import Choice
 from hyperclip_nb.explorer.compose import menus, read_scene, right_answer, scene_text
 from hyperclip_nb.explorer.explore import Explorer
-from hyperclip_nb.explorer.own import PHOTO_BYTES, answer_about, compose, own_photo, read_photo
+from hyperclip_nb.explorer.own import PHOTO_BYTES, answer_about, composed, own_photo, read_photo
 from hyperclip_nb.explorer.widgets import ExplorerBox
 
 
@@ -88,7 +88,7 @@ def test_a_picture_of_a_question_has_the_same_right_answer_and_the_same_answers(
         for place, image in list(enumerate(shown.asked.images))[:4]:
             _, scene, answer, _ = scene_of(image)
             assert task.answers[right_answer(task.question, task.answers, scene)] == answer
-            picture = compose("white/plain;cat/red/left", explorer.encoder)
+            picture = composed("white/plain;cat/red/left", explorer.encoder)
             features = explorer.encoder.encode_images(draw_images([image]))
             found = answer_about(explorer, shown, replace(picture, features=features))
             assert (found.given, found.alone["clip"]) == (shown.given[place], shown.before[place])
