@@ -27,13 +27,15 @@ def page(
     run: str | None = None,  # the run directory; None: the demo's
     data: str | None = None,  # where features and runs are; None: see `runs.data_dir`
     seed: int = 0,  # which of the run's seeds
+    images: str | None = None,  # folder of the pictures of one's own data
 ) -> dict[str, Any]:  # what an .ipynb file holds
     "A notebook that shows the explorer and nothing else."
     title = (
         "# Ask a question, get a network\n\n"
         "A question in words becomes the weights of a small network, which then answers it on pictures."
     )
-    call = f"explore(run={run!r}, data={data!r}, seed={seed}, own_page=True)"
+    more = f", images={images!r}" if images else ""
+    call = f"explore(run={run!r}, data={data!r}, seed={seed}, own_page=True{more})"
     code = f"from hyperclip_nb.explorer.widgets import explore\n\n{call}"
     cells = [
         {"cell_type": "markdown", "id": "title", "metadata": {}, "source": title},
@@ -73,6 +75,7 @@ class App:
     run: Folder = None  # the run directory; default: runs/demo under the data directory
     data: Folder = None  # where features and runs are; default as for demo
     seed: int = 0  # which of the run's seeds
+    images: Folder = None  # of a run on one's own data: folder of its pictures, so that they can be shown
     browser: tyro.conf.FlagCreatePairsOff[bool] = True  # open it in a browser
 
     def __call__(self) -> None:
@@ -122,8 +125,9 @@ class App:
         from hyperclip_nb.cli.server import Server
 
         notebook = where / "explorer.ipynb"
-        run, data = (str(path.expanduser().resolve()) if path else None for path in (self.run, self.data))
-        notebook.write_text(json.dumps(page(run, data, self.seed)), encoding="utf-8")
+        folders = (self.run, self.data, self.images)
+        run, data, images = (str(path.expanduser().resolve()) if path else None for path in folders)
+        notebook.write_text(json.dumps(page(run, data, self.seed, images)), encoding="utf-8")
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # one kernel for each visitor, each with small networks
         token = self.token or secrets.token_urlsafe(24)
         listens = ipaddress.ip_address(self.ip)

@@ -28,20 +28,17 @@ from ..core.training import last
 from ..dataset.batches import TaskBatch, TaskSet
 from ..dataset.encoders import ClipEncoder, nearest_questions
 from ..dataset.questions import slug
-from ..dataset.small_clip import load_small_clip
 from hyperclip_nb.evaluation.asking import (
     BLOCK,
     noise_blocks,
-    one_task,
     open_experiment,
-    scenes_world,
-    task_for,
 )
 from ..evaluation.experiment import Experiment, Questions, scenes_experiment
 from ..evaluation.recipe import Generator, Recipe
 from ..evaluation.shipped import Shipped
 from ..evaluation.statistics import ensemble
 from .choice import Asked, Choice, ask_question
+from .pictures import encoder_of, pictures_of
 from .scores import Score, count_right
 from ..hypernet.metatrain import Adaptation, adaptation_path
 
@@ -72,7 +69,7 @@ LABELS = {
     "multitask": "one network for all questions",
     "few": "generated, then adapted to {} labelled pictures",
     "words": "generated from the words alone",
-    "target": "adapted to 50 labelled pictures",
+    "target": "adapted to {} labelled pictures",
 }
 
 # %% ../../nbs/8_explorer/01_explore.ipynb #4bd7e070
@@ -95,11 +92,12 @@ class Explorer:
         self,
         experiment: Experiment,
         seed: int = 0,  # which of the run's seeds
-        encoder: ClipEncoder | None = None,  # of texts and pictures; None: the small CLIP
+        encoder: ClipEncoder | None = None,  # of texts and pictures; None: that of the run's features, loaded again
+        images: Path | None = None,  # folder of the pictures of one's own data; None: they can't be shown
     ):
-        self.world = scenes_world(experiment.run)  # another kind of run is refused
         self.experiment, self.seed = experiment.without_training(), seed
-        self.encoder = encoder or load_small_clip(experiment.device)
+        self.encoder = encoder or encoder_of(experiment)
+        self.pictures = pictures_of(experiment, self.encoder, images)
         self.training = experiment.sets["train"].tasks
         self.families = sorted({task.family for task in self.training})
         # what no slider changes is kept
@@ -114,15 +112,15 @@ class Explorer:
         return isinstance(self.experiment, Shipped)
 
     def _ask(self, question: str, answers: tuple[str, ...] = (), count: int = 25) -> Asked:
-        return ask_question(question, answers, self.experiment, self.encoder, count)
+        return ask_question(question, answers, self.experiment, self.encoder, self.pictures, count)
 
     def _labelled(self, question: str, answers: tuple[str, ...]) -> tuple[TaskSet, Tensor]:
         "Where the labelled pictures of a question with known answers are, apart from those that are answered."
-        asked, x = self.ask(question, answers), self.experiment
+        asked = self.ask(question, answers)
         if asked.task.support:
             return asked.tasks, asked.ids
-        task = replace(task_for(question, answers, self.world)[0], query=())
-        return one_task(task, self.encoder, x.device, x.recipe.feature_scale), asked.ids * 0
+        task = replace(self.pictures.task(question, answers, 25)[0], query=())
+        return self.pictures.features(task), asked.ids * 0
 
     def _plane(self, kind: Generator) -> tuple[Tensor, Tensor, Tensor]:  # `widest_plane`, and dots [A, 2]
         "The map: the plane in which adapted latents differ most."

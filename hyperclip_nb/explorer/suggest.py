@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from functools import cache
 
-from ..dataset.questions import FAMILIES, Question, find_question, questions
+from ..dataset.questions import Question, find_question, questions
 from ..dataset.scenes import CATEGORIES, CATEGORY
 from ..dataset.tasks import Task
 
@@ -46,31 +46,24 @@ def meant_answers(
     return tuple(fixed) if changed and different and {*fixed} <= {*own} else None
 
 # %% ../../nbs/8_explorer/appendix/suggest.ipynb #d1829141
-@cache
-def _shared_answers(family: str) -> tuple[str, ...]:
-    "A family's answers, where all its questions have the same."
-    found = {q.answers for q in questions() if q.family == family}
-    return found.pop() if len(found) == 1 else ()
-
-
 def family_answers(
     near: Sequence[Task],  # the nearest training questions
-    least: int = 4,  # of them must be of one family
+    least: int = 4,  # of them must have the same answers
 ) -> tuple[str, ...]:
-    "Answers for a question that has none; empty where no family is clear."
-    if not near:
-        return ()
-    family, often = Counter(task.family for task in near).most_common(1)[0]
-    return _shared_answers(family) if often >= least and family in FAMILIES else ()
+    "Answers for a question that has none; empty where its neighbours do not agree."
+    for answers, often in Counter(task.answers for task in near).most_common(1):
+        return answers if often >= least else ()
+    return ()
 
 # %% ../../nbs/8_explorer/appendix/suggest.ipynb #78582183
 def related(
     question: str,
     near: Sequence[Task],  # the nearest training questions
     count: int = 3,  # of each kind
+    scenes: bool = True,  # is it asked about the scenes? Else the nearest training questions are all that is known
 ) -> list[str]:
     "Questions that one may want to ask next."
-    known = find_question(question)
+    known = find_question(question) if scenes else None
     if known is None:
         return [task.question for task in near[: 2 * count]]
     category = CATEGORY.get(known.subject, known.subject)

@@ -23,17 +23,18 @@ from typing import Any
 from ..core.files import HyperclipError, RunError
 from ..core.runs import Run, data_dir, run_dir
 from ..dataset.features import FeatureBank
-from ..dataset.questions import find_question
 from ..evaluation.asking import open_experiment
 from ..evaluation.experiment import Experiment
 from ..evaluation.shipped import Shipped
-from .choice import Choice, unknown_words
+from .choice import PHOTOGRAPH, Choice, unknown_words
 from .explore import Explorer, Shown, adapter_file, check_trainable
+from .own import OwnPicture, composed, own_data, own_photo
 from hyperclip_nb.explorer.page import (
     ASSETS,
     dots_data,
     more_data,
     picture_data,
+    png,
     read_held_out,
     shown_data,
     strip_of,
@@ -81,6 +82,8 @@ class ExplorerBox(anywidget.AnyWidget):
     said = T.Dict().tag(sync=True)  # an error, in words
     pictures = T.Dict().tag(sync=True)
     sprite = T.Bytes().tag(sync=True)
+    own = T.Dict().tag(sync=True)  # what is answered about somebody's own picture
+    own_sprite = T.Bytes().tag(sync=True)
     matrices = T.Bytes().tag(sync=True)
     work = T.Dict().tag(sync=True)  # training: what is offered or done
 
@@ -93,10 +96,13 @@ class ExplorerBox(anywidget.AnyWidget):
         usual: bool = False,  # nobody asked for this directory: where it doesn't exist, the shipped weights answer
         address: str = "",  # a choice to begin with (`Choice.address`)
         own_page: bool = False,
+        images: str | Path | None = None,  # folder of the pictures of one's own data
     ):
         self.folder, self.data, self.seed, self.usual = Path(folder), data, seed, usual
+        self.images = Path(images) if images else None
         self.explorer: Explorer | None = None
         self.now: Shown | None = None
+        self.photo: OwnPicture | None = None
         self.worker: Worker | None = None
         self.turn, self.failure, self.asked = 0, "", 0.0
         self.strip = lru_cache(64)(lambda explorer, choice: strip_of(explorer, choice))
@@ -112,10 +118,11 @@ class ExplorerBox(anywidget.AnyWidget):
         try:
             trained = experiment is not None or self.folder.exists() or not self.usual
             x = (experiment or open_experiment(self.folder, self.data)) if trained else Shipped()
-            self.explorer = Explorer(x, self.seed)
+            self.explorer = Explorer(x, self.seed, images=self.images)
         except Exception as error:
             self.world = {"closed": True, "families": [], "training": [], "held": [], "chips": []}
-            self.world |= {"usual": {"question": "", "answers": "", "other": ""} | Choice(question="").settings()}
+            usual = {"question": "", "answers": "", "other": "", "picture": ""}
+            self.world |= {"usual": usual | Choice(question="").settings()}
             return self._fail(error, {})
         self.world = world_data(self.explorer, read_held_out(self.explorer))
         self.dots = {}
@@ -165,8 +172,12 @@ class ExplorerBox(anywidget.AnyWidget):
             return self._fail(RunError(f"{self.folder}: there is no trained run yet"), told)
         try:
             choice, notes = self._read(told, explorer)
+            picture = self.photo if choice.picture == PHOTOGRAPH else None
+            if picture is None and choice.picture:
+                picture = composed(choice.picture, explorer.encoder)
             self.now = explorer.show(choice)
             data = shown_data(self.now, explorer)
+            own = own_data(explorer, self.now, picture) | {"turn": turn} if picture else {}
         except Exception as error:  # a person at the page can do nothing with a traceback
             return self._fail(error, told)
         data["notes"] += notes
@@ -177,8 +188,10 @@ class ExplorerBox(anywidget.AnyWidget):
             if self.dots.get("kind") != choice.kind:
                 self.dots = dots_data(explorer, choice.kind)
             if self.pictures.get("key") != data["key"]:
-                self.pictures, self.sprite = picture_data(self.now.asked)
-            self.shown, self.said = data, {}
+                self.pictures, self.sprite = picture_data(explorer, self.now.asked)
+            if picture is not None and self.own.get("name") != own["name"]:
+                self.own_sprite = png(picture.pixels[None])
+            self.shown, self.said, self.own = data, {}, own
         self._later(_PAUSE, lambda: self.play(turn))
 
     def _read(self, told: dict[str, Any], explorer: Explorer) -> tuple[Choice, list[str]]:
@@ -187,18 +200,21 @@ class ExplorerBox(anywidget.AnyWidget):
         fresh, address = told.pop("fresh", False), told.pop("address", None)
         if address is not None:
             return Choice.read(address), []
+        if told.get("picture") == PHOTOGRAPH and self.photo is None:  # the page is older than this kernel
+            told["picture"] = ""
         question = str(told.get("question", ""))
-        if fresh and (find_question(question) or (self.now and find_question(self.now.choice.question))):
+        known = explorer.pictures.known
+        if fresh and (known(question) or (self.now and known(self.now.choice.question))):
             told["answers"] = ""  # they belonged to another question
         choice = Choice.read(told)
-        if choice.answers or find_question(question) or not question.strip():
+        if choice.answers or known(question) or not question.strip():
             return choice, []
         probe = explorer.ask(question, ("yes", "no"))
         near = [explorer.training[row] for row in explorer.near(probe)]
         if not (answers := family_answers(near)):
             return choice, []
         return Choice.read(told | {"answers": "; ".join(answers) + ";"}), [
-            f"The answers are those of the questions about {near[0].family} that it resembles; write your own instead."
+            f"The answers are those of questions that it resembles, such as “{near[0].question}” Write your own."
         ]
 
     def _later(self, seconds: float, call: Callable[[], None]) -> None:
@@ -244,10 +260,21 @@ class ExplorerBox(anywidget.AnyWidget):
             row = message.get("row")
             if isinstance(row, int) and 0 <= row < len(self.explorer.training):
                 self.send({"kind": "thumbnail", "row": row}, [thumbnail(self.explorer, row)])
+        elif kind == "photograph" and self.explorer is not None:
+            self._bring(str(message.get("name", "")), buffers, self.explorer)
         elif kind == "train":
             self.train()
         elif kind == "stop" and self.worker is not None:
             self.worker.stop()
+
+    def _bring(self, name: str, buffers: list, explorer: Explorer) -> None:
+        "Keep a photograph, or say what is wrong with it; then the page asks about it."
+        try:
+            self.photo = own_photo(bytes(buffers[0]) if buffers else b"", name, explorer.encoder)
+        except ValueError as error:
+            return self.send({"kind": "photograph", "error": sentence(error)})
+        self.own = {}  # another one may bear the same name
+        self.send({"kind": "photograph", "error": ""})
 
     # Training
 
@@ -325,11 +352,12 @@ def explore(
     seed: int = 0,  # which of the run's seeds
     address: str = "",  # a choice to begin with, as a page's address ends: question=…&gamma=2
     own_page: bool = False,  # is nothing else on the page? Then its address is the choice
+    images: str | Path | None = None,  # of a run on one's own data: folder of its pictures, so that they can be shown
 ) -> ExplorerBox:
     """The explorer, for the last line of a cell. Without a run the shipped weights answer; it offers to train the rest.
 
     Raises `ValueError` for an experiment on tensors in memory, of which there are no pictures to show."""
-    how: dict[str, Any] = {"address": address, "own_page": own_page}
+    how: dict[str, Any] = {"address": address, "own_page": own_page, "images": images}
     if experiment is not None:
         bank = experiment.sets["train"].bank
         if not isinstance(bank, FeatureBank):

@@ -118,22 +118,31 @@ class HyperCLIP(nn.Module):
     ) -> "HyperCLIP":
         "An untrained one with the components of a sample. Raises `ValueError` for a sample of too few directions."
         model = cls(net, embed_size, config, seed)
-        if config.components:
-            if weights is None or weights.shape[-1] != net.size:
-                raise ValueError(
-                    f"weights: expected a sample [..., {net.size}] for {config.components} components, "
-                    f"got {weights if weights is None else list(weights.shape)}"
-                )
-            scaler = Standardizer(weights.detach(), "global")
-            draw = seeded(seed, "components")
-            directions, std = principal_directions(weights.detach(), scaler, config.components, draw)
-            if not std[-1] > 1e-5 * std[0]:
-                raise ValueError(
-                    f"weights: expected a sample with {config.components} directions, "
-                    f"got one with {int((std > 1e-5 * std[0]).sum())}"
-                )
-            model.mean, model.project = scaler.mean, directions / (std * scaler.std[:, None])
+        model.find_components(weights, seed)
         return model
+
+    def find_components(
+        self,
+        weights: Tensor | None,  # [..., P] as for `make`
+        seed: int = 0,
+    ) -> None:
+        "Read weights by the components of a sample; a trained model has them among its tensors."
+        size, count = self.net.size, self.config.components
+        if not count:
+            return
+        if weights is None or weights.shape[-1] != size:
+            raise ValueError(
+                f"weights: expected a sample [..., {size}] for {count} components, "
+                f"got {weights if weights is None else list(weights.shape)}"
+            )
+        scaler = Standardizer(weights.detach(), "global")
+        directions, std = principal_directions(weights.detach(), scaler, count, seeded(seed, "components"))
+        if not std[-1] > 1e-5 * std[0]:
+            raise ValueError(
+                f"weights: expected a sample with {count} directions, got one with {int((std > 1e-5 * std[0]).sum())}"
+            )
+        self.mean = scaler.mean.to(self.mean)
+        self.project = (directions / (std * scaler.std[:, None])).to(self.project)
 
     @property
     def first(self) -> nn.Linear:
