@@ -92,7 +92,7 @@ def use(visit, address):
 
     # another question, and back
     page.get_by_role("button", name="Pin as A").click()
-    page.get_by_label("Question").select_option(index=2)
+    page.get_by_label("Question", exact=True).select_option(index=2)
     visit.until_changed(lambda: visit.text(".hn-title"), first)
     page.wait_for_timeout(700)
     assert "question=" in page.url and page.get_by_text("A: ").count()

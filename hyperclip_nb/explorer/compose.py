@@ -55,7 +55,7 @@ def scene_text(scene: Scene) -> str:
 def _word(name: str, word: str, known: Sequence[str]) -> str:
     if word not in known:
         some = ", ".join(known[:12]) + (", …" if len(known) > 12 else "")
-        raise ValueError(f"picture: expected a {name} out of {some}, got {ascii(word[:30])}")
+        raise ValueError(f"picture: expected a {name} out of {some}, got {ascii(word)[:40]}")
     return word
 
 
@@ -64,7 +64,7 @@ def read_scene(
 ) -> Scene:
     "A scene from its text. Raises `ValueError` for words that there are not, and for things that hide one another."
     if not isinstance(text, str) or len(text) > TEXT:
-        raise ValueError(f"picture: expected a scene in at most {TEXT} characters, got {str(text)[:30]!r}…")
+        raise ValueError(f"picture: expected a scene in at most {TEXT} characters, got {ascii(text)[:40]}…")
     ground, *rest = text.split(";")
     background, _, pattern = ground.partition("/")
     _word("background", background, tuple(BACKGROUNDS)), _word("pattern", pattern, PATTERNS)
@@ -74,7 +74,7 @@ def read_scene(
     for one in rest:
         words = one.split("/")
         if not 3 <= len(words) <= len(PARTS):
-            raise ValueError(f"picture: expected a thing as name/color/place, got {ascii(one[:40])}")
+            raise ValueError(f"picture: expected a thing as name/color/place, got {ascii(one)[:40]}")
         things.append(Thing(**{part: _word(part, word, known) for (part, known), word in zip(PARTS.items(), words)}))
     places = [thing.place for thing in things]
     if not any({*places} <= {*layout} for layout in LAYOUTS) or len({*places}) < len(places):
