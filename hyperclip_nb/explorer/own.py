@@ -99,9 +99,8 @@ def own_photo(
 ) -> OwnPicture:
     "A photograph. Raises `ValueError` as `read_photo` does."
     image, name = read_photo(content), re.sub(r"\s+", " ", "".join(c for c in name if c.isprintable()))[:60]
-    notes = ()
-    if encoder.name == "small_clip":
-        notes = ("The small CLIP has seen drawn scenes only: what it says about anything else means little.",)
+    drawn = "The small CLIP has seen drawn scenes only: what it says about anything else means little."
+    notes = (drawn,) if encoder.name == "small_clip" else ()
     return OwnPicture(name, SHOWN.pixels(image), encoder.encode_images([image]), f"photograph {name}", None, notes)
 
 

@@ -67,7 +67,7 @@ class ScenePictures:
     def known(self, question: str) -> tuple[str, ...] | None:
         "The answers of a question in the scenes' words."
         found = find_question(question)
-        return found and found.answers
+        return None if found is None else found.answers
 
     def task(self, question: str, answers: tuple[str, ...], count: int) -> tuple[Task, bool]:
         "See `task_for`."
@@ -117,7 +117,7 @@ class OwnPictures:
     def known(self, question: str) -> tuple[str, ...] | None:
         "The answers of a question of the data."
         found = self.tasks.get(plain_question(question)) if isinstance(question, str) else None
-        return found and found.answers
+        return None if found is None else found.answers
 
     def task(self, question: str, answers: tuple[str, ...], count: int) -> tuple[Task, bool]:
         "The data's own question, or another one about pictures of all test questions."
@@ -161,7 +161,9 @@ class OwnPictures:
     def draw(self, images: Sequence[str]) -> np.ndarray:
         "Read from the folder; a grey square for what is not there."
         shown = np.full((len(images), 64, 64, 3), 128, np.uint8)
-        for place, image in enumerate(images if self.files else ()):
+        if self.files is None:
+            return shown
+        for place, image in enumerate(images):
             try:
                 shown[place] = self.files([image])[0]
             except FileError:

@@ -97,7 +97,8 @@ def record(
     gammas: Sequence[float] = GAMMAS,  # evenly spaced, from 0 on
 ) -> dict[str, Any]:
     "Everything that a page without a kernel needs, as JSON knows it."
-    asked, labels = [], dict(LABELS)
+    asked: list[dict[str, Any]] = []
+    labels = dict(LABELS)
     for question in questions:
         shown_, more_ = [], []
         strip = strip_of(explorer, Choice(question=question))
