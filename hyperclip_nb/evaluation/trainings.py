@@ -286,11 +286,16 @@ def hyperclip(
     "The CLIP of weights and questions (paper, algorithms 9 and 10)."
     net, (latents, std) = generator.net, stored
     config = replace(r.hyperclip, components=components(r.hyperclip.components, r.views * len(tasks), net))
-    few = max(1, 200_000_000 // (len(tasks) * net.size))  # views whose weights are held in memory
-    with torch.no_grad():
-        sample = generator(latents[:few].flatten(0, 1)) if config.components else None
-    model = HyperCLIP.make(net, sample, conditions.shape[1], config, seed).to(latents.device)
+    model = HyperCLIP(net, conditions.shape[1], config, seed).to(latents.device)
     train, contrast = replace(r.hyperclip_training, seed=seed), r.contrast
     if r.posterior and isinstance(generator, HVAE):  # its posteriors are drawn from at every step, as for HyperLDM
         contrast = replace(contrast, latent_noise=r.posterior)
-    return Training(model, lambda: train_hyperclip(model, generator, latents, conditions, train, contrast, std))
+
+    def steps() -> Steps:
+        few = max(1, 200_000_000 // (len(tasks) * net.size))  # views whose weights are held in memory
+        with torch.no_grad():
+            sample = generator(latents[:few].flatten(0, 1)) if config.components else None
+        model.find_components(sample, seed)  # seconds of work, which a trained one that is loaded need not do
+        return train_hyperclip(model, generator, latents, conditions, train, contrast, std)
+
+    return Training(model, steps)
