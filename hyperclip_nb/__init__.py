@@ -69,6 +69,10 @@ _HOME = {  # name -> module, in the order of the tour
     "fit_hyperclip": "evaluation.fit",
     "fit_hyperldm": "evaluation.fit",
     "accuracy": "evaluation.fit",
+    "accuracies": "evaluation.fit",
+    "compare": "evaluation.compare",
+    "save_fitted": "evaluation.keep",
+    "load_fitted": "evaluation.keep",
     # pictures, tables, and the explorer
     "house_style": "plots.style",
     "reproduce": "evaluation.reproduce",
@@ -102,8 +106,10 @@ if TYPE_CHECKING:  # the same for type checkers and editors; tests/test_front.py
     from .evaluation.asking import open_experiment as open_experiment
     from .evaluation.asking import sheet_figure as sheet_figure
     from .evaluation.asking import weights_for_question as weights_for_question
+    from .evaluation.compare import compare as compare
     from .evaluation.experiment import scenes_experiment as scenes_experiment
     from .evaluation.export import export_run as export_run
+    from .evaluation.fit import accuracies as accuracies
     from .evaluation.fit import accuracy as accuracy
     from .evaluation.fit import fit_conditional as fit_conditional
     from .evaluation.fit import fit_hnet as fit_hnet
@@ -113,6 +119,8 @@ if TYPE_CHECKING:  # the same for type checkers and editors; tests/test_front.py
     from .evaluation.fit import fit_multitask as fit_multitask
     from .evaluation.fit import fit_question_regression as fit_question_regression
     from .evaluation.generated import Adapter as Adapter
+    from .evaluation.keep import load_fitted as load_fitted
+    from .evaluation.keep import save_fitted as save_fitted
     from .evaluation.pretrained import TextToWeights as TextToWeights
     from .evaluation.reproduce import reproduce as reproduce
     from .evaluation.results import read_results as read_results

@@ -96,6 +96,9 @@ def test_accuracy_is_the_mean_over_tasks_of_right_answers(fitted):
     assert hc.accuracy(net, w[0, :1], tasks) == pytest.approx(plain(w[:1, :1].expand(1, len(tasks), -1)), abs=1e-6)
     assert hc.accuracy(net, w, tasks, numbers=1) == hc.accuracy(net, w, tasks)  # in pieces of one task
     assert hc.accuracy(net, w, tasks, "support") != hc.accuracy(net, w, tasks)
+    each = hc.accuracies(net, w, tasks)
+    assert each.shape == (len(tasks),) and each.mean().item() == pytest.approx(hc.accuracy(net, w, tasks))
+    torch.testing.assert_close(hc.accuracies(net, w[0], tasks), hc.set_accuracy(w[0], tasks, net))
 
 
 def test_accuracy_refuses_weights_that_do_not_fit(fitted):
@@ -243,6 +246,18 @@ def test_a_question_gets_the_same_networks_alone_or_among_others(fitted):
     torch.testing.assert_close(of(e)[0], ten[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(of(e[3:4], samples=10)[:, 0], ten[:, 3], rtol=1e-4, atol=1e-5)
     assert not torch.allclose(of(e, seed=1), ten[:1]) and not torch.allclose(ten[0], ten[1])
+
+
+def test_the_walk_of_the_sampler_ends_at_the_latents(fitted):
+    _, tasks, _, generator, ldm = fitted
+    how = {"guidance": 1.5, "samples": 3, "seed": 2, "check": False}
+    path = [*ldm.path(tasks.embeddings("text")[:4], **how)]
+    assert len(path) == ldm.recipe.diffusion.timesteps + 1 and {z.shape for z in path} == {(3, 4, 4)}
+    assert torch.equal(path[-1], ldm.latents(tasks.embeddings("text")[:4], **how))
+    assert torch.equal(generator(path[-1]), ldm.sample(tasks.embeddings("text")[:4], **how))
+    assert len([*ldm.path(tasks.embeddings("text"), sampler="ddim", steps=7, check=False)]) == 8
+    with pytest.raises(ValueError, match=r"e: expected embeddings \[T, 6\]"):
+        ldm.path(torch.zeros(2, 5))
 
 
 def test_what_was_fitted_moves_as_one_module(fitted):

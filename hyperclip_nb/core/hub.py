@@ -100,7 +100,8 @@ def load_model(
     plain = read_json(path, dict[str, Any])
     wanted = {field.name: field.default for field in msgspec.structs.fields(type)}  # type: ignore[arg-type]
     if (kind := plain.get("kind")) != wanted["kind"]:
-        told = f"{kind!r}, which {kind}.from_pretrained reads" if isinstance(kind, str) else "none"
+        reader = "load_fitted" if kind == "Fitted" else f"{kind}.from_pretrained"
+        told = f"{kind!r}, which {reader} reads" if isinstance(kind, str) else "none"
         raise FileError(f"{path}: expected kind {wanted['kind']!r}, found {told}")
     if (schema := plain.get("schema")) != wanted["schema"]:
         raise FileError(
