@@ -1,4 +1,4 @@
-"The table for one's own data: its numbers are those of the plain functions, its control deals out other cells' questions."
+"A table for one's own data: numbers are those of plain functions, the control deals out other cells' questions."
 
 import pytest
 import torch

@@ -163,7 +163,7 @@ def save_fitted(
     model: Fitted,  # what a `fit_…` verb gives
     folder: str | Path,  # made if need be; an earlier model in it is replaced
 ) -> Path:  # the folder
-    "Write config.json, model.safetensors and a card. Raises `TypeError` for another model, `NumbersError` for no numbers."
+    "Write config.json, model.safetensors and a card. Raises `TypeError` for what the verbs didn't make."
     config, tensors = describe(model), {name: x.contiguous() for name, x in model.state_dict().items()}
     for name, x in tensors.items():
         check_finite(name, x)
