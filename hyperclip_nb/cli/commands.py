@@ -214,9 +214,9 @@ class Reproduce:
 class SweepCommand:
     "Try every combination of some settings, on validation questions only: a table, and how the best is scored."
 
-    file: Annotated[
-        Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")
-    ]  # JSON: preset, set, methods, seeds, grid
+    # JSON, such as {"methods": ["cond_multitask"], "grid": {"conditional.lr": [0.001, 0.01]}}. It may have "preset",
+    # "seeds", and "set" for settings that are the same for all.
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     out: Folder = None  # the run directory; default: runs/sweep-PRESET under the data directory
     data: Folder = None  # where features and runs go; default as for demo
     world: int = 0  # seed of the scenes' world
