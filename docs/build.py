@@ -79,7 +79,7 @@ GREEK = {"alpha": "α", "beta": "β", "gamma": "γ", "lambda": "λ", "tau": "τ"
 
 def plain(markdown: str) -> str:
     "Words without their mark-up: links, emphasis, code, and formulas as far as they can be read aloud."
-    text = re.sub(r"```.*?```|\$\$.*?\$\$|^\s*[|>].*$|^#+.*$", "", markdown, flags=re.S | re.M)
+    text = re.sub(r"```.*?```|\$\$.*?\$\$|^ *[|>#][^\n]*$", "", markdown, flags=re.S | re.M)
     text = re.sub(r"!?\[([^]]*)\]\([^)]*\)", r"\1", text)
     text = re.sub(r"\\([a-zA-Z]+)", lambda found: GREEK.get(found[1], ""), text)
     return re.sub(r"\s+", " ", re.sub(r"[$*`_^{}\\]", "", text)).strip()

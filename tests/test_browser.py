@@ -253,7 +253,7 @@ def by_keyboard(visit):
     press(chip, "Space")
     shows(third)
     page.wait_for_timeout(800)  # an entry of the history
-    press(page.locator("body"), "Alt+ArrowLeft")
+    page.go_back()
     shows(second)
 
     # γ, a step of the walk, the weights

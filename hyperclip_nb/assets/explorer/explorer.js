@@ -514,7 +514,7 @@ function begin(el, source) {
   function offerCompanions(things) { // a thing and its colour for every other place
     const places_ = others(menu.place.value);
     for (const key of Object.keys(menu)) if (key.startsWith("with")) delete menu[key];
-    companions.replaceChildren(...places_.flatMap((place, i) => [choose(`with-${i}`, `Beside it ${AT(place)}`, ["nothing", ...menus.things]), choose(`with-${i}-color`, "in", menus.colors)]));
+    companions.replaceChildren(...places_.flatMap((place, i) => [choose(`with-${i}`, `Beside it ${AT(place)}`, ["nothing", ...menus.things]), choose(`with-${i}-color`, "Its colour", menus.colors)]));
     places_.forEach((place, i) => { const there = things.find((one) => one.place === place); menu[`with-${i}`].value = there ? there.name : "nothing"; menu[`with-${i}-color`].value = there ? there.color : "blue"; });
     limit();
   }
@@ -564,7 +564,7 @@ function begin(el, source) {
   }
   let ownAddress = null;
   function drawOwn() {
-    const o = source.get("own"), there = !!(o && o.rows && shown && o.turn === shown.turn);
+    const o = source.get("own"), there = !!(o && o.rows && shown && o.turn === shown.turn), first = there && ownView.hidden && own.open;
     ownView.hidden = !there;
     removeIt.hidden = !choice.picture;
     if (!there) return;
@@ -580,6 +580,7 @@ function begin(el, source) {
           h("th", { scope: "row" }, row.who), h("td", {}, `${mark_(row.answer)}${name(row.answer)}`, row.sure != null && h("small", {}, ` ${percent(row.sure)} sure`)),
           h("td", {}, row.votes && shown.networks > 1 && h("span", { class: "hn-soft" }, bars(row).map(([n, i]) => `${name(i)} ${n}`).join(", "))))))),
         o.notes.map((text) => h("p", { class: "hn-soft" }, text)), o.alt && h("p", { class: "hn-soft" }, o.alt)));
+    if (first) ownView.scrollIntoView({ block: "nearest" });
     announce(`Your picture: ${name(o.rows[o.rows.length - 1].answer)}`);
   }
 
@@ -594,6 +595,13 @@ function begin(el, source) {
     work.replaceChildren(h("div", { class: "hn-say" }, w.what), w.why ? h("small", {}, w.why) : "", bar || "", h("div", { class: "hn-row" },
       h("button", { type: "button", class: "hn-main-button", disabled: running, onclick: () => source.send({ kind: "train" }) }, "Train"),
       h("button", { type: "button", disabled: !running, onclick: () => source.send({ kind: "stop" }) }, "Interrupt")));
+  }
+
+  // --- γ stays in view ------------------------------------------------------------------------------------------
+  function unclip() { // what clips an output without ever scrolling it would keep γ from staying at the top
+    for (let up = root.parentElement; up && up !== document.body && !up.matches(".jp-Cell, .jp-WindowedPanel-outer"); up = up.parentElement) {
+      if (up.scrollHeight <= up.clientHeight + 1 && getComputedStyle(up).overflow !== "visible") up.style.overflow = "visible";
+    }
   }
 
   // --- all together --------------------------------------------------------------------------------------------
@@ -666,6 +674,7 @@ function begin(el, source) {
     milliseconds.textContent = next.milliseconds ? `${Math.round(next.milliseconds)} ms` : "";
     note.replaceChildren(h("p", {}, [next.seen, ...next.notes].join(" "), " ", ...meant(next.meant)));
     said = "";
+    unclip();
     fill();
     fillOwn();
     showRelated();
