@@ -286,7 +286,7 @@ class Page(HTMLParser):
         self.anchors |= {values[key] for key in ("id", "name") if values.get(key)}
         if tag == "a" and values.get("href"):
             self.links.append(values["href"])
-        if tag == "img":
+        if tag == "img" and values.get("class") != "toggler":  # of the list of modules
             self.alternatives.append(values.get("alt") or "")
         if tag in ("img", "script", "iframe", "source") and values.get("src"):
             self.loads.append(values["src"])

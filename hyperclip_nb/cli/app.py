@@ -160,6 +160,7 @@ class App:
                 f"--Places.places={self.visitors}",
                 "--VoilaConfiguration.preheat_kernel=True",  # a kernel waits, its page drawn
                 "--VoilaConfiguration.default_pool_size=1",
+                "--KernelManager.autorestart=False",  # it would come back without its page
                 "--Places.cull_idle_timeout=60",
                 "--Places.cull_interval=15",
                 "--strip_sources=True",

@@ -152,11 +152,16 @@ class Places(AsyncMappingKernelManager):
             fill(notebook_name=self.notebook_path)
 
     async def end_unused(self) -> None:
-        "End the kernels that nobody uses."
+        "End the kernels that nobody uses, and give back the places of those that have died."
         for kernel_id in self.list_kernel_ids():
-            if kernel_id in self.ahead:
+            kernel: Any = self._kernels.get(kernel_id)
+            if kernel is None or kernel_id in self.starting:
                 continue
-            if (kernel := self._kernels.get(kernel_id)) is None or not hasattr(kernel, "last_activity"):
+            if not await kernel.is_alive():  # no memory was left for it, for example
+                await self.shutdown_kernel(kernel_id, now=True)
+                self.ahead = self.ahead - {kernel_id}
+                continue
+            if kernel_id in self.ahead or not hasattr(kernel, "last_activity"):
                 continue
             idle = datetime.now(timezone.utc) - kernel.last_activity
             used = self._kernel_connections.get(kernel_id) or kernel.execution_state != "idle"
@@ -175,6 +180,7 @@ class VisitorPage(TornadoVoilaHandler):
         _ = self.xsrf_token  # sets the cookie by which the page proves, when it leaves, that it was here
         try:
             await self.kernel_manager.heated()
+            await self.kernel_manager.end_unused()
             await super().get()
         except Full:
             places = self.kernel_manager.places
