@@ -28,7 +28,8 @@ def test_make_lab_opens_the_index(browser, tmp_path, monkeypatch):
         for other in ("0_core/01_seeds.ipynb", "8_explorer/appendix/worker.ipynb"):
             visit.page.goto(f"http://127.0.0.1:{port}/lab/tree/{other}")
             visit.page.wait_for_selector(f".lm-TabBar-tab.lm-mod-current >> text={Path(other).name}")
-            visit.page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+            shown = ".jp-NotebookPanel:not(.lm-mod-hidden)"
+            visit.page.wait_for_selector(f"{shown} .jp-Notebook-ExecutionIndicator[data-status=idle]")
             visit.page.wait_for_timeout(500)  # in which it would notice a change
             assert not visit.page.locator(".lm-TabBar-tab.jp-mod-dirty").count(), f"{other} is unsaved"
         assert visit.errors == [] and visit.elsewhere == []
