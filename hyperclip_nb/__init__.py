@@ -78,6 +78,7 @@ _HOME = {  # name -> module, in the order of the tour
     "reproduce": "evaluation.reproduce",
     "read_results": "evaluation.results",
     "explore": "explorer.widgets",
+    "explore_digits": "explorer.digits",
 }
 
 if TYPE_CHECKING:  # the same for type checkers and editors; tests/test_front.py compares the two
@@ -124,6 +125,7 @@ if TYPE_CHECKING:  # the same for type checkers and editors; tests/test_front.py
     from .evaluation.pretrained import TextToWeights as TextToWeights
     from .evaluation.reproduce import reproduce as reproduce
     from .evaluation.results import read_results as read_results
+    from .explorer.digits import explore_digits as explore_digits
     from .explorer.widgets import explore as explore
     from .guidance.guide import Guidance as Guidance
     from .guidance.guide import guide as guide

@@ -124,7 +124,7 @@ class HyperCLIP(nn.Module):
     def find_components(
         self,
         weights: Tensor | None,  # [..., P] as for `make`
-        seed: int = 0,
+        seed: int = 0,  # of the first guess
     ) -> None:
         "Read weights by the components of a sample; a trained model has them among its tensors."
         size, count = self.net.size, self.config.components
