@@ -14,10 +14,11 @@ from test_experiment import TINY, experiment
 from hyperclip_nb.basenet.adapter import AdapterNet
 from hyperclip_nb.core import hub
 from hyperclip_nb.core.blocks import NumbersError
-from hyperclip_nb.core.files import FileError
+from hyperclip_nb.core.files import FileError, fingerprint, load_tensors, save_tensors
 from hyperclip_nb.dataset.small_clip import ASSETS, load_small_clip
-from hyperclip_nb.evaluation.export import export_measured, export_run, measure
+from hyperclip_nb.evaluation.export import EXPORTED, export_measured, export_run, measure
 from hyperclip_nb.evaluation.generated import Adapter
+from hyperclip_nb.evaluation.methods import train_method
 from hyperclip_nb.evaluation.pretrained import SHIPPED, TextToWeights
 from hyperclip_nb.evaluation.recipe import PAPER, Recipe, fields_of, to_kept
 
@@ -46,7 +47,7 @@ def test_the_shipped_weights_are_those_of_the_default_recipe(shipped):
     wanted = {name: kept[name] for name in fields_of("hvae_hyperldm") if name in kept}
     made = {name: value for name, value in shipped.config.recipe.items() if name not in ("data", "seed")}
     assert made == json.loads(json.dumps(wanted))
-    assert (shipped.config.world, shipped.config.seed, shipped.config.generator) == (0, 0, "hvae")
+    assert (shipped.config.world, shipped.config.seed, shipped.row.generator) == (0, 0, "hvae")
     assert shipped.config.encoder == load_small_clip().fingerprint
 
 
@@ -116,10 +117,10 @@ def test_what_cannot_be_asked(shipped, asked, said):
     [
         (lambda f: (f / "config.json").unlink(), "config.json: expected a JSON file, found none"),
         (lambda f: (f / "model.safetensors").unlink(), "model.safetensors: expected a safetensors file, found none"),
-        (lambda f: change(f, schema=2), "expected schema 1, found 2"),
+        (lambda f: change(f, schema=3), "expected schema 2, found 3"),
         (lambda f: change(f, kind="Adapter"), "Adapter.from_pretrained reads"),
         (lambda f: change(f, seed=1), "those of another one"),
-        (lambda f: change(f, clamp="much"), r"clamp"),
+        (lambda f: change(f, latent={"by": "walking"}), "latent"),
         (lambda f: change(f, colour=1), "colour"),
         (lambda f: (f / "model.safetensors").write_bytes(b"\x80\x04pickled"), "model.safetensors: expected a whole"),
         (lambda f: cut(f / "model.safetensors"), "model.safetensors: expected content with sha256"),
@@ -193,6 +194,12 @@ def test_a_run_is_no_place_for_a_model(tmp_path, shipped):
         shipped.save_pretrained(tmp_path / "manifest.json")
 
 
+def rewritten(tensors, config):
+    "The same tensors, said to be those of another configuration."
+    found, meta = load_tensors(tensors)
+    save_tensors(tensors, found, meta | {"config": fingerprint(config)})
+
+
 # From a run
 
 RECIPES = {
@@ -210,7 +217,7 @@ RECIPES = {
 @pytest.mark.parametrize("name", RECIPES)
 def test_what_is_exported_generates_as_its_run_does(tmp_path, name, kind):
     x = experiment(tmp_path / "run", RECIPES[name])
-    model, e = export_run(x, kind, 1), x.embeddings["test"]
+    model, e = export_run(x, f"{kind}_hyperldm_g1", 1), x.embeddings["test"]
     read = e[x.recipe.question]
     assert torch.allclose(model.condition(read), x.condition(kind, 1, e), atol=1e-5)
     noise = lambda: torch.Generator().manual_seed(0)
@@ -220,6 +227,52 @@ def test_what_is_exported_generates_as_its_run_does(tmp_path, name, kind):
     one = [m.weights("What is it?", embedding=read[:1], samples=2) for m in (model, again)]
     assert torch.equal(*one) and one[0].shape == (2, x.net.size)
     assert again.config == model.config and again.feature_size == EMBED
+
+
+ALONE = [id for id in EXPORTED if "hyperldm" not in id]  # those that draw no noise
+
+
+@pytest.mark.parametrize("id", ALONE)
+@pytest.mark.parametrize("recipe", ["regression", "whitened", "stored", "components"])
+def test_every_row_is_exported_as_its_run_has_it(tmp_path, recipe, id):
+    x = experiment(tmp_path / "run", RECIPES[recipe])
+    if "question_regression" in id and x.recipe.question_regression is None:
+        pytest.skip("the recipe has no question regression")
+    model, e = export_run(x, id, 1), {name: part[:1] for name, part in x.embeddings["test"].items()}
+    w = train_method(x, 1, id).weights(e, torch.Generator().manual_seed(0))
+    again = TextToWeights.from_pretrained(model.save_pretrained(tmp_path / "kept", torch.float32))
+    for m in model, again:
+        found = m.weights("What is it?", embedding=e[model.config.question], samples=7, guidance=3.0)
+        assert found.shape == (1, x.net.size) and torch.allclose(found, w[:, 0], atol=1e-4)
+    assert again.config == model.config and repr(model).startswith("TextToWeights(")
+
+
+def test_the_embedding_as_condition_is_exported_too(tmp_path):
+    x = experiment(tmp_path / "run")
+    model, e = export_run(x, "hvae_hyperldm_g1.5~embedding@10", 1), x.embeddings["test"]
+    assert "regression" not in model.parts
+    read = e[model.config.question]
+    assert torch.allclose(model.condition(read), x.condition(x.recipe.question, 1, e), atol=1e-5)
+    z = model.hyperldm.denoiser.state_dict()
+    own = x.hyperldm("hvae", 1, x.recipe.question).denoiser.state_dict()
+    assert all(torch.equal(z[name], own[name]) for name in own)
+    assert model.weights("What is it?", embedding=read[:1]).shape == (10, x.net.size)  # as the row has them
+
+
+@pytest.mark.parametrize("id", ["hvae_hyperldm_g1.5~pictures@10", "few_shot", "nearest_latent", "clip_zero_shot", "?"])
+def test_a_row_that_makes_no_weights_of_words_alone_is_refused(tmp_path, id):
+    with pytest.raises(ValueError, match="method: expected a row out of multitask"):
+        export_run(experiment(tmp_path / "run"), id)
+
+
+def test_a_row_that_nobody_knows_is_named(tmp_path, shipped):
+    folder = shipped.save_pretrained(tmp_path / "mine")
+    tensors, text = (folder / "model.safetensors"), (folder / "config.json").read_text()
+    config = json.loads(text) | {"method": "hvae_hyperldm_g99@10"}
+    (folder / "config.json").write_text(json.dumps(config))
+    rewritten(tensors, config)
+    with pytest.raises(FileError, match="config.json: method: expected methods out of"):
+        TextToWeights.from_pretrained(folder)
 
 
 def test_metrics_are_measured_of_the_rounded_weights(tmp_path):

@@ -282,7 +282,7 @@ def ask(
 
     Raises `ValueError` for what can't be asked, `FileError` for pictures that can't be read."""
     check_bounds(gamma=gamma, samples=samples, images=count, seed=seed)
-    model = export_run(x, kind, seed) if isinstance(x, Experiment) else x
+    model = export_run(x, f"{kind}_hyperldm_g1.5@10", seed) if isinstance(x, Experiment) else x
     files, known, world = picture_files(*images), False, model.config.world
     if files:
         net = model(question, answers, gamma, samples)

@@ -382,6 +382,13 @@ class Experiment:
             usual["variance"] = self.recipe.variance
         return self.hyperldm(kind, seed, condition, variant), conditions, usual | options
 
+    def walk_start(self, kind: Generator, seed: int) -> tuple[Tensor, Tensor]:  # [Z], and a number
+        "Where HyperCLIP guidance starts, and what its steps are counted in: so they suit a generator of any scale."
+        latents = self.stored(kind, seed, for_hyperclip=True).latents
+        z0 = self.recipe.guidance_start == "z0"
+        start = self.generator(kind, seed).z0.detach() if z0 else latents.flatten(0, 1).mean(0)
+        return start, latents.mean(0).std(0).square().mean().sqrt()
+
     def walk(
         self,
         kind: Generator,
@@ -392,17 +399,15 @@ class Experiment:
         generator: torch.Generator | None = None,  # of the noise, where the recipe asks for some
     ) -> Iterator[Tensor]:  # latents [T, Z], the start first
         "HyperCLIP guidance (paper, algorithm 11)."
-        latents, generate = self.stored(kind, seed, for_hyperclip=True).latents, self.generator(kind, seed)
-        start = generate.z0.detach() if self.recipe.guidance_start == "z0" else latents.flatten(0, 1).mean(0)
+        start, unit = self.walk_start(kind, seed)
         return guide(
             self.hyperclip(kind, seed),
-            generate,
+            self.generator(kind, seed),
             start,
             self.condition(kind, seed, questions),
             self.recipe.guidance(steps, prior),
             generator or seeded(seed, "walk"),
-            # In this unit the guess of a step size holds for any generator's scale.
-            unit=latents.mean(0).std(0).square().mean().sqrt(),
+            unit=unit,
         )
 
     def scores(self, weights: Any, split: str = "test") -> Tensor:  # [T] percent

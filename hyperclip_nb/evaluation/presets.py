@@ -97,12 +97,8 @@ _PAPER_ROWS = (
     "hnet_maml",
     "hnet_hyperclip",
     "hvae_hyperclip",
-    *(
-        f"{kind}_hyperldm_g{gamma}{samples}"
-        for kind in ("hnet", "hvae")
-        for gamma in ("1", "1.5")
-        for samples in ("", "@10")
-    ),
+    *(f"hnet_hyperldm_g{gamma}" for gamma in ("1", "1.5")),
+    *(f"hvae_hyperldm_g{gamma}{samples}" for gamma in ("1", "1.5") for samples in ("", "@10")),
 )
 _OURS = Recipe()
 _PAPER_ON_SCENES = replace(
@@ -246,13 +242,14 @@ PRESETS = {
     "scenes": Preset(
         recipe=Recipe(),
         methods=(
-            *(id for id in ROWS if id not in (*_VARIANTS, *MLP_ROWS)),
+            *(id for id in ROWS if id not in (*_VARIANTS, *MLP_ROWS, "hnet_hyperldm_g1.5~embedding@10")),
             *_FEW_SHOT,
             "regression_draws~likelihood@32",
         ),
         paper=_PAPER_ON_SCENES,
         paper_methods=_PAPER_ROWS,
         shots=(0, 1, 5, "5_as_they_come", "20_as_they_come", "all"),
+        deals=1,
     ),
     "worlds": Preset(
         recipe=Recipe(),
