@@ -114,7 +114,7 @@ def export_run(
     sizes, found = None, SimpleNamespace(latent=None, film=None, layers=None, part=row.name)
     if regressed:
         model = x.question_regression(cast(Generator, condition), seed)
-        parts["regression"] = {name: t for name, t in model.state_dict().items() if name != "same"}
+        parts["regression"] = model.state_dict()
         sizes = len(model.questions), len(model.map), model.map.shape[2]
     match row.name:
         case "multitask" | "mnet_maml" | "hnet_maml":
