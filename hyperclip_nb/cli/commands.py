@@ -358,7 +358,7 @@ class Export:
 
     out: Annotated[Path, tyro.conf.arg(metavar="DIR")]  # the folder
     run: Folder = None  # a run directory; default: runs/demo under the data directory
-    generator: Literal["hvae", "hnet"] = "hvae"  # which of its weight generators
+    method: str = "hvae_hyperldm_g1.5@10"  # the id of a row, such as cond_multitask or hnet_hyperclip
     seed: int = 0  # which of its seeds
     precision: Literal["float16", "float32"] = "float16"  # of matrices
     data: Folder = None  # where features are cached; default as for demo
@@ -372,11 +372,12 @@ class Export:
         from hyperclip_nb.core.hub import upload_model
         from hyperclip_nb.core.runs import run_dir
         from hyperclip_nb.evaluation.asking import open_experiment
-        from hyperclip_nb.evaluation.export import export_measured
+        from hyperclip_nb.evaluation.export import check_exported, export_measured
 
+        check_exported(self.method)
         folder = self.run or run_dir("demo", self.data)
         x = open_experiment(folder, self.data, tasks=self.tasks, features=self.features)
-        model = export_measured(x, self.out, self.generator, self.seed, getattr(torch, self.precision))
+        model = export_measured(x, self.out, self.method, self.seed, getattr(torch, self.precision))
         size = sum(path.stat().st_size for path in self.out.iterdir()) / 1e6
         print(f"{self.out}: {model}, {size:.1f} MB\nheld-out questions, percent: {model.config.metrics}")
         if self.hub:
