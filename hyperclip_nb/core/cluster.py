@@ -6,6 +6,7 @@
 __all__ = ['SYSTEMS', 'BatchSystem', 'read_batch_system', 'cluster_workers']
 
 # %% ../../nbs/0_core/appendix/cluster.ipynb #3c39a8dd
+import logging
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
@@ -92,6 +93,8 @@ def cluster_workers(
             client = Client(cluster)
         except OSError as error:
             raise HyperclipError(f"cluster: expected a Dask scheduler at {where}, but: {error}") from error
+        # Whose scheduler is gone is told by `as_ready`, in a sentence; the client would log a traceback before it.
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         with client:
             print(f"cluster: {where}, its page: {client.dashboard_link}", flush=True)
             yield client.get_executor(pure=False)

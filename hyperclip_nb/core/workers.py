@@ -181,7 +181,8 @@ def as_ready(
                 f"{names}: its worker process died: {executor.how_it_broke()}; {GO_ON} "
                 "(with fewer workers less memory is needed)"
             ) from None
-        raise WorkerError(f"{names}: the workers are gone ({type(error).__name__}: {error}); {GO_ON}") from error
+        cause = f"{type(error).__name__}: {error}".removesuffix(": ")
+        raise WorkerError(f"{names}: the workers are gone ({cause}); {GO_ON}") from error
     finally:
         for future in running:
             future.cancel()
