@@ -213,7 +213,7 @@ def precision(device: str, tiny: bool, seconds: float) -> dict[str, Any]:
     def step() -> Tensor:
         hnet.zero_grad(set_to_none=True)
         (hnet(z).float() - batch).square().mean().backward()
-        return torch.cat([p.grad.flatten()[:100_000] for p in hnet.parameters()]).cpu()
+        return torch.cat([p.grad.flatten()[:100_000] for p in hnet.parameters() if p.grad is not None]).cpu()
 
     def samples() -> Tensor:
         return ldm.generate(e, generator=seeded(0), gamma=1.5, clamp=3.0, check=False).cpu()
