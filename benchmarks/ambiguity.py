@@ -10,7 +10,7 @@ Multitask and HVAE are those of `benchmarks/scaling.py`, trained once and found 
 task come in, 0 to 10 of them as they come, and every method uses them in its own way: networks drawn from a question
 are weighted by a power of the likelihood of the labels; a single network is adapted by gradient steps, on its weights
 or on its latent. Powers, rates, numbers of steps and widths of draws are chosen on validation questions, for every
-number of labels. Three draws of labels are averaged on test questions.
+number of labels; hidden layers, of two, once. Three draws of labels are averaged on test questions.
 
 Beside that: which allowed completions the drawn networks implement; whether asking for the label of the picture that
 the networks disagree most about is better than a random one; whether disagreement tells wrong answers, and questions
@@ -21,7 +21,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -29,7 +29,7 @@ from random import Random
 from typing import Any
 
 import torch
-from scaling import RESULTS, opened, trained
+from scaling import RESULTS, WIDTHS, opened, trained
 from torch import Tensor, nn
 
 from hyperclip_nb.core.files import fingerprint, write_atomic, write_json
@@ -43,8 +43,9 @@ from hyperclip_nb.evaluation.digits import DIGITS
 from hyperclip_nb.evaluation.experiment import Experiment
 from hyperclip_nb.evaluation.learners import POWERS, likelihood
 from hyperclip_nb.evaluation.methods import dropout_drawn
+from hyperclip_nb.evaluation.overrides import override
 from hyperclip_nb.evaluation.parts import Training
-from hyperclip_nb.evaluation.recipe import to_kept
+from hyperclip_nb.evaluation.recipe import Recipe, to_kept
 from hyperclip_nb.evaluation.results import markdown_table, plain
 from hyperclip_nb.evaluation.statistics import Bootstrap, ensemble
 from hyperclip_nb.hypernet.hypernetworks import WeightGenerator
@@ -137,7 +138,7 @@ def trained_on_both(x: Experiment, seed: int, val: Asked) -> Trained:
     train, ids = asked(x, [*whole, *(task for _, task in some)]), torch.tensor([i for i, _ in some])
     latents = x.latents("hvae", seed)
     latents = torch.cat([latents, latents[:, ids]], 1)
-    settings = {"data": x.parts.data, "seed": seed, "recipe": to_kept(x.recipe), "study": "ambiguity 1"}
+    settings = {"data": x.parts.data, "seed": seed, "recipe": to_kept(x.recipe), "study": "ambiguity 2"}
 
     def kept(name: str, training: Training) -> nn.Module:
         name = f"ambiguity/{name}-{seed}"
@@ -151,18 +152,30 @@ def trained_on_both(x: Experiment, seed: int, val: Asked) -> Trained:
         print(name, flush=True)
         return training.model.eval().requires_grad_(False)
 
-    pair, on, r = (train.tasks, train.e), (val.tasks, val.e), x.recipe
-    start = x.multitask(seed).z0
-    conditional = trainings.conditional("cond_multitask", x.net, pair, on, start, r, seed)
-    regressions = {
-        loss: trainings.mlp_regression(loss, x.hvae(seed), latents, pair, on, r, seed) for loss in ("latent", "task")
-    }
-    ldm, diffusion = trainings.hyperldm(latents, train.e, r, seed)
+    pair, on, start, hvae = (train.tasks, train.e), (val.tasks, val.e), x.multitask(seed).z0, x.hvae(seed)
+    query = val.tasks.batch(val.tasks.all_ids, "query")
+
+    def best(name: str, train_it: Callable[[Recipe], Training], generate: Callable[[Tensor], Tensor]) -> nn.Module:
+        "The one with the hidden layers that do best on validation questions."
+        models = {}
+        for hidden in WIDTHS:
+            recipe = override(x.recipe, {"conditional_hidden": hidden, "mlp_hidden": hidden})
+            models[hidden] = kept(f"{name}-{'x'.join(map(str, hidden))}", train_it(recipe))
+        with torch.no_grad():
+            score = {h: right(x.net.logits(generate(m(val.e)), query), query).mean() for h, m in models.items()}
+        return models[max(score, key=lambda hidden: score[hidden])]
+
+    regression = lambda loss: lambda r: trainings.mlp_regression(loss, hvae, latents, pair, on, r, seed)
+    ldm, diffusion = trainings.hyperldm(latents, train.e, x.recipe, seed)
     kept("hyperldm", diffusion)
     return Trained(
-        kept("conditional", conditional),
-        kept("regression", regressions["latent"]),
-        kept("task_regression", regressions["task"]),
+        best(
+            "conditional",
+            lambda r: trainings.conditional("cond_multitask", x.net, pair, on, start, r, seed),
+            lambda weights: weights,
+        ),
+        best("regression", regression("latent"), hvae),
+        best("task_regression", regression("task"), hvae),
         ldm,
         latents.mean(0),
         train.e,
@@ -436,7 +449,15 @@ def detection(x: Experiment, seed: int, t: Trained, test: Asked) -> dict[str, fl
 
 
 def settings_of(count: int, seed: int) -> str:
-    told = {"count": count, "seed": seed, "recipe": to_kept(DIGITS), "samples": SAMPLES, "shots": SHOTS, "version": 1}
+    told = {
+        "count": count,
+        "seed": seed,
+        "recipe": to_kept(DIGITS),
+        "samples": SAMPLES,
+        "shots": SHOTS,
+        "widths": WIDTHS,
+        "version": 2,
+    }
     return fingerprint(told)
 
 

@@ -5,7 +5,7 @@
     python benchmarks/scaling.py --table        # trains nothing: results/scaling.json and .md from what is there
 
 A job is a number of training tasks, a seed (of the tasks that are drawn and of everything trained), and an effort. Each
-of its rows has a file of its own under data/runs/scaling/records, and the table is written anew after each job.
+of its rows has a file of its own under data/runs/scaling/records, and the table is written anew now and then.
 
 Compute. At effort 1 every training has the length and the batches that `DIGITS` gives it, at every number of tasks; at
 effort 2 all parts of the two paths that are compared, the conditional network's and HVAE with HyperLDM, are trained
@@ -13,9 +13,10 @@ for twice as many steps. At 1,000 tasks the conditional network's steps take abo
 path together. The processor's seconds are told for every row: those of all parts that it is made from, in one thread.
 
 Choices are made on validation questions: step of the conditional network, of multitask and of both perceptrons (by
-their trainings, every 100 steps), width and ridge of the kernel, length of HyperLDM's training (of two) and its γ (of
-two), both with seed 0 at every number of tasks and effort, HyperCLIP's steps and λ. Test questions are the same in all
-jobs."""
+their trainings, every 100 steps); their hidden layers (of two), and the length of HyperLDM's training (of two); width
+and ridge of the kernel; γ (of two); HyperCLIP's steps and λ. Hidden layers, length and γ are chosen with seed 0 for
+all seeds, hidden layers and length at effort 1 for both efforts, and with 3,000 tasks for 10,000, too. Test questions
+are the same in all jobs."""
 
 import argparse
 import copy
@@ -25,7 +26,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,10 @@ from hyperclip_nb.hypernet.finetune import draw_views, finetune
 
 COUNTS = (100, 300, 1_000, 3_000, 10_000)
 LENGTHS = (800, 2_500)  # of HyperLDM's training, at effort 1
+WIDTHS = ((512,), (256, 256))  # of the conditional network and of both perceptrons
 GAMMAS = (1.0, 1.5)
+KERNELS = tuple(product((0.7, 1.0, 1.4), (0.001, 0.003, 0.01, 0.03)))  # widths and ridges
+FEW_KERNELS = ((1.0, 0.003), (1.0, 0.01))
 ROWS = {  # what is measured -> what it is called
     "multitask": "Unconditional multitask",
     "cond_multitask": "Conditional network",
@@ -75,6 +79,8 @@ ROWS = {  # what is measured -> what it is called
 }
 WITH_LABELS = ("decoded", "fine_tuned")  # not methods: how far words could lead
 TWICE = ("cond_multitask", "latent_regression", "hvae_hyperldm", "hvae_hyperldm@10", "decoded")  # rows of effort 2
+WIDE = ("cond_multitask", "mlp_regression", "mlp_regression~task")
+LATER = ("mlp_regression", "mlp_regression~task", "hvae_hyperclip")  # rows whose other seeds can wait
 OURS, THEIRS = "hvae_hyperldm@10", "cond_multitask"
 RESULTS = Path(__file__).parent / "results"
 
@@ -87,31 +93,34 @@ class Job:
     seed: int
     effort: int = 1  # times the usual number of steps
 
-    @property
-    def rows(self) -> tuple[str, ...]:
-        return tuple(ROWS) if self.effort == 1 else TWICE
-
-    def recipe(self, length: int = LENGTHS[-1]) -> Recipe:
+    def recipe(self, length: int = LENGTHS[-1], hidden: Sequence[int] = WIDTHS[0]) -> Recipe:
         changes = {
             "conditional.steps": self.effort * DIGITS.conditional.steps,
+            "conditional_hidden": tuple(hidden),
+            "mlp_hidden": tuple(hidden),
             "hvae_training.steps": self.effort * DIGITS.hvae_training.steps,
             "hyperldm.steps": self.effort * length,
         }
         return override(DIGITS, changes)
 
 
-def in_turn() -> list[Job]:
-    "All jobs, the most valuable first."
-    small = COUNTS[:-1]
-    return [
-        *(Job(count, 0) for count in COUNTS),
-        *(Job(count, 1) for count in small),
-        *(Job(count, 0, effort=2) for count in small),
-        *(Job(count, 2) for count in small),
-        Job(COUNTS[-1], 0, effort=2),
-        *(Job(COUNTS[-1], seed) for seed in (1, 2)),
-        *(Job(count, seed, effort=2) for seed in (1, 2) for count in COUNTS),
+def in_turn() -> list[tuple[Job, str]]:
+    "All jobs, row by row, the most valuable first."
+    small, many = COUNTS[:-1], COUNTS[-1]
+    first = [row for row in ROWS if row not in LATER]
+    turns = [
+        *((Job(count, 0), first) for count in COUNTS),
+        *((Job(count, 0, effort=2), TWICE) for count in (3_000, 1_000)),
+        *((Job(count, 1), first) for count in small),
+        *((Job(count, 0), LATER) for count in COUNTS),
+        *((Job(count, 0, effort=2), TWICE) for count in (300, 100)),
+        *((Job(count, 2), first) for count in small),
+        (Job(many, 0, effort=2), TWICE),
+        *((Job(count, seed), LATER) for seed in (1, 2) for count in small),
+        *((Job(many, seed), ROWS) for seed in (1, 2)),
+        *((Job(count, seed, effort=2), TWICE) for seed in (1, 2) for count in COUNTS),
     ]
+    return [(job, row) for job, rows in turns for row in rows]
 
 
 # ---- what is trained ----
@@ -182,8 +191,7 @@ def trained(x: Experiment, seed: int, row: str) -> dict[str, float | None]:  # p
 def kernel(x: Experiment, seed: int) -> TrainedMethod:
     "Kernel ridge regression from questions to latents."
     train, latents = x.embedding(), x.latents("hvae", seed).mean(0)
-    many = len(train) > 5_000  # a solution takes a minute of a processor
-    settings = product((0.7, 1.0) if many else (0.5, 0.7, 1.0), (0.01, 0.03) if many else (0.003, 0.01, 0.03, 0.1))
+    settings = FEW_KERNELS if len(train) > 5_000 else KERNELS  # with so many, a solution takes half a minute
 
     def fit(width: float, ridge: float) -> TrainedMethod:
         found = KernelRegression.fit(train, latents, width, ridge)
@@ -223,53 +231,69 @@ def from_labels(x: Experiment, seed: int, decode: bool) -> Tensor:  # [T] percen
     return x.scores(weights)
 
 
+def options(job: Job, row: str, folder: Path) -> list[dict[str, Any]]:
+    "What is tried on validation questions, or what was chosen there by another job."
+    kind = "hidden" if row in WIDE else "length" if row.startswith("hvae_hyperldm") else None
+    if kind is None:
+        return [{}]
+    if job.seed:
+        return [record(Job(job.count, 0, job.effort), row, folder)["chosen"]]
+    before = None
+    if job.effort == 2:
+        before = Job(job.count, 0)
+    elif job.count == COUNTS[-1]:
+        before = Job(COUNTS[-2], 0)
+    elif row == OURS:  # ten samples: as one
+        before = job
+    if before is not None:
+        return [{kind: record(before, row.removesuffix("@10"), folder)["chosen"][kind]}]
+    return [{kind: value} for value in (WIDTHS if kind == "hidden" else LENGTHS)]
+
+
+def made(x: Experiment, seed: int, row: str, option: dict[str, Any]) -> TrainedMethod:
+    "The method of a row; what costs no training is chosen here."
+    if row == "latent_regression":
+        return kernel(x, seed)
+    if row.startswith("hvae_hyperldm"):
+        return sampled(x, seed, [option["gamma"]] if "gamma" in option else GAMMAS, 10 if row == OURS else 1)
+    return train_method(x, seed, row)
+
+
 def measured(job: Job, row: str, folder: Path) -> dict[str, Any]:
     "Train what a row needs, choose, and score it."
-    base, chosen = opened(job.count, job.seed, folder), dict[str, Any]()
-    x = with_recipe(base, job.recipe())
-    if row.startswith("hvae_hyperldm") and (job.seed or row != "hvae_hyperldm"):
-        first = record(Job(job.count, 0, job.effort), row if job.seed else "hvae_hyperldm", folder)["chosen"]
-        chosen = first if job.seed else {"length": first["length"]}
-        x = with_recipe(base, job.recipe(chosen["length"]))
-    spent = trained(x, job.seed, row)
-    samples = 10 if row.endswith("@10") else 1
+    base, seed, extra = opened(job.count, job.seed, folder), job.seed, dict[str, Any]()
+    tried, choosing = list[tuple[float, dict, dict, Experiment, TrainedMethod]](), 0.0
+    for option in [{}] if row in WITH_LABELS else options(job, row, folder):
+        x = with_recipe(base, job.recipe(**{k: v for k, v in option.items() if k in ("hidden", "length")}))
+        spent, chosen = trained(x, seed, row), option
+        if row not in WITH_LABELS:
+            began = time.process_time()
+            method = made(x, seed, row, option)
+            percent = score(x, method, seed, "val").mean().item()
+            choosing += time.process_time() - began
+            tried.append((percent, {**option, **method.chosen}, spent, x, method))
     began = time.process_time()
     if row in WITH_LABELS:
-        found = {"accuracy": from_labels(x, job.seed, row == "decoded")}
+        found = {"accuracy": from_labels(x, seed, row == "decoded")}
     else:
-        if row == "hvae_hyperldm" and not chosen:
-            tried = {}
-            for length in LENGTHS:
-                x = with_recipe(x, job.recipe(length))
-                spent = trained(x, job.seed, row)
-                tried[length] = x, spent, sampled(x, job.seed, GAMMAS, samples)
-            percent = {length: score(y, method, job.seed, "val").mean() for length, (y, _, method) in tried.items()}
-            length = max(percent, key=lambda length: percent[length])
-            x, spent, method = tried[length]
-            chosen = {"length": length, **method.chosen}
-        elif row.startswith("hvae_hyperldm"):
-            method = sampled(x, job.seed, [chosen["gamma"]] if "gamma" in chosen else GAMMAS, samples)
-            chosen = {**chosen, **method.chosen}
-        else:
-            method = kernel(x, job.seed) if row == "latent_regression" else train_method(x, job.seed, row)
-            chosen = method.chosen
-        choosing = time.process_time() - began
-        temperature, validation = on_validation(x, method, job.seed)
-        all_of_it = measure(x, method, job.seed, temperature=temperature)
-        found = {"accuracy": all_of_it.accuracy, "nll": all_of_it.raw.nll, "nll_tempered": all_of_it.tempered.nll}
-        if row != "multitask" and samples == 1:
-            (others,) = shuffled_questions(x, job.seed, times=1)
-            found["shuffled"] = score(x, method, job.seed, questions=others)
-        extra = {"validation": round(validation.mean().item(), 3), "temperature": temperature, "choosing_s": choosing}
+        validation, chosen, spent, x, method = max(tried, key=lambda one: one[0])
+        extra = {"tried": [{**settings, "validation": round(percent, 2)} for percent, settings, *_ in tried]}
+        extra |= {"validation": round(validation, 3), "choosing_s": choosing}
+        temperature, _ = on_validation(x, method, seed)
+        scored = measure(x, method, seed, temperature=temperature)
+        found = {"accuracy": scored.accuracy, "nll": scored.raw.nll, "nll_tempered": scored.tempered.nll}
+        if row not in ("multitask", OURS):
+            (others,) = shuffled_questions(x, seed, times=1)
+            found["shuffled"] = score(x, method, seed, questions=others)
     return {
         "count": job.count,
-        "seed": job.seed,
+        "seed": seed,
         "effort": job.effort,
         "row": row,
         "settings": settings_of(job, row),
         "chosen": chosen,
         "parts_s": spent,
-        **({} if row in WITH_LABELS else extra),
+        **extra,
         "scored_s": time.process_time() - began,
         **{name: [round(value, 4) for value in values.tolist()] for name, values in found.items()},
     }
@@ -278,6 +302,10 @@ def measured(job: Job, row: str, folder: Path) -> dict[str, Any]:
 def settings_of(job: Job, row: str) -> str:
     "What decides a row's numbers, apart from the code."
     plain = {"count": job.count, "seed": job.seed, "row": row, "recipe": to_kept(job.recipe())}
+    if row == "latent_regression":
+        plain["kernels"] = KERNELS, FEW_KERNELS
+    if row in WIDE:
+        plain["widths"] = WIDTHS
     return fingerprint({**plain, "lengths": LENGTHS, "gammas": GAMMAS})
 
 
@@ -309,35 +337,33 @@ def record(job: Job, row: str, folder: Path) -> dict[str, Any]:
 
 
 def crossing(differences: dict[int, Tensor]) -> dict[str, Any] | None:  # count -> [B] means of a difference
-    "Where a difference that is positive with few tasks becomes negative, by interpolation over the log of the count."
+    "Where a difference changes its sign for the last time, by interpolation over the logarithm of the count."
     counts = sorted(differences)
     if len(counts) < 2:
         return None
     x = torch.tensor([math.log10(count) for count in counts], dtype=torch.float64)
     y = torch.stack([differences[count] for count in counts], 1)  # [B, N]
-    falls = (y[:, :-1] > 0) & (y[:, 1:] <= 0)
     place = torch.full((len(y),), math.nan, dtype=torch.float64)
-    for i in reversed(range(len(counts) - 1)):  # the first fall wins
-        here = falls[:, i]
+    for i in range(len(counts) - 1):  # the last change wins
+        here = (y[:, i] > 0) != (y[:, i + 1] > 0)
         share = y[here, i] / (y[here, i] - y[here, i + 1])
         place[here] = x[i] + share * (x[i + 1] - x[i])
-    never, always = (y <= 0).all(1), (y > 0).all(1)
-    some = place[~place.isnan()]
-    ends = torch.tensor([0.025, 0.5, 0.975], dtype=torch.float64)
-    found = {"crosses": round(len(some) / len(y), 3), "always_below": round(never.double().mean().item(), 3)}
-    found["always_above"] = round(always.double().mean().item(), 3)
-    if len(some) > len(y) / 2:
-        low, middle, high = (10 ** some.quantile(ends)).tolist()
+    share_of = lambda wanted: round(wanted.double().mean().item(), 3)
+    found = {"crosses": share_of(~place.isnan()), "above_at_the_end": share_of(y[:, -1] > 0)}
+    found |= {"always_above": share_of((y > 0).all(1)), "always_below": share_of((y <= 0).all(1))}
+    if found["crosses"] > 0.5:
+        ends = torch.tensor([0.025, 0.5, 0.975], dtype=torch.float64)
+        low, middle, high = (10 ** place[~place.isnan()].quantile(ends)).tolist()
         found |= {"at": round(middle), "ci95": [round(low), round(high)]}
     return found
 
 
 def tabulated(folder: Path) -> dict[str, Any]:
     "All that is there, with intervals over cells and seeds."
-    jobs = in_turn()
-    kept = {(job, row): one for job in jobs for row in job.rows if (one := on_file(job, row, folder))}
-    missing = [f"{job.count} tasks, seed {job.seed}, effort {job.effort}: {row}" for job in jobs for row in job.rows]
-    missing = [text for text, key in zip(missing, ((j, r) for j in jobs for r in j.rows)) if key not in kept]
+    turns = in_turn()
+    kept = {(job, row): one for job, row in turns if (one := on_file(job, row, folder))}
+    left = [turn for turn in turns if turn not in kept]
+    missing = [f"{job.count:,} tasks, seed {job.seed}, effort {job.effort}: {ROWS[row]}" for job, row in left]
     cells = [task.cell for task in digits_tasks(400, split="test")]
     draws: dict[int, Bootstrap] = {}
 
@@ -386,6 +412,7 @@ def tabulated(folder: Path) -> dict[str, Any]:
                 "nll": average(means("nll"), 4),
                 "nll_tempered": average(means("nll_tempered"), 4),
                 "chosen": [one["chosen"] for one in own],
+                "tried": own[0].get("tried", []),  # with the first seed
                 "training_s": average(known, 1),
                 "parts_s": {
                     part: average([o["parts_s"][part] for o in own if o["parts_s"][part]], 1)
@@ -487,12 +514,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="the directory of all runs; default: runs/scaling under the data")
     options = parser.parse_args()
     folder, began = options.out or run_dir("scaling"), time.monotonic()
-    for job in () if options.table else in_turn():
-        missing = [row for row in job.rows if on_file(job, row, folder) is None]
+    late = lambda: time.monotonic() - began > 60 * options.minutes
+    for job, turns in groupby(() if options.table else in_turn(), key=lambda turn: turn[0]):
+        missing = [row for _, row in turns if on_file(job, row, folder) is None]
         for row in missing:
-            if time.monotonic() - began < 60 * options.minutes:
+            if not late():
                 record(job, row, folder)
-        if missing:
+        if missing and not late():
             write(folder)
     write(folder)
 

@@ -15,10 +15,12 @@ import ambiguity
 import scaling
 
 
-def test_jobs_are_all_there_once_and_the_first_seed_comes_first():
-    jobs = scaling.in_turn()
-    assert len({*jobs}) == len(jobs) == 2 * 3 * len(scaling.COUNTS)
-    assert jobs[: len(scaling.COUNTS)] == [scaling.Job(count, 0) for count in scaling.COUNTS]
+def test_every_row_has_its_turn_once_and_the_first_seed_comes_first():
+    turns = scaling.in_turn()
+    assert len({*turns}) == len(turns) == 3 * len(scaling.COUNTS) * (len(scaling.ROWS) + len(scaling.TWICE))
+    first = [job for job, _ in turns if job.seed or job.effort > 1][0]
+    before = {job.count for job, _ in turns[: [job for job, _ in turns].index(first)]}
+    assert before == {*scaling.COUNTS}
 
 
 def test_twice_the_effort_is_twice_the_steps_of_what_is_compared_and_nothing_else():
@@ -28,15 +30,14 @@ def test_twice_the_effort_is_twice_the_steps_of_what_is_compared_and_nothing_els
     assert one == scaling.DIGITS and two.multitask == one.multitask and two.finetuned == one.finetuned
 
 
-def test_a_crossing_is_where_the_line_between_two_counts_is_zero():
+def test_a_crossing_is_where_the_line_between_two_counts_is_zero_for_the_last_time():
     of = lambda *values: torch.tensor(values, dtype=torch.float64)
     found = scaling.crossing({100: of(2, 2), 1_000: of(-2, -2), 10_000: of(-3, -3)})
     assert found["at"] == round(10**2.5) and found["ci95"] == [found["at"]] * 2 and found["crosses"] == 1
-    assert scaling.crossing({100: of(1, -1), 1_000: of(1, -1)}) == {
-        "crosses": 0.0,
-        "always_below": 0.5,
-        "always_above": 0.5,
-    }
+    found = scaling.crossing({100: of(1, 1), 1_000: of(-1, -1), 10_000: of(3, 3)})
+    assert found["at"] == round(10**3.25) and found["above_at_the_end"] == 1
+    found = scaling.crossing({100: of(1, -1), 1_000: of(1, -1)})
+    assert found == {"crosses": 0, "above_at_the_end": 0.5, "always_above": 0.5, "always_below": 0.5}
     assert scaling.crossing({100: of(1)}) is None
 
 
