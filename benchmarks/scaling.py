@@ -13,10 +13,10 @@ for twice as many steps. At 1,000 tasks the conditional network's steps take abo
 path together. The processor's seconds are told for every row: those of all parts that it is made from, in one thread.
 
 Choices are made on validation questions: step of the conditional network, of multitask and of both perceptrons (by
-their trainings, every 100 steps); their hidden layers (of two), and the length of HyperLDM's training (of two); width
-and ridge of the kernel; γ (of two); HyperCLIP's steps and λ. Hidden layers, length and γ are chosen with seed 0 for
-all seeds, hidden layers and length at effort 1 for both efforts, and with 3,000 tasks for 10,000, too. Test questions
-are the same in all jobs."""
+their trainings, every 100 steps); hidden layers and learning rate of the conditional network (of three), hidden layers
+of the perceptrons (of two), length of HyperLDM's training (of two) and γ (of two), with seed 0 for all seeds, and at
+effort 1 for both efforts but γ; HyperLDM's length at 10,000 tasks as at 3,000; width and ridge of the kernel;
+HyperCLIP's steps and λ. Test questions are the same in all jobs."""
 
 import argparse
 import copy
@@ -62,6 +62,7 @@ from hyperclip_nb.hypernet.finetune import draw_views, finetune
 COUNTS = (100, 300, 1_000, 3_000, 10_000)
 LENGTHS = (800, 2_500)  # of HyperLDM's training, at effort 1
 WIDTHS = ((512,), (256, 256))  # of the conditional network and of both perceptrons
+RATES = (1e-3, 4e-4)  # of the conditional network; the second with two layers only
 GAMMAS = (1.0, 1.5)
 KERNELS = tuple(product((0.7, 1.0, 1.4), (0.001, 0.003, 0.01, 0.03)))  # widths and ridges
 FEW_KERNELS = ((1.0, 0.003), (1.0, 0.01))
@@ -93,9 +94,10 @@ class Job:
     seed: int
     effort: int = 1  # times the usual number of steps
 
-    def recipe(self, length: int = LENGTHS[-1], hidden: Sequence[int] = WIDTHS[0]) -> Recipe:
+    def recipe(self, length: int = LENGTHS[-1], hidden: Sequence[int] = WIDTHS[0], lr: float = RATES[0]) -> Recipe:
         changes = {
             "conditional.steps": self.effort * DIGITS.conditional.steps,
+            "conditional.lr": lr,
             "conditional_hidden": tuple(hidden),
             "mlp_hidden": tuple(hidden),
             "hvae_training.steps": self.effort * DIGITS.hvae_training.steps,
@@ -233,21 +235,27 @@ def from_labels(x: Experiment, seed: int, decode: bool) -> Tensor:  # [T] percen
 
 def options(job: Job, row: str, folder: Path) -> list[dict[str, Any]]:
     "What is tried on validation questions, or what was chosen there by another job."
-    kind = "hidden" if row in WIDE else "length" if row.startswith("hvae_hyperldm") else None
-    if kind is None:
+    if row == THEIRS:
+        every = [*({"hidden": hidden, "lr": RATES[0]} for hidden in WIDTHS), {"hidden": WIDTHS[1], "lr": RATES[1]}]
+    elif row in WIDE:
+        every = [{"hidden": hidden} for hidden in WIDTHS]
+    elif row.startswith("hvae_hyperldm"):
+        every = [{"length": length} for length in LENGTHS]
+    else:
         return [{}]
     if job.seed:
         return [record(Job(job.count, 0, job.effort), row, folder)["chosen"]]
     before = None
     if job.effort == 2:
         before = Job(job.count, 0)
-    elif job.count == COUNTS[-1]:
+    elif row.startswith("hvae_hyperldm") and job.count == COUNTS[-1]:
         before = Job(COUNTS[-2], 0)
     elif row == OURS:  # ten samples: as one
         before = job
     if before is not None:
-        return [{kind: record(before, row.removesuffix("@10"), folder)["chosen"][kind]}]
-    return [{kind: value} for value in (WIDTHS if kind == "hidden" else LENGTHS)]
+        chosen = record(before, row.removesuffix("@10"), folder)["chosen"]
+        return [{name: chosen[name] for name in every[0]}]
+    return every
 
 
 def made(x: Experiment, seed: int, row: str, option: dict[str, Any]) -> TrainedMethod:
@@ -264,7 +272,7 @@ def measured(job: Job, row: str, folder: Path) -> dict[str, Any]:
     base, seed, extra = opened(job.count, job.seed, folder), job.seed, dict[str, Any]()
     tried, choosing = list[tuple[float, dict, dict, Experiment, TrainedMethod]](), 0.0
     for option in [{}] if row in WITH_LABELS else options(job, row, folder):
-        x = with_recipe(base, job.recipe(**{k: v for k, v in option.items() if k in ("hidden", "length")}))
+        x = with_recipe(base, job.recipe(**{k: v for k, v in option.items() if k in ("hidden", "lr", "length")}))
         spent, chosen = trained(x, seed, row), option
         if row not in WITH_LABELS:
             began = time.process_time()
@@ -306,6 +314,8 @@ def settings_of(job: Job, row: str) -> str:
         plain["kernels"] = KERNELS, FEW_KERNELS
     if row in WIDE:
         plain["widths"] = WIDTHS
+    if row == THEIRS:
+        plain["rates"] = RATES
     return fingerprint({**plain, "lengths": LENGTHS, "gammas": GAMMAS})
 
 
