@@ -49,6 +49,13 @@ class Visit:
     def text(self, selector):
         return self.page.locator(selector).first.inner_text()
 
+    def until(self, true):
+        "Waits for what is drawn in a frame of the page's own choice."
+        began = time.perf_counter()
+        while not true():
+            assert time.perf_counter() - began < PATIENCE / 1000, "it did not come true"
+            self.page.wait_for_timeout(20)
+
     def until_changed(self, read, before):
         "What `read` says as soon as it is something else, and how long that took."
         began = time.perf_counter()
@@ -152,16 +159,18 @@ def run_all(page):
     "JupyterLab can lose a request to a kernel that is still connecting, although it calls it idle; then we ask again."
     from playwright.sync_api import TimeoutError as TookTooLong
 
+    # On a busy machine it asks for the kernel, at any moment, before it has read the notebook's own.
+    asked = page.locator("dialog .jp-mod-accept").first
+    page.add_locator_handler(asked, lambda accept: accept.click())
     for _ in range(5):
-        if (accept := page.locator("dialog .jp-mod-accept")).count():
-            accept.click()  # on a busy machine it asks for the kernel before it has read the notebook's own
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()
         first = page.locator(".jp-InputArea-prompt", has_text="[1]:").first
         try:
-            return first.wait_for(timeout=PATIENCE / 5)
+            first.wait_for(timeout=PATIENCE / 5)
         except TookTooLong:
-            pass
+            continue
+        return page.remove_locator_handler(asked)
     raise AssertionError("no cell was run")
 
 

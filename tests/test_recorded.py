@@ -73,10 +73,10 @@ def use(visit, address):
     step = page.locator(".hn-walk input[type=range]")
     last = answers()
     step.press("Home")
-    assert visit.text(".hn-walk output").startswith("0 of 50") and answers() != last
+    visit.until(lambda: visit.text(".hn-walk output").startswith("0 of 50") and answers() != last)
     box = step.bounding_box()
     page.mouse.click(box["x"] + box["width"] - 3, box["y"] + box["height"] / 2)
-    assert answers() == last
+    visit.until(lambda: answers() == last)
 
     # the map tells, but asks only what is recorded
     map_ = page.locator("svg.hn-map")
