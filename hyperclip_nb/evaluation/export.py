@@ -121,8 +121,7 @@ def export_run(
             parts["shared"] = {"w0": train_method(x, seed, method).weights({}, torch.Generator())[0, 0]}
             found.part = row.name.replace("hnet_maml", "hnet")
         case "cond_multitask" | "cond_multitask_film" | "cond_hnet_maml":
-            of = {"": None, "question_regression": "hvae"}.get(row.variant, row.variant)
-            network = x.conditional(seed, row.name, of)
+            network = x.conditional(seed, row.name, condition)
             if isinstance(network, FiLM):
                 parts["shared"], found.film, network = {"w0": network.w0}, network.where, network.g
             found.layers = network

@@ -353,6 +353,15 @@ class FittedHyperLDM(nn.Module):
         "The base network."
         return self.generator.net
 
+    def _sampling(self, e: Tensor, *, samples: int, seed: int, **options: Any) -> tuple[Tensor, dict[str, Any]]:
+        "Conditions, and all options of `HyperLDM.path`."
+        check_tensor("e", e, "embeddings", "T", len(self.scaler.mean))
+        usual: dict[str, Any] = {"clamp": self.recipe.clamp, "samples": samples}
+        if options.get("sampler", "ddpm") == "ddpm":
+            usual["variance"] = self.recipe.variance
+        usual["generator"] = question_noise(e, samples, seed)
+        return self.scaler.encode(e.to(self.scaler.mean)), usual | options
+
     def path(
         self,
         e: Tensor,  # [T, D] embeddings of questions
@@ -363,12 +372,8 @@ class FittedHyperLDM(nn.Module):
         **options: Any,  # of `HyperLDM.path`: sampler, steps, energy …
     ) -> Iterator[Tensor]:  # latents [K, T, Z] each, from noise to what `latents` gives
         "The walk of the sampler (paper, algorithm 14), for pictures. Raises `ValueError` for what does not fit."
-        check_tensor("e", e, "embeddings", "T", len(self.scaler.mean))
-        usual: dict[str, Any] = {"clamp": self.recipe.clamp}
-        if options.get("sampler", "ddpm") == "ddpm":
-            usual["variance"] = self.recipe.variance
-        noise, conditions = question_noise(e, samples, seed), self.scaler.encode(e.to(self.scaler.mean))
-        return self.ldm.trajectory(conditions, gamma=guidance, samples=samples, generator=noise, **usual | options)
+        conditions, options = self._sampling(e, gamma=guidance, samples=samples, seed=seed, **options)
+        return self.ldm.trajectory(conditions, **options)
 
     def latents(
         self,
@@ -380,9 +385,8 @@ class FittedHyperLDM(nn.Module):
         **options: Any,  # of `HyperLDM.path`: sampler, steps, energy …
     ) -> Tensor:  # [K, T, Z]
         "Latents for questions: the end of the path. Raises `ValueError` for what does not fit."
-        z = last(self.path(e, guidance=guidance, samples=samples, seed=seed, **options))
-        check_finite("latents", z, "choose a smaller γ, or a clamp")
-        return z
+        conditions, options = self._sampling(e, gamma=guidance, samples=samples, seed=seed, **options)
+        return self.ldm.generate(conditions, **options)
 
     def sample(
         self,
