@@ -33,7 +33,8 @@ from .recipe import Generator, Recipe
 from ..guidance.hyperclip import ContrastConfig, HyperCLIPConfig
 from ..hypernet.hvae import HVAEConfig, HVAELoss
 from ..hypernet.metatrain import Adaptation, Episodes
-from ..plots.style import INK, PAPER
+from ..plots.networks import answers_sheet, filters_plot
+from ..plots.style import PAPER
 
 # %% ../../nbs/7_evaluation/16_digits.ipynb #7140f0da
 def digits_net() -> ModuleNet:
@@ -146,29 +147,7 @@ def answers_figure(
     rows = torch.cat(picture_parts()["test"])
     pictures, w = digit_pictures()[0][rows].to(x.device), networks_for(x, question) if w is None else w
     shares = answer_shares(x.net, w, pictures, len(answers)).cpu()  # type: ignore[arg-type]  # the digits' network
-    sure, given = shares.max(1)
-    heights = [max(1, -(-int((given == i).sum()) // columns)) for i in range(len(answers))]
-    fig, axes = plt.subplots(
-        len(answers),
-        1,
-        figsize=(columns * 0.28, 0.5 + 0.3 * (sum(heights) + len(answers))),
-        height_ratios=heights,
-        squeeze=False,
-        facecolor=PAPER,
-        layout="constrained",
-    )
-    fig.suptitle(question, x=0.01, ha="left", fontsize=11, color=INK)
-    for i, (ax, answer) in enumerate(zip(axes.flat, answers)):
-        (own,) = (given == i).nonzero(as_tuple=True)
-        own = own[sure[own].argsort(descending=True)]
-        sheet = np.ones((heights[i] * 9, columns * 9))
-        for place, picture in enumerate(1 - pictures[own].cpu().view(-1, 8, 8).numpy()):
-            top, left = place // columns * 9, place % columns * 9
-            sheet[top : top + 8, left : left + 8] = picture
-        ax.imshow(sheet, cmap="gray", vmin=0, vmax=1)
-        ax.set_axis_off()
-        ax.set_title(f"{answer}: {len(own)} pictures", loc="left", fontsize=9, color=INK)
-    return axes[:, 0]
+    return answers_sheet(pictures.cpu().view(-1, 8, 8), shares, answers, columns=columns, title=question)
 
 
 def filters_figure(
@@ -179,11 +158,6 @@ def filters_figure(
     bound = max(net.split(w[None])["0.weight"].abs().quantile(0.99).item() for w in weights.values())
     axes = plt.subplots(1, len(weights), figsize=(3.3 * len(weights), 2.1), facecolor=PAPER, layout="constrained")[1]
     for ax, (name, w) in zip(np.atleast_1d(axes), weights.items()):
-        sheet = np.full((4 * 9 - 1, 8 * 9 - 1), np.nan)
-        for i, unit in enumerate(net.split(w[None])["0.weight"][0].view(-1, 8, 8).cpu().numpy()):
-            top, left = i // 8 * 9, i % 8 * 9
-            sheet[top : top + 8, left : left + 8] = unit
-        ax.imshow(sheet, cmap="PuOr", vmin=-bound, vmax=bound)
-        ax.set_axis_off()
-        ax.set_title(name, fontsize=9, color=INK)
+        units = net.split(w[None])["0.weight"][0].view(-1, 8, 8).cpu()
+        filters_plot(units, bound=bound, title=name, ax=ax)
     return np.atleast_1d(axes)
