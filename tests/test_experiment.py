@@ -1,6 +1,7 @@
 "The pipeline on a toy data set: what is cached, what leaks, what is refused."
 
 import json
+import resource
 from dataclasses import replace
 from itertools import combinations
 
@@ -8,7 +9,7 @@ import pytest
 import torch
 from conftest import ToyBank, toy_tasks
 
-from hyperclip_nb.core.files import RunError, load_tensors, save_tensors, sha256_of
+from hyperclip_nb.core.files import RunError, load_tensors, save_tensors, sha256_of, to_plain
 from hyperclip_nb.core.runs import Run, to_settings
 from hyperclip_nb.core.training import TrainConfig
 from hyperclip_nb.diffusion.denoisers import DenoiserConfig
@@ -16,7 +17,7 @@ from hyperclip_nb.diffusion.hyperldm import LDMConfig
 from hyperclip_nb.diffusion.schedule import DiffusionConfig
 from hyperclip_nb.evaluation.experiment import Experiment, mean_picture
 from hyperclip_nb.evaluation.methods import train_method
-from hyperclip_nb.evaluation.recipe import EARLIER, NEEDS, PAPER, Recipe, fields_of, read_recipe
+from hyperclip_nb.evaluation.recipe import EARLIER, NEEDS, PAPER, Recipe, fields_of, read_recipe, to_kept
 from hyperclip_nb.evaluation.rows import FEW_SHOT_ROWS, ROWS, Method
 from hyperclip_nb.evaluation.scoring import score, score_null, score_shuffled
 from hyperclip_nb.evaluation.seeds import score_few_shot, score_seed
@@ -103,6 +104,33 @@ def test_an_hvae_without_its_latents_makes_them_from_the_same_views(tmp_path):
     first = experiment(tmp_path).latents("hvae", 0)
     (tmp_path / "hvae_latents-0.safetensors").unlink()
     assert torch.equal(first, experiment(tmp_path).latents("hvae", 0))
+
+
+@pytest.mark.parametrize("part", ["hvae", "hnet", "hyperldm", "hyperclip", "conditional", "multitask"])
+def test_a_runs_recipe_can_not_ask_for_more_memory_than_its_files_have_numbers(tmp_path, part):
+    "Somebody else's run whose manifest says everywhere that a network of a few numbers has a million million units."
+    much = 10**12
+    changes = {
+        "hvae": {"hvae": replace(TINY.hvae, hidden=(much,))},
+        "hnet": {"hnet_hidden": (much,)},
+        "hyperldm": {"denoiser": replace(TINY.denoiser, hidden=much)},
+        "hyperclip": {"hyperclip": replace(TINY.hyperclip, hidden=(much,))},
+        "conditional": {"conditional_hidden": (much,)},
+        "multitask": {"hidden": much},
+    }[part]
+    ask = lambda x: getattr(x, part)(*(("hvae",) if part in ("hyperldm", "hyperclip") else ()), 0)
+    ask(experiment(tmp_path))
+    ((field, value),) = changes.items()
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    for entry in manifest["files"].values():
+        if field in entry["settings"]:
+            entry["settings"][field] = to_plain(to_kept(value))
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    reading = experiment(tmp_path, replace(TINY, **changes), train=False)
+    with pytest.raises(RunError, match="manifest.json: recipe: .*expected sizes"):
+        ask(reading)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
 def test_parts_of_other_settings_or_data_are_not_used(tmp_path):

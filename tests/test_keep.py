@@ -1,7 +1,10 @@
 "Fitted models in folders: what is read is what was written, for every verb; other networks and bad files are named."
 
 import json
+import resource
+from dataclasses import replace
 
+import msgspec
 import pytest
 import torch
 from test_fit import SHORT, mlp, task_set
@@ -10,6 +13,7 @@ from torch import nn
 import hyperclip_nb as hc
 from hyperclip_nb.core.blocks import NumbersError
 from hyperclip_nb.core.files import FileError
+from hyperclip_nb.core.hub import save_model
 from hyperclip_nb.evaluation.keep import build, describe, told_of
 from hyperclip_nb.guidance.guide import Guidance
 
@@ -140,8 +144,6 @@ def test_bad_files_are_named(models, damage, said, tmp_path):
 
 
 def test_sizes_that_do_not_fit_the_tensors_are_named(models, tmp_path):
-    from hyperclip_nb.core.hub import save_model
-
     config, tensors = describe(models["cond_multitask"]), models["cond_multitask"].state_dict()
     save_model(tmp_path, config, {**tensors, "network.z0": torch.zeros(3)}, "")
     with pytest.raises(FileError, match=r"network.z0: expected \[6\], found \[3\]"):
@@ -158,3 +160,46 @@ def test_a_description_alone_gives_the_same_tensors(models):
     for model in models.values():
         shapes = lambda m: {name: x.shape for name, x in m.state_dict().items()}
         assert shapes(build(describe(model), model.net)) == shapes(model)
+
+
+MUCH = 10**12
+
+
+def hvae(**changes):
+    return lambda c: {"hvae": replace(c.hvae, **changes)}
+
+
+def denoiser(**changes):
+    return lambda c: {"recipe": c.recipe | {"denoiser": c.recipe["denoiser"] | changes}}
+
+
+@pytest.mark.parametrize(
+    "name, changes, field",
+    [
+        ("cond_multitask", lambda c: {"widths": (MUCH,)}, r"widths\[0\]: expected"),
+        ("cond_multitask", lambda c: {"widths": (MUCH, MUCH)}, r"widths\[.\]: expected"),
+        ("cond_multitask_film", lambda c: {"question_size": MUCH}, "question_size: expected"),
+        ("hnet", lambda c: {"latents": (1, MUCH, 2)}, r"latents\[1\]: expected"),
+        ("hnet", lambda c: {"latents": (0, MUCH, 0)}, "latents: expected sizes of at least 1"),
+        ("hvae", hvae(hidden=(MUCH,)), r"hvae.hidden\[0\]: expected"),
+        ("hvae", hvae(latent_size=MUCH), "hvae.latent_size: expected"),
+        ("hvae", hvae(decodes="components", components=MUCH), "hvae.components: expected"),
+        ("hvae hyperldm", denoiser(hidden=MUCH), "recipe.denoiser.hidden: expected"),
+        ("hvae hyperldm", denoiser(depth=MUCH), "depth: expected at most 1,000"),
+        ("hvae hyperldm", denoiser(tower=MUCH), "tower: expected at most 1,000"),
+        ("hvae hyperldm", denoiser(time_size=MUCH), "recipe.denoiser.time_size: expected"),
+        ("hvae regression", lambda c: {"regression": (MUCH, 1, 1)}, r"regression\[0\]: expected"),
+        ("hvae regression", lambda c: {"regression": (c.regression[0], MUCH, 1)}, r"regression\[1\]: expected"),
+        ("hvae hyperclip", lambda c: {"hyperclip": replace(c.hyperclip, size=MUCH)}, "hyperclip.size: expected"),
+    ],
+)
+def test_a_small_file_can_not_ask_for_much_memory(models, name, changes, field, tmp_path):
+    config, tensors = describe(models[name]), models[name].state_dict()
+    save_model(tmp_path, msgspec.structs.replace(config, **changes(config)), tensors, "")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(FileError, match=field) as error:
+        hc.load_fitted(tmp_path, mlp())
+    assert str(tmp_path) in str(error.value) and (
+        "000000000000" in str(error.value).replace(",", "") or "latents: " in str(error.value)
+    )
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB

@@ -1,6 +1,7 @@
 "Text to weights: the shipped ones are the recipe's, what is exported answers as its run does, bad files are named."
 
 import json
+import resource
 import shutil
 import sys
 from dataclasses import replace
@@ -198,6 +199,46 @@ def rewritten(tensors, config):
     "The same tensors, said to be those of another configuration."
     found, meta = load_tensors(tensors)
     save_tensors(tensors, found, meta | {"config": fingerprint(config)})
+
+
+MUCH = 10**12
+
+
+def latent(c, **changes):
+    return {"latent": c["latent"] | {"denoiser": c["latent"]["denoiser"] | changes}}
+
+
+@pytest.mark.parametrize(
+    "changes, field",
+    [
+        (lambda c: {"widths": [MUCH]}, r"widths\[0\]: expected sizes"),
+        (lambda c: {"question_size": MUCH}, "question_size: expected sizes"),
+        (lambda c: {"read_size": MUCH, "whitened": True}, "read_size: expected sizes"),
+        (lambda c: {"condition_size": MUCH}, "condition_size: expected sizes"),
+        (lambda c: {"latent_size": MUCH}, "latent_size: expected sizes"),
+        (lambda c: {"regression": [MUCH, *c["regression"][1:]]}, r"regression\[0\]: expected sizes"),
+        (lambda c: {"regression": [c["regression"][0], MUCH, 1]}, r"regression\[1\]: expected sizes"),
+        (lambda c: latent(c, hidden=MUCH), "latent.denoiser.hidden: expected sizes"),
+        (lambda c: latent(c, depth=MUCH), "depth: expected at most 1,000"),
+        (lambda c: {"net": {"embed": MUCH, "hidden": MUCH}}, "expected"),
+        (
+            lambda c: {"net": {"embed": MUCH, "hidden": MUCH}, "latent_size": 0, "latent": None},
+            "net.hidden: expected sizes",
+        ),
+    ],
+)
+def test_a_small_file_can_not_ask_for_much_memory(tmp_path, changes, field):
+    folder = tmp_path / "w"
+    shutil.copytree(SHIPPED["scenes"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    config |= changes(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    rewritten(folder / "model.safetensors", config)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(FileError, match=field) as error:
+        TextToWeights.from_pretrained(folder)
+    assert str(folder) in str(error.value)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
 # From a run

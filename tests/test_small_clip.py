@@ -1,6 +1,8 @@
 "The shipped CLIP is what its record says, and its tokenizer never drops a word silently."
 
 import itertools
+import json
+import resource
 import shutil
 import warnings
 
@@ -222,6 +224,22 @@ def test_damaged_weights_are_refused(tmp_path, name):
     (tmp_path / "assets" / name).write_bytes(data)
     with pytest.raises(FileError, match="not the file"):
         load_small_clip(folder=tmp_path / "assets")
+
+
+@pytest.mark.parametrize(
+    "tower, field",
+    [("text_cfg", name) for name in ("width", "layers", "vocab_size", "context_length")] + [("vision_cfg", "width")],
+)
+def test_a_small_configuration_can_not_ask_for_much_memory(tmp_path, tower, field):
+    shutil.copytree(ASSETS, tmp_path / "assets")
+    path = tmp_path / "assets" / "open_clip_config.json"
+    config = json.loads(path.read_text())
+    config["model_cfg"][tower][field] = 3 * 10**12
+    path.write_text(json.dumps(config))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(FileError, match=f"{tower}.{field}: expected .*000000000"):
+        load_small_clip(folder=tmp_path / "assets")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
 
 
 def test_scenes_bank_is_made_once(tmp_path, monkeypatch, splits, encoder):

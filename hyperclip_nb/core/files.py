@@ -6,7 +6,7 @@
 __all__ = ['KINDS', 'T', 'DTYPES', 'HyperclipError', 'FileError', 'RunError', 'replacing', 'write_atomic', 'own_temporary',
            'sweep', 'path_inside', 'check_regular', 'held_lock', 'folder_lock', 'read_utf8', 'read_json',
            'name_the_keys', 'plain_value', 'write_json', 'tensors_digest', 'to_plain', 'fingerprint', 'sha256_of',
-           'write_safetensors', 'save_tensors', 'load_tensors', 'mapped']
+           'write_safetensors', 'save_tensors', 'load_tensors', 'SizesError', 'Room', 'mapped']
 
 # %% ../../nbs/0_core/appendix/files.ipynb #e9a97c2e
 import codecs
@@ -29,6 +29,7 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 # %% ../../nbs/0_core/appendix/files.ipynb #e2ab8846
 class HyperclipError(ValueError):
@@ -418,6 +419,62 @@ def load_tensors(
             "delete it to have it made again"
         )
     return {name: x.to(device) for name, x in tensors.items()}, json.loads(notes)
+
+# %% ../../nbs/0_core/appendix/files.ipynb #9a830023
+class SizesError(HyperclipError):
+    "A configuration asks for larger tensors than those that came with it."
+
+
+_MAKERS = {torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye}
+
+
+class Room(TorchFunctionMode):
+    "In this block no more numbers are made than there is room for. Raises `SizesError` before memory is asked for."
+
+    def __init__(
+        self,
+        numbers: int,  # for which there is room
+        config: Any,  # whose sizes are read: a struct, a dataclass, a dictionary
+    ):
+        super().__init__()
+        self.numbers, self.left, self.config = numbers, numbers, config
+
+    @classmethod
+    def of(
+        cls,
+        tensors: Mapping[str, Tensor],  # that a module is built for
+        config: Any,
+    ) -> "Room":
+        "Room for these tensors, and for what is made on the way to them."
+        return cls(4 * sum(x.numel() for x in tensors.values()) + 1_000, config)
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in _MAKERS:
+            first = (kwargs or {}).get("size", args[0] if args else ())
+            shape = [*first] if isinstance(first, Sequence) else [n for n in args if isinstance(n, int)]
+            if (numbers := math.prod(shape)) > self.left:
+                field = self._asked_by(max(shape, default=1))
+                room = f"room for {self.numbers:,} numbers"
+                raise SizesError(f"{field}: expected sizes as the tensors in the file have ({room}), got {shape}")
+            self.left -= numbers
+        return func(*args, **kwargs or {})
+
+    def _asked_by(self, size: int) -> str:
+        "The field that a size comes from: that size, several of them side by side, or a part of it."
+        large = [(n, place) for n, place in _whole_numbers(to_plain(self.config)) if n > 1 and n * n >= self.numbers]
+        return max(((n, place) for n, place in large if size % n == 0 or n % size == 0), default=(0, "sizes"))[1]
+
+
+def _whole_numbers(plain: Any, place: str = "") -> Iterator[tuple[int, str]]:
+    "All whole numbers of a document, and where they stand in it."
+    if isinstance(plain, dict):
+        for key, value in plain.items():
+            yield from _whole_numbers(value, f"{place}.{key}" if place else str(key))
+    elif isinstance(plain, list):
+        for i, value in enumerate(plain):
+            yield from _whole_numbers(value, f"{place}[{i}]")
+    elif isinstance(plain, int) and not isinstance(plain, bool):
+        yield plain, place
 
 # %% ../../nbs/0_core/appendix/files.ipynb #ef121576
 def mapped(

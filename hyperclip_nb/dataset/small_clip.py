@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..core.extras import extra
-from ..core.files import FileError, load_tensors, read_json, sha256_of
+from ..core.files import FileError, Room, load_tensors, read_json, sha256_of
 from .encoders import ClipEncoder, Preprocessing, load_encoder
 from .questions import draw_images
 from .small_towers import SmallCLIP
@@ -205,15 +205,26 @@ def load_small_clip(
     folder: Path = ASSETS,  # of another one, as `save_small_clip` writes it
 ) -> ClipEncoder:
     "The shipped model, frozen: its own towers, which compute what open_clip does. Raises `FileError` for bad files."
-    tokenizer = small_tokenizer(folder)
+    tokenizer, plain = small_tokenizer(folder), read_json(folder / "open_clip_config.json", dict)
     try:
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # its numbers come from the file; the meta device takes a second to import
-            model = SmallCLIP(read_json(folder / "open_clip_config.json", dict)["model_cfg"])
+        config = plain["model_cfg"]
         state = {name: x.float() if x.is_floating_point() else x for name, x in load_file(folder / WEIGHTS).items()}
+        if (layers := config["text_cfg"]["layers"]) > len(state):
+            raise ValueError(f"text_cfg.layers: expected at most {len(state)}, as many as tensors, got {layers}")
+        # its numbers come from the file; the meta device takes a second to import
+        with torch.random.fork_rng(devices=[]), Room.of(state, config):
+            model = SmallCLIP(config)
         model.load_state_dict(state, assign=True)
-    except (KeyError, TypeError, RuntimeError, OSError, SafetensorError) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AssertionError,
+        RuntimeError,
+        OSError,
+        SafetensorError,
+    ) as error:
         raise FileError(
             f"{folder}: expected the files of a small CLIP, but: {error}; install the package again"
         ) from error

@@ -49,6 +49,9 @@ class DenoiserConfig:
         for name, low in ("hidden", 1), ("depth", 1), ("tower", 0), ("time_size", 2):
             if getattr(self, name) < low:
                 raise ValueError(f"{name}: expected at least {low}, got {getattr(self, name)}")
+        for name in "depth", "tower":  # a file may ask for any number, and layers are made one after the other
+            if getattr(self, name) > 1_000:
+                raise ValueError(f"{name}: expected at most 1,000, got {getattr(self, name):,}")
         if self.time_size % 2 or not 0 <= self.dropout < 1 or self.null not in ("zero", "learned"):
             raise ValueError(f"expected an even time_size, 0 <= dropout < 1 and null 'zero' or 'learned', got {self}")
 

@@ -138,13 +138,15 @@ class Experiment:
     @once
     def multitask(self, seed: int) -> MNet:
         "One weight vector for all tasks; the step is chosen on validation (paper, algorithm 2)."
-        training = trainings.multitask(self.net, self.unconditional, self.sets["val"], self.recipe, seed)
+        with self.parts.room("multitask", seed):
+            training = trainings.multitask(self.net, self.unconditional, self.sets["val"], self.recipe, seed)
         return self.parts.trained("multitask", seed, training)
 
     @once
     def mnet_maml(self, seed: int) -> MNet:
         "An initialisation of the weights (paper, algorithm 3)."
-        training = trainings.mnet_maml(self.net, self.unconditional, self.recipe, seed)
+        with self.parts.room("mnet_maml", seed):
+            training = trainings.mnet_maml(self.net, self.unconditional, self.recipe, seed)
         return self.parts.trained("mnet_maml", seed, training)
 
     def _start(self, seed: int, start: str) -> Tensor | None:  # [P]
@@ -156,7 +158,8 @@ class Experiment:
     def hnet(self, seed: int) -> HNet:
         "The unconditional weight generator: HNet trained by MAML in its latent (paper, algorithm 4)."
         start = self._start(seed, self.recipe.start)
-        training = trainings.hnet(self.net, self.unconditional, start, self.recipe, seed)
+        with self.parts.room("hnet", seed):
+            training = trainings.hnet(self.net, self.unconditional, start, self.recipe, seed)
         return self.parts.trained("hnet", seed, training)
 
     def before_fine_tuning(self, seed: int) -> MNet:
@@ -181,7 +184,8 @@ class Experiment:
     def hvae(self, seed: int) -> HVAE:
         "The other generator: the decoder of a variational autoencoder of fine-tuned weights (paper, algorithm 8)."
         tasks, finetuned = self.to_fine_tune(), lambda: self.fine_tuned(seed)
-        training = trainings.hvae(self.net, tasks, self.own, finetuned, self.recipe, seed)
+        with self.parts.room("hvae", seed):
+            training = trainings.hvae(self.net, tasks, self.own, finetuned, self.recipe, seed)
         return self.parts.trained("hvae", seed, training)
 
     def generator(self, kind: Generator, seed: int) -> HNet | HVAE:
@@ -263,7 +267,8 @@ class Experiment:
     def question_regression(self, kind: Generator, seed: int) -> QuestionRegression:
         "From questions to latents, by a learned distance between questions."
         read, latents = self.partly_whitened(), self.latents(kind, seed)
-        training = trainings.question_regression(read, latents, self.sets["train"], self.recipe, seed)
+        with self.parts.room(f"{kind}_question_regression", seed):
+            training = trainings.question_regression(read, latents, self.sets["train"], self.recipe, seed)
         return self.parts.trained(f"{kind}_question_regression", seed, training)
 
     @once
@@ -277,8 +282,9 @@ class Experiment:
         train = self.sets["train"], self.embedding()
         val = self.sets["val"], self.embedding(self.embeddings["val"])
         generator, latents = self.generator(kind, seed), self.latents(kind, seed)
-        training = trainings.mlp_regression(loss, generator, latents, train, val, self.recipe, seed)
         part = f"{kind}_mlp_regression" if loss == "latent" else f"{kind}_mlp_task_regression"
+        with self.parts.room(part, seed):
+            training = trainings.mlp_regression(loss, generator, latents, train, val, self.recipe, seed)
         return self.parts.trained(part, seed, training)
 
     def condition(
@@ -311,7 +317,8 @@ class Experiment:
         val = self.sets["val"], self.condition(condition, seed, self.embeddings["val"])
         begin = self.recipe.film_start if kind == "cond_multitask_film" else self.recipe.start
         start = self._start(seed, begin)
-        training = trainings.conditional(kind, self.net, train, val, start, self.recipe, seed)
+        with self.parts.room(kind, seed, condition):
+            training = trainings.conditional(kind, self.net, train, val, start, self.recipe, seed)
         return self.parts.trained(kind, seed, training, condition)
 
     @once
@@ -329,14 +336,15 @@ class Experiment:
         weight = None
         if r.metric != "identity":
             weight = lift(latent_curvature(self.generator(kind, seed), latents, self.sets["train"], r.metric))
-        ldm, training = trainings.hyperldm(latents, conditions, r, seed, weight, drawn)
         if condition == kind:
             condition = None
         elif condition == self.recipe.question:
             condition = "embedding"
-        parts = copy.copy(self.parts)
-        parts.recipe = r
-        parts.trained(f"{kind}_hyperldm", seed, training, "-".join(filter(None, [condition, variant])) or None)
+        parts, part = copy.copy(self.parts), f"{kind}_hyperldm"
+        parts.recipe, how = r, "-".join(filter(None, [condition, variant])) or None
+        with parts.room(part, seed, how):
+            ldm, training = trainings.hyperldm(latents, conditions, r, seed, weight, drawn)
+        parts.trained(part, seed, training, how)
         return ldm
 
     @once
@@ -344,7 +352,8 @@ class Experiment:
         "The CLIP of weights and questions (paper, algorithms 9 and 10)."
         generator, conditions = self.generator(kind, seed), self.condition(kind, seed)
         stored = self.stored(kind, seed, for_hyperclip=True)
-        training = trainings.hyperclip(generator, stored, conditions, self.sets["train"], self.recipe, seed)
+        with self.parts.room(f"{kind}_hyperclip", seed):
+            training = trainings.hyperclip(generator, stored, conditions, self.sets["train"], self.recipe, seed)
         return self.parts.trained(f"{kind}_hyperclip", seed, training)
 
     # What is done with them, with the recipe's settings

@@ -16,7 +16,7 @@ from torch import nn
 from ..basenet.module import ModuleNet
 from ..basenet.network import BaseNet, check_net
 from ..core.blocks import NumbersError, Standardizer, check_finite
-from ..core.files import FileError, tensors_digest, to_plain
+from ..core.files import FileError, Room, tensors_digest, to_plain
 from ..core.hub import CONFIG, TENSORS, load_model, save_model
 from ..diffusion.denoisers import DENOISERS
 from ..diffusion.hyperldm import HyperLDM
@@ -119,6 +119,8 @@ def build(
         return FittedConditional(kind(net, c.question_size, c.widths), scaler())
     if c.latents is None:
         raise ValueError("latents: expected their sizes, got None")
+    if min(c.latents) < 1:
+        raise ValueError(f"latents: expected sizes of at least 1, got {list(c.latents)}")
     views, tasks, size = c.latents
     made = HNet(net, size, c.widths) if c.hvae is None else HVAE(net, c.hvae)
     stored = Stored(zeros(c.latents), zeros(c.latents if c.posterior else c.latents[1:]))
@@ -136,8 +138,7 @@ def build(
     read, heads, dimensions = c.regression or (1, 1, 1)
     whitening = Whitening(torch.eye(2, c.question_size), 1)
     whitening.project = zeros(c.question_size, read)
-    cells = [str(i) for i in range(tasks)]
-    regression = QuestionRegression(zeros(tasks, read), zeros(tasks, size), cells, dimensions, heads)
+    regression = QuestionRegression(zeros(tasks, read), zeros(tasks, size), None, dimensions, heads)
     return FittedRegression(regression, generator, whitening)
 
 # %% ../../nbs/7_evaluation/appendix/keep.ipynb #1c0a0077
@@ -186,8 +187,9 @@ def load_fitted(
             f"got {found.get(name)}"
         )
     try:
-        model = build(config, net)
-    except (ValueError, RuntimeError) as error:
+        with Room.of(tensors, config):
+            model = build(config, net)
+    except (ArithmeticError, ValueError, RuntimeError) as error:  # a width of 0, sizes that don't go together
         raise FileError(f"{folder / CONFIG}: {error}") from error
     shapes = {name: list(x.shape) for name, x in model.state_dict().items()}
     there = {name: list(x.shape) for name, x in tensors.items()}

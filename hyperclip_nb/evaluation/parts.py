@@ -10,7 +10,8 @@ import inspect
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from ..core.blocks import NumbersError, check_finite
 from ..core.devices import matrix_products
-from ..core.files import RunError, fingerprint
+from ..core.files import Room, RunError, SizesError, fingerprint
 from ..core.runs import Run, checkpointed
 from ..core.training import Steps, progress
 from .recipe import EARLIER, NEEDS, Recipe, fields_of, to_kept
@@ -85,11 +86,7 @@ class Parts:
         if not self.run.has(name, settings):
             if self.run.has(*earlier(name, settings)):
                 return self.run.load(earlier(name, settings)[0])
-            if not self.train:
-                raise RunError(
-                    f"{self.run.path}: expected the trained part {name!r} for this data and recipe, found none; "
-                    "finish the run that makes it (for example `hyperclip_nb demo`)"
-                )
+            self._check_there(name, settings)
 
         def timed() -> dict[str, Tensor]:
             began = time.perf_counter()
@@ -109,6 +106,31 @@ class Parts:
 
         return self.run.part(name, settings, timed)
 
+    def _check_there(self, name: str, settings: dict) -> None:
+        if not self.train and not self.run.has(name, settings) and not self.run.has(*earlier(name, settings)):
+            raise RunError(
+                f"{self.run.path}: expected the trained part {name!r} for this data and recipe, found none; "
+                "finish the run that makes it (for example `hyperclip_nb demo`)"
+            )
+
+    @contextmanager
+    def room(self, part: str, seed: int, condition: str | None = None) -> Iterator[None]:
+        """In this block the module of a part is built, as it starts.
+
+        Where nothing may be trained, the recipe was read from the run, and may be somebody else's: its sizes must be
+        such that the run's files have numbers for them. Raises `RunError` else, and where the part is missing."""
+        if self.train:
+            yield
+            return
+        self._check_there(*self.settings(part, seed, condition))
+        files = [self.run.path / name for name in self.run.manifest.files if name.endswith(".safetensors")]
+        size = sum(path.stat().st_size for path in files if path.exists())  # four bytes and more to a number
+        try:
+            with Room(size, self.recipe):
+                yield
+        except SizesError as error:
+            raise RunError(f"{self.run.path}/manifest.json: recipe: {error}") from error
+
     def trained(self, part: str, seed: int, training: Training, condition: str | None = None) -> Any:
         "A module trained now, or at some time before, and frozen; a training that was killed goes on where it was."
 
@@ -119,7 +141,12 @@ class Parts:
                 self.report(f"{name}: {training.check()}")
             return training.model.state_dict()
 
-        training.model.load_state_dict(self.kept(part, seed, build, condition))
+        tensors = self.kept(part, seed, build, condition)
+        try:
+            training.model.load_state_dict(tensors)
+        except RuntimeError as error:  # of other shapes
+            name, _ = self.settings(part, seed, condition)
+            raise RunError(f"{self.run.path}: part {name!r}: expected tensors of this recipe, but: {error}") from error
         return training.model.eval().requires_grad_(False)
 
 

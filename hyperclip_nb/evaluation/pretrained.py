@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..basenet.adapter import AdapterNet
 from ..basenet.network import BaseNet
 from ..core.blocks import Activation, Standardizer, check_bounds, check_finite, perceptron
-from ..core.files import FileError
+from ..core.files import FileError, Room, SizesError
 from ..core.hub import CONFIG, TENSORS, find_model, load_model, save_model, upload_model
 from ..core.seeds import seeded
 from ..core.training import last
@@ -178,7 +178,7 @@ def build_modules(
     if c.regression:
         count, heads, dimensions = c.regression
         of, latents = torch.zeros(count, c.read_size), torch.zeros(count, c.condition_size)
-        parts["regression"] = QuestionRegression(of, latents, [str(i) for i in range(count)], dimensions, heads)
+        parts["regression"] = QuestionRegression(of, latents, None, dimensions, heads)
     if c.latent is not None:  # of the latents' own scale; for a walk: its start, and the unit of its steps
         parts["latents"] = Standardizer(torch.zeros(1, c.latent_size))
     if isinstance(c.latent, Diffused):
@@ -210,7 +210,8 @@ class TextToWeights(nn.Module):
         self.net: BaseNet = AdapterNet(**config.net) if net is None else net
         if self.net.spec() != config.net:
             raise ValueError(f"net: expected {config.net}, got {self.net.spec()}")
-        self.parts = build_modules(config, self.net)
+        with Room.of(tensors, config):
+            self.parts = build_modules(config, self.net)
         shapes = {name: list(x.shape) for name, x in self.parts.state_dict().items()}
         found = {name: list(x.shape) for name, x in tensors.items()}
         for name in sorted(shapes.keys() | found.keys()):
@@ -491,7 +492,8 @@ def load_weights(
         raise FileError(f"{folder / CONFIG}: method: {error}") from error
     try:
         return TextToWeights(config, tensors, encoder, net)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         if str(error).startswith(("encoder:", "net:")):
             raise
-        raise FileError(f"{folder / TENSORS}: {error}") from error
+        wrong = CONFIG if isinstance(error, SizesError) else TENSORS
+        raise FileError(f"{folder / wrong}: {error}") from error

@@ -137,24 +137,27 @@ class QuestionRegression(nn.Module):
         self,
         questions: Tensor,  # [A, E] embeddings of the training questions, of about unit variance (see `Whitening`)
         latents: Tensor,  # [A, Z] latents of their tasks, or [V, A, Z] with several views of each
-        cells: Sequence[str],  # [A] tasks of one cell are left out of each other's mean
+        cells: Sequence[str] | None,  # [A] tasks of one cell are left out of each other's mean; None: each has its own
         size: int = 16,  # D, directions of a learned distance
         heads: int = 16,  # H, distances that are learned side by side and whose weights are averaged
         seed: int = 0,  # of the initial maps
     ):
         super().__init__()
         latents = latents.mean(0) if latents.ndim == 3 else latents
-        if not len(questions) == len(latents) == len(cells):
-            sizes = f"{len(questions)}, {len(latents)} and {len(cells)}"
+        count = len(questions) if cells is None else len(cells)
+        if not len(questions) == len(latents) == count:
+            sizes = f"{len(questions)}, {len(latents)} and {count}"
             raise ValueError(f"expected as many questions as latents and cells, got {sizes}")
         if not 1 <= size <= questions.shape[1]:
             raise ValueError(f"expected 1 to {questions.shape[1]} directions, got {size}")
         if heads < 1:
             raise ValueError(f"expected at least 1 head, got {heads}")
-        if len(names := sorted(set(cells))) < 2:
-            raise ValueError(f"expected tasks of at least 2 cells, got only {names}")
-        number = {name: i for i, name in enumerate(names)}
-        cell = torch.tensor([number[name] for name in cells], device=latents.device)
+        cell = torch.arange(count, device=latents.device)
+        if cells is not None:
+            if len(names := sorted(set(cells))) < 2:
+                raise ValueError(f"expected tasks of at least 2 cells, got only {names}")
+            number = {name: i for i, name in enumerate(names)}
+            cell = torch.tensor([number[name] for name in cells], device=latents.device)
         self.register_buffer("questions", questions.detach().clone())
         self.register_buffer("latents", latents.detach().clone())
         self.register_buffer("cell", cell, persistent=False)  # asked in training only
