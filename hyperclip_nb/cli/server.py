@@ -6,8 +6,12 @@
 __all__ = ['LOCAL', 'refusal', 'Door', 'Full', 'Places', 'VisitorPage', 'Server']
 
 # %% ../../nbs/9_cli/appendix/server.ipynb #extraafe
+import sys
+
 from ..core.extras import extra
 
+# jsonschema would make a parser of international addresses, which takes a second, and can do without
+sys.modules.setdefault("rfc3987_syntax", None)  # type: ignore[arg-type]
 with extra("app"):
     import tornado.web
     from jupyter_server.services.kernels.kernelmanager import AsyncMappingKernelManager
@@ -18,6 +22,8 @@ with extra("app"):
     from traitlets import Integer
     from voila.app import Voila
     from voila.tornado.handler import TornadoVoilaHandler
+if sys.modules["rfc3987_syntax"] is None:
+    del sys.modules["rfc3987_syntax"]
 
 # %% ../../nbs/9_cli/appendix/server.ipynb #afe46a65
 import asyncio

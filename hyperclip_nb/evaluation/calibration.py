@@ -6,23 +6,20 @@
 __all__ = ['BINS', 'BOUNDS', 'Predictions', 'by_task', 'tempered', 'confidence_bins', 'calibration_error', 'Probabilities',
            'Scored', 'judge', 'fit_temperature', 'reliability_plot']
 
-# %% ../../nbs/7_evaluation/appendix/calibration.ipynb #extra1b7
-from ..core.extras import extra
-
-with extra("plots"):
-    from matplotlib.axes import Axes
-
 # %% ../../nbs/7_evaluation/appendix/calibration.ipynb #1b76a5c2
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..basenet.network import answer_ids
-from ..plots.style import FAINT, group_style, prepare
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # %% ../../nbs/7_evaluation/appendix/calibration.ipynb #dcf7972a
 @dataclass(frozen=True)
@@ -162,9 +159,11 @@ def fit_temperature(
 def reliability_plot(
     bins: Mapping[str, Tensor | Sequence],  # name to bins [B, 3] or [S, B, 3], where seeds are added
     title: str = "Below the diagonal: surer than right",
-    ax: Axes | None = None,
-) -> Axes:
+    ax: "Axes | None" = None,
+) -> "Axes":
     "A reliability diagram (DeGroot and Fienberg 1983): accuracy against confidence, bin by bin."
+    from hyperclip_nb.plots.style import FAINT, group_style, prepare  # who wants no figure need not load matplotlib
+
     ax = prepare(ax, title, "confidence (%)", "accuracy (%)", size=(4.4, 4.8))
     ax.plot([0, 100], [0, 100], color=FAINT, linewidth=1, linestyle="--", zorder=0)
     for i, (name, sums) in enumerate(bins.items()):

@@ -5,12 +5,6 @@
 # %% auto #0
 __all__ = ['DIGITS', 'digits_net', 'digits_experiment', 'networks_for', 'answer_shares', 'answers_figure', 'filters_figure']
 
-# %% ../../nbs/7_evaluation/16_digits.ipynb #4ff2b4e0
-from ..core.extras import extra
-
-with extra("plots"):
-    import matplotlib.pyplot as plt
-
 # %% ../../nbs/7_evaluation/16_digits.ipynb #f27e6373
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +15,7 @@ from torch import Tensor, nn
 
 from ..basenet.module import ModuleNet
 from ..core.blocks import perceptron
+from ..core.extras import extra
 from ..core.runs import Run, run_dir
 from ..core.seeds import seeded
 from ..core.training import TrainConfig
@@ -33,8 +28,6 @@ from .recipe import Generator, Recipe
 from ..guidance.hyperclip import ContrastConfig, HyperCLIPConfig
 from ..hypernet.hvae import HVAEConfig, HVAELoss
 from ..hypernet.metatrain import Adaptation, Episodes
-from ..plots.networks import answers_sheet, filters_plot
-from ..plots.style import PAPER
 
 # %% ../../nbs/7_evaluation/16_digits.ipynb #7140f0da
 def digits_net() -> ModuleNet:
@@ -140,6 +133,8 @@ def answers_figure(
     columns: int = 32,
 ) -> np.ndarray:  # an axis for each answer
     "All 347 test pictures under the answer that a question's networks give, the surest first."
+    from hyperclip_nb.plots.networks import answers_sheet  # who wants no figure need not load matplotlib
+
     known = {task.question: task.answers for task in x.sets["test"].tasks}
     if not answers and question not in known:
         raise ValueError(f"answers: expected what may be answered to {question!r}, which is no test question")
@@ -155,6 +150,11 @@ def filters_figure(
     weights: Mapping[str, Tensor],  # name -> [P]
 ) -> np.ndarray:  # an axis for each
     "The hidden units of base networks: what each looks for in a picture."
+    with extra("plots"):
+        import matplotlib.pyplot as plt
+    from hyperclip_nb.plots.networks import filters_plot
+    from hyperclip_nb.plots.style import PAPER
+
     bound = max(net.split(w[None])["0.weight"].abs().quantile(0.99).item() for w in weights.values())
     axes = plt.subplots(1, len(weights), figsize=(3.3 * len(weights), 2.1), facecolor=PAPER, layout="constrained")[1]
     for ax, (name, w) in zip(np.atleast_1d(axes), weights.items()):
