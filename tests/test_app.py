@@ -86,6 +86,20 @@ def served(tmp_path_factory):
     served.end()
 
 
+@pytest.mark.parametrize(
+    "module, heavy",
+    [
+        ("hyperclip_nb.cli.commands", "torch numpy voila"),
+        ("hyperclip_nb.cli.server", "torch numpy rfc3987_syntax"),  # the last one makes a parser for a second
+        ("hyperclip_nb.explorer.widgets", "matplotlib scipy sklearn pandas open_clip torchvision"),
+    ],
+)
+def test_nothing_is_imported_that_the_first_picture_does_not_need(module, heavy):
+    code = f"import sys, {module}; print(sorted({{*{heavy.split()!r}}} & {{*sys.modules}}))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout.strip() == "[]"
+
+
 def test_health_needs_no_token_and_says_nothing_else(served):
     assert served.health() == {"status": "ok", "visitors": 0, "places": 2}
     assert served.get("health", Host="10.0.0.7").code == 200

@@ -152,10 +152,10 @@ class Places(AsyncMappingKernelManager):
     async def cull_kernels(self) -> None:
         "End the kernels that nobody uses, and heat one for the next visitor where there is a place."
         await self.end_unused()
-        fill: Any = getattr(self, "fill_if_needed", None)  # Voilà adds it
+        fill: Any = getattr(type(self), "fill_if_needed", None)  # Voilà adds it
         if fill and not self.ahead and len({*self.list_kernel_ids()} | self.starting) < self.places:
             self.forget_failed()
-            fill(notebook_name=self.notebook_path)
+            fill(self, notebook_name=self.notebook_path)
 
     async def end_unused(self) -> None:
         "End the kernels that nobody uses, and give back the places of those that have died."
@@ -214,6 +214,8 @@ class Server(Voila):
     def init_handlers(self) -> list:
         kernels = self.kernel_manager
         take = kernels.get_rendered_notebook
+        # Voilà would start the next kernel while this one still draws its visitor's page: `cull_kernels` does it later.
+        kernels.fill_if_needed = lambda *args, **options: None
 
         async def give(*args: Any, **kwargs: Any) -> Any:
             found = await take(*args, **kwargs)
