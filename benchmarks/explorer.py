@@ -127,12 +127,12 @@ def measure(repeats: int = 10, starts: int = 3) -> dict:
                     "question_ms": times(page, ASK, asked),
                     "scrub_ms": times(page, STEP, [i % 10 for i in range(repeats)]),
                 }
-                time.sleep(5)  # the next visitor's kernel has drawn its page
+                time.sleep(12)  # the next visitor's kernel has drawn its page
                 memory[1] = app.kernels()
                 second, _ = opened(browser, app)
                 times(second, GAMMA, gammas)
                 times(second, ASK, asked)
-                time.sleep(5)
+                time.sleep(12)
                 memory[2] = app.kernels()
             finally:
                 app.end()
