@@ -15,11 +15,13 @@ from urllib.parse import urlencode
 import pytest
 
 pytest.importorskip("voila", reason="needs Voilà: pip install voila")
+from test_digits import SHORT_RECIPE  # noqa: E402
 from tornado.httpclient import AsyncHTTPClient, HTTPRequest  # noqa: E402
 from tornado.ioloop import IOLoop  # noqa: E402
 from tornado.websocket import websocket_connect  # noqa: E402
 
 from hyperclip_nb.cli.server import refusal  # noqa: E402
+from hyperclip_nb.evaluation.digits import digits_experiment  # noqa: E402
 
 TOKEN = "a-token-of-twenty-letters"
 KERNEL = r'"kernelId":\s*"([0-9a-f-]{36})"'
@@ -203,6 +205,21 @@ def test_two_visitors_have_kernels_of_their_own_and_a_third_gets_a_sentence(serv
 
     IOLoop.current().run_sync(converse, timeout=120)
     assert not written.exists()
+
+
+def test_the_other_world_has_an_address_and_a_kernel_that_waits_gives_way_to_it(tmp_path):
+    "With one place, which the kernel has that waits for visitors of the first page."
+    digits_experiment(40, recipe=SHORT_RECIPE, out=tmp_path / "runs" / "demo_digits")  # not a long training
+    served = Served(tmp_path, "--token", TOKEN, "--visitors", "1")
+    try:
+        assert served.get("digits").code in (302, 403) and served.get("letters", token=TOKEN).code == 404
+        first = served.get("digits", token=TOKEN)
+        assert first.code == 200 and re.search(KERNEL, first.body.decode()) and served.health()["visitors"] == 1
+        assert b"Ask about handwritten digits" in first.body and b'href="."' in first.body
+        second = served.get(token=TOKEN)
+        assert second.code == 503 and "Somebody else is exploring" in second.body.decode()
+    finally:
+        served.end()
 
 
 def test_a_kernel_without_a_page_gives_its_place_back(tmp_path):

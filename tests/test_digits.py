@@ -285,10 +285,11 @@ FEW = ("multitask", "cond_multitask@10", "hvae_hyperldm_g1@10", "mlp_regression"
 FEW += ("regression_gaussian@10", "latent_regression", "few_shot~multitask")
 
 
+SHORT_RECIPE = override(shortened(PRESETS["digits"].recipe, 0.005), SHORT)
+
+
 def short_run(out):
-    preset = PRESETS["digits"]
-    recipe = override(shortened(preset.recipe, 0.005), SHORT)
-    preset = replace(preset, recipe=recipe, methods=FEW, kinds=(), shots=(0, 1, "all"))
+    preset = replace(PRESETS["digits"], recipe=SHORT_RECIPE, methods=FEW, kinds=(), shots=(0, 1, "all"))
     return reproduce(preset, out=out, source=Source(data_set="digits", count=40), seeds=2)
 
 

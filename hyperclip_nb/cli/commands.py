@@ -132,7 +132,8 @@ class Demo:
             "  results.json, results.md   the table, the paper's claims, few-shot curves, families\n"
             "  *.safetensors              weights, latents\n"
             f"  figures/                   forest, {'' if digits else 'few_shot, '}{', '.join(figures)}\n"
-            + ("" if digits else f'\nNow ask a question: hyperclip_nb adapt "{example}"')
+            + "\nNow ask a question: hyperclip_nb "
+            + (f"app --data-set digits --run {run.path}" if digits else f'adapt "{example}"')
         )
 
 # %% ../../nbs/9_cli/01_commands.ipynb #aa3dd750

@@ -28,6 +28,7 @@ from .explore import LABELS, Explorer
 from hyperclip_nb.explorer.page import (
     ASSETS,
     dots_data,
+    module,
     more_data,
     picture_data,
     read_held_out,
@@ -158,7 +159,7 @@ def here(
 
 def script() -> str:
     "The page's JavaScript as one plain script, which begins wherever `here` stands."
-    page, _, _ = (ASSETS / "explorer.js").read_text(encoding="utf-8").partition("export default")
+    page, _, _ = module("explorer.js").partition("export default")
     source = (ASSETS / "recorded.js").read_text(encoding="utf-8")
     where = 'document.querySelectorAll("[data-hyperclip-explorer]")'
     begin = f"for (const el of {where}) mount(el, recorded(hyperclipAnswers));"

@@ -26,11 +26,12 @@ def _vocabulary() -> tuple[str, ...]:
 def did_you_mean(
     question: str,
     unknown: Sequence[str],  # words of it that the text encoder doesn't know
+    vocabulary: Sequence[str] = (),  # words that may have been meant; none: those of the scenes' questions
 ) -> str | None:  # None: nothing is near
     "The question with its unknown words corrected."
     fixed = question
     for word in unknown:
-        if near := get_close_matches(word.lower(), _vocabulary(), 1, 0.78):
+        if near := get_close_matches(word.lower(), vocabulary or _vocabulary(), 1, 0.78):
             right = lambda found: near[0].capitalize() if found[0][0].isupper() else near[0]
             fixed = re.sub(rf"\b{re.escape(word)}\b", right, fixed, flags=re.IGNORECASE)
     return fixed if fixed != question else None

@@ -32,6 +32,7 @@ from .own import OwnPicture, composed, own_data, own_photo
 from hyperclip_nb.explorer.page import (
     ASSETS,
     dots_data,
+    module,
     more_data,
     picture_data,
     png,
@@ -44,7 +45,7 @@ from hyperclip_nb.explorer.page import (
 from .play import measure_held_out
 from .scores import HeldOut
 from .suggest import did_you_mean, family_answers
-from .worker import Worker
+from .worker import Worker, in_loop
 
 # %% ../../nbs/8_explorer/appendix/widgets.ipynb #b3eb70ff
 def sentence(error: Exception) -> str:
@@ -60,18 +61,10 @@ train_parts(folder, data or None, kind, guidance, int(seed))"""
 _PAUSE = 0.12  # seconds without a new choice before that is computed which may be played with
 
 
-def _in_loop() -> Callable[..., Any] | None:
-    "What calls a function in the kernel's event loop, from any thread; None: there is no loop."
-    try:
-        return asyncio.get_running_loop().call_soon_threadsafe
-    except RuntimeError:
-        return None
-
-
 class ExplorerBox(anywidget.AnyWidget):
     "The explorer as a widget: the page of a run directory, whatever its state."
 
-    _esm = ASSETS / "explorer.js"
+    _esm = module("explorer.js")
     _css = ASSETS / "explorer.css"
     own_page = T.Bool().tag(sync=True)  # is nothing else on the page? Then its address is the choice
     choice = T.Dict().tag(sync=True)  # from the page: the fields of a `Choice` and its turn
@@ -314,7 +307,7 @@ class ExplorerBox(anywidget.AnyWidget):
         "Train what the last choice needs in another process."
         if self.worker is not None or self.work.get("state") != "offer":
             return
-        self.failure, call = "", _in_loop() or (lambda function, *values: function(*values))
+        self.failure, call = "", in_loop()
         self.work = {"state": "running", "what": "Starting …", "share": 0.0}
         names = [str(self.folder), self.data or "", *self.wanted.values(), str(self.seed)]
         self.worker = Worker(

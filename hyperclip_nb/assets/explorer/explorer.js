@@ -4,9 +4,8 @@
 // (the documentation's page). It has: get(name) and on(name, call) for "world", "dots", "choice", "shown", "more",
 // "said", "work", "pictures", "sprite", "own", "own_sprite" and "matrices"; ask(choice); send(message, buffers) and
 // heard(call) for the rest; `address`, whether the page's address holds the choice; `live`, whether there is a kernel;
-// without one `knows(question)`, whether its answers are there, and `step`, of γ.
+// without one `knows(question)`, whether its answers are there, and `step`, of γ. What shared.js has stands before this.
 
-const SVG = "http://www.w3.org/2000/svg";
 const COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "INK", "#B59B00", "#8700F0", "#8A5A2B", "#4454C8", "#6E9E3F"];
 const SHAPES = [ // of groups, within a circle of radius 1
   "M1 0A1 1 0 1 1-1 0A1 1 0 1 1 1 0Z", "M-.85-.85H.85V.85H-.85Z", "M0-1.05L1 .8H-1Z", "M0-1.2L1 0L0 1.2L-1 0Z",
@@ -17,7 +16,6 @@ const SHAPES = [ // of groups, within a circle of radius 1
 ];
 const NONE = "M0-1.3L.35-.35L1.3 0L.35.35L0 1.3L-.35.35L-1.3 0L-.35-.35Z"; // a question of no family
 const WIDE = 440, HIGH = 340; // of the map, in its own pixels
-const WAIT = 9000; // milliseconds without an answer after which the page says so
 const OPTIONS = {
   kind: ["Generator", [["hvae", "HVAE"], ["hnet", "HNet"]], "which network turns latents into weights"],
   guidance: ["Guidance", [["hyperldm", "HyperLDM (diffusion)"], ["hyperclip", "HyperCLIP (descent)"]], "how the words choose a latent"],
@@ -30,25 +28,7 @@ const SLIDERS = { // name: label, least, largest, step, what it is
   seed: ["Seed", 0, 99, 1, "of the noise and of the examples"],
 };
 
-function put(node, props, kids) {
-  // JupyterLab's shortcuts match the element that has the focus before they look for this mark on those around it.
-  if (/^(input|select|button|summary)$/i.test(node.tagName) || (props && props.tabindex === 0)) node.setAttribute("data-lm-suppress-shortcuts", "true");
-  for (const [name, value] of Object.entries(props || {})) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else if (value === true) node.setAttribute(name, "");
-    else if (value !== false && value != null) node.setAttribute(name, value);
-  }
-  node.append(...kids.flat().filter((kid) => kid != null && kid !== false));
-  return node;
-}
-const h = (tag, props, ...kids) => put(document.createElement(tag), props, kids);
-const s = (tag, props, ...kids) => put(document.createElementNS(SVG, tag), props, kids);
-const percent = (x) => `${Math.round(x)} %`;
-const range = (score) => `${Math.round(score.low)}–${Math.round(score.high)} %`;
-const plural = (n, word) => `${n} ${word}${n === 1 ? "" : "s"}`;
 const color = (index) => (COLORS[index % 12] === "INK" ? "var(--hn-ink)" : COLORS[index % 12]);
-
-let pages = 0;
 
 export function mount(el, source) { // returns what ends it
   let end = begin(el, source), closed = source.get("world").closed;
@@ -66,7 +46,7 @@ function begin(el, source) {
   const id = (name) => `hn-${page}-${name}`, page = ++pages;
   const knows = (text) => source.live || source.knows(text);
   let choice = { ...source.get("world").usual, ...source.get("choice") };
-  let turn = choice.turn || 0, asked = 0, waiting = null, said = "";
+  let turn = choice.turn || 0, asked = 0, said = "";
   let shown = null, more = null, pinned = null, hovered = null, zoomed = true, found = [];
   let view = { step: null, place: null, line: "embedding" }, playing = null, trail = [], at = -1;
   const forget = [];
@@ -92,8 +72,7 @@ function begin(el, source) {
     choice.turn = turn;
     choice.fresh = !!how.fresh;
     asked = Date.now();
-    clearTimeout(waiting);
-    waiting = setTimeout(lost, WAIT);
+    kernel.wait();
     root.classList.add("hn-stale");
     saver.disabled = true;
     setTimeout(() => { busy.hidden = !root.classList.contains("hn-stale"); }, 200);
@@ -102,12 +81,12 @@ function begin(el, source) {
   function lost() {
     busy.hidden = true;
     root.classList.add("hn-stale");
-    say("There is no answer: the kernel is busy, or it or its server has ended. What is dimmed belongs to earlier settings.",
+    say(GONE,
       source.address && h("button", { type: "button", onclick: () => location.reload() }, "Load the page again"));
   }
   function answered(of) {
     if (of < turn) return false;
-    clearTimeout(waiting);
+    kernel.calm();
     busy.hidden = true;
     return true;
   }
@@ -135,7 +114,6 @@ function begin(el, source) {
     ask({ question: question.value, answers: answers.value }, { fresh: fresh && answers.value === (shown ? shown.choice.answers : "") });
   }
   const askFor = (text) => { question.value = text; ask({ question: text, answers: "" }, { fresh: true }); };
-  const chip = (text, props, call) => h("button", { type: "button", class: "hn-chip", ...props, onclick: call }, text);
 
   // --- γ, and the settings -------------------------------------------------------------------------------------
   const gammaOut = h("output", { for: id("gamma") });
@@ -374,7 +352,7 @@ function begin(el, source) {
     matrixCanvas.width = 2 * columns + 4;
     matrixCanvas.height = rows;
     const ink = matrixCanvas.getContext("2d"), image = ink.createImageData(matrixCanvas.width, rows);
-    const dark = root.dataset.theme === "dark", base = dark ? [18, 18, 18] : [255, 255, 255], ends = dark ? [[230, 159, 0], [86, 180, 233]] : [[179, 88, 6], [84, 39, 136]];
+    const dark = root.dataset.theme === "dark", base = dark ? [18, 18, 18] : [255, 255, 255], ends = MINUS_PLUS[root.dataset.theme];
     for (let part = 0; part < 2; part++) for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) {
       const from = part ? rows * columns + j * rows + i : i * columns + j; // W₂ is [columns, rows]
       const v = (one[from] - (difference.checked ? mean[from] : 0)) / 127, end = ends[v < 0 ? 0 : 1], share = Math.min(1, Math.abs(v));
@@ -395,12 +373,6 @@ function begin(el, source) {
   const sheet = h("div", { class: "hn-sheet" });
   const saver = h("button", { type: "button", disabled: true, onclick: () => source.send({ kind: "adapter" }) }, "Download adapter");
   const saverNote = h("span", { class: "hn-soft" });
-  function scoreRow({ label, strong, score, count }) {
-    const width = (v) => `${Math.min(Math.max(v, 0), 100)}%`;
-    return h("tr", { class: strong ? "hn-strong" : "" }, h("th", { scope: "row" }, label),
-      h("td", { class: "hn-track" }, h("div", { class: "hn-bar", style: `width: ${width(score.percent)}` }), h("div", { class: "hn-whisker", style: `left: ${width(score.low)}; width: ${width(score.high - score.low)}` })),
-      h("td", {}, percent(score.percent), " ", h("small", {}, range(score))));
-  }
   function viewed() { // what the networks answer at the step or the place that is looked at
     if (view.place != null && more && more.between) {
       const line = more.between.lines[view.line];
@@ -586,23 +558,7 @@ function begin(el, source) {
 
   // --- training, where a part is missing -----------------------------------------------------------------------
   const work = h("div", { class: "hn-work", hidden: true });
-  function drawWork() {
-    const w = source.get("work") || {};
-    work.hidden = !w.state;
-    if (!w.state) return;
-    const running = w.state === "running";
-    const bar = running && h("progress", { max: 1, value: w.share, "aria-label": w.what });
-    work.replaceChildren(h("div", { class: "hn-say" }, w.what), w.why ? h("small", {}, w.why) : "", bar || "", h("div", { class: "hn-row" },
-      h("button", { type: "button", class: "hn-main-button", disabled: running, onclick: () => source.send({ kind: "train" }) }, "Train"),
-      h("button", { type: "button", disabled: !running, onclick: () => source.send({ kind: "stop" }) }, "Interrupt")));
-  }
-
-  // --- γ stays in view ------------------------------------------------------------------------------------------
-  function unclip() { // what clips an output without ever scrolling it would keep γ from staying at the top
-    for (let up = root.parentElement; up && up !== document.body && !up.matches(".jp-Cell, .jp-WindowedPanel-outer"); up = up.parentElement) {
-      if (up.scrollHeight <= up.clientHeight + 1 && getComputedStyle(up).overflow !== "visible") up.style.overflow = "visible";
-    }
-  }
+  const drawWork = () => fillWork(work, source);
 
   // --- all together --------------------------------------------------------------------------------------------
   const near = h("div", {});
@@ -674,7 +630,7 @@ function begin(el, source) {
     milliseconds.textContent = next.milliseconds ? `${Math.round(next.milliseconds)} ms` : "";
     note.replaceChildren(h("p", {}, [next.seen, ...next.notes].join(" "), " ", ...meant(next.meant)));
     said = "";
-    unclip();
+    unclip(root);
     fill();
     fillOwn();
     showRelated();
@@ -724,21 +680,13 @@ function begin(el, source) {
 
   // --- history: in the address, or in a list of our own ----------------------------------------------------------
   let settled = null;
+  const book = source.address && keepAddress(() => shown && shown.address, (address) => ask({}, { address }));
   function remember(address) {
-    if (source.address) {
-      const here = `#${address}`, came = travelling; // from the address itself: there is its entry already
-      travelling = false;
-      if (location.hash === here) return;
-      clearTimeout(settled);
-      if (!location.hash || came) return history.replaceState(null, "", here);
-      settled = setTimeout(() => history.pushState(null, "", here), 500); // a slider on its way is one entry
-      return;
-    }
+    if (book) return book.keep(address);
     if (at >= 0 && trail[at] === address) return;
     clearTimeout(settled);
     settled = setTimeout(() => { trail = [...trail.slice(0, at + 1), address]; at = trail.length - 1; back.disabled = at <= 0; forth.disabled = true; }, at < 0 ? 0 : 500);
   }
-  let travelling = false;
   function travel(by) {
     at = Math.min(Math.max(at + by, 0), trail.length - 1);
     back.disabled = at <= 0;
@@ -746,21 +694,9 @@ function begin(el, source) {
     ask({}, { address: trail[at] });
   }
   back.disabled = forth.disabled = true;
-  const moved = () => { clearTimeout(settled); const here = location.hash.slice(1); if (here.includes("question=") && shown && here !== shown.address) { travelling = true; ask({}, { address: here }); } };
 
   // --- light or dark ---------------------------------------------------------------------------------------------
-  const system = matchMedia("(prefers-color-scheme: dark)");
-  function theme() {
-    const lab = document.body.dataset.jpThemeLight, docs = document.body.dataset.theme; // JupyterLab's, and furo's
-    const dark = source.address && !docs ? system.matches : docs && docs !== "auto" ? docs === "dark" : lab !== undefined && !source.address ? lab === "false" : system.matches;
-    root.dataset.theme = dark ? "dark" : "light";
-    if (source.address && !docs) document.body.classList.toggle("hn-dark-page", dark);
-    drawMatrices();
-  }
-  const watcher = new MutationObserver(theme);
-  watcher.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light", "data-theme"] });
-  system.addEventListener("change", theme);
-  forget.push(() => watcher.disconnect(), () => system.removeEventListener("change", theme));
+  forget.push(followTheme(root, source.address, drawMatrices));
 
   // --- messages ----------------------------------------------------------------------------------------------------
   source.heard((message, buffers) => {
@@ -777,50 +713,26 @@ function begin(el, source) {
       ownSaid.textContent = message.error;
       if (message.error) file.value = "";
       else ask({ picture: PHOTO });
-    } else if (message.kind === "alive") {
-      clearTimeout(waiting);
-      if (said && said.startsWith("There is no answer") && shown && shown.turn === turn) { note.replaceChildren(); said = ""; root.classList.remove("hn-stale"); }
     }
   });
-  if (source.live) { // is there still somebody?
-    const beat = setInterval(() => {
-      if (document.hidden || root.classList.contains("hn-stale")) return;
-      clearTimeout(waiting);
-      waiting = setTimeout(lost, WAIT);
-      try { source.send({ kind: "alive" }); } catch { lost(); }
-    }, 12000);
-    forget.push(() => clearInterval(beat), () => clearTimeout(waiting));
-  }
+  const kernel = watchKernel(source, root, lost, () => {
+    if (said === GONE && shown && shown.turn === turn) { note.replaceChildren(); said = ""; root.classList.remove("hn-stale"); }
+  });
+  forget.push(kernel.end);
 
   for (const [name, call] of Object.entries({ world: drawWorld, dots: takeDots, shown: takeShown, more: takeMore, said: takeSaid, own: drawOwn, work: drawWork })) forget.push(source.on(name, call));
   el.append(root);
-  theme();
   drawWorld();
   fill();
   fillOwn();
   drawWork();
   takeDots();
-  if (source.address && location.hash.includes("question=")) { travelling = true; ask({}, { address: location.hash.slice(1) }); }
+  if (book) book.travel();
   takeShown();
   takeMore();
   takeSaid();
-  if (source.address) { addEventListener("popstate", moved); forget.push(() => removeEventListener("popstate", moved)); }
+  if (book) forget.push(book.end);
   return () => { stop(); forget.forEach((call) => call && call()); };
 }
 
-export default {
-  render({ model, el }) { // anywidget
-    const on = (name, call) => { model.on(`change:${name}`, call); return () => model.off(`change:${name}`, call); };
-    const address = model.get("own_page");
-    if (address && new URLSearchParams(location.search).has("token")) { // the cookie knows it now
-      const rest = new URLSearchParams(location.search);
-      rest.delete("token");
-      history.replaceState(null, "", `${location.pathname}${rest.size ? `?${rest}` : ""}${location.hash}`);
-    }
-    return mount(el, {
-      address, live: true, on, get: (name) => model.get(name), send: (message, buffers) => model.send(message, undefined, buffers),
-      ask: (choice) => { model.set("choice", choice); model.save_changes(); },
-      heard: (call) => model.on("msg:custom", call),
-    });
-  },
-};
+export default { render: ({ model, el }) => mount(el, fromKernel(model)) };
