@@ -79,6 +79,7 @@ def play(visit):
     page.wait_for_selector(".hn-say >> text=expected a question in words")
     assert page.locator(".hn-stale").count() == 1
     x.ask("Is it seven?")
+    x.shows("Is it seven?")
     meant = page.get_by_role("button", name="Is it 7?", exact=True)
     meant.focus()
     page.keyboard.press("Enter")

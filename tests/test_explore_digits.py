@@ -54,6 +54,11 @@ def test_what_is_right_is_what_the_words_say():
     for text in asked:
         assert list(function_of(text).table) == read(text, ("no", "yes")), text
     assert list(function_of("Which of 9, 4 and 7 is it?").table) == read("Which of 9, 4 and 7 is it?", ("9", "4", "7"))
+    made = function_of("Say a for 9 or 1, b for 0, 3 or 2, and c for anything else.")
+    assert [made.table[k] for k in (9, 1, 0, 3, 2, 5)] == [0, 0, 1, 1, 1, 2]
+    assert list(function_of("Is it none of 1, 2, 3, 4, 5 and 6?").table) == [1, 0, 0, 0, 0, 0, 0, 1, 1, 1]
+    for text in ("Is it 3 and 8?", "Which of 3 and 3 is it?", "Which of 1, 2, 3, 4 and 5 is it?", "Is it 12 or 3?"):
+        assert function_of(text) is None
     for text in ("", "Is it blue?", "Is it even and blue?", "Is it even and odd and prime?", "42"):
         assert function_of(text) is None
 

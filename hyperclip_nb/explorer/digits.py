@@ -16,10 +16,10 @@ with extra("app"):
 
 # %% ../../nbs/8_explorer/05_digits.ipynb #67aaae94
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations, islice, permutations
+from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from hyperclip_nb.dataset.digits import (
     choice,
     digit_pictures,
     draw_questions,
+    groups,
     hashed_question,
     logic,
     member,
@@ -67,22 +68,44 @@ def _plain(text: str) -> str:
 
 @cache
 def known_questions() -> dict[str, Described]:  # by their words, without case and question marks
-    "Functions that have a name: all that were drawn to be scored, and all of the small families."
+    "All questions that were drawn to be scored, and those of the small families."
     found = [single(name) for name in predicates()]
     found += [buckets(low, high, falling) for low, high in combinations(range(9), 2) for falling in (False, True)]
-    for size in (1, 2, 3, 4):
-        for digits in permutations(range(10), size) if size < 4 else combinations(range(10), size):
-            found += [member(digits), member(digits, none_of=True)] + ([choice(digits)] if size > 1 else [])
     for split, count in ("train", 1_000), ("val", 200), ("test", 400):
         found += [described for described, _ in islice(draw_questions(0, split), count)]
     return {_plain(text): described for described in found for text in described.wordings}
+
+
+@cache
+def _forms() -> list[tuple[re.Pattern, Callable[..., Described]]]:
+    "What questions about lists of digits look like, and what makes them."
+    none_of = lambda digits: member(digits, none_of=True)
+    makers = [(member, [[1]]), (none_of, [[1]]), (choice, [[1]]), (groups, [[1], [2]])]
+    return [
+        (re.compile(re.sub("[12]", r"(\\d[^:;?]*)", re.escape(_plain(text)))), make)
+        for make, lists in makers
+        for text in make(*lists).wordings
+    ]
+
+
+def _of_lists(text: str) -> Described | None:
+    "The function of lists of digits, all different, whose words are these."
+    for form, make in _forms():
+        if parts := form.fullmatch(text):
+            lists = [[int(digit) for digit in re.findall(r"\d", part)] for part in parts.groups()]
+            digits = sum(lists, [])
+            if len({*digits}) == len(digits) and (make is not choice or 2 <= len(digits) <= 4):
+                found = make(*lists)
+                if text in map(_plain, found.wordings):
+                    return found
+    return None
 
 
 def function_of(
     question: str,  # in words
 ) -> Described | None:  # None: nobody has said what is right
     "The function that a question asks for."
-    if found := known_questions().get(_plain(question)):
+    if found := known_questions().get(_plain(question)) or _of_lists(_plain(question)):
         return found
     if (parts := _LOGIC.fullmatch(_plain(question))) and {parts[2], parts[4]} <= predicates().keys():
         how = "exactly one" if parts[1] else parts[3]
@@ -197,11 +220,11 @@ class DigitsExplorer:
     ) -> list[str]:
         "What a person has to know of a question and its answers."
         if known is None:
-            words = ", ".join(f"“{word}”" for word in unknown_words(question))
+            words = " or ".join(f"“{word}”" for word in unknown_words(question))
             alike = f"The answers are those of “{self.similar(question, 1)[0].question}” Write your own."
             return [
                 "Nobody has said what is right here: you are the judge.",
-                *([f"No question has the word {words}, so the networks can't know it."] if words else []),
+                *([f"No question that was trained on has the word {words}."] if words else []),
                 *([] if told else [alike]),
             ]
         if len(known.answers) != len(answers):

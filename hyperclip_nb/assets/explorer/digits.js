@@ -155,7 +155,7 @@ function mount(el, source) { // returns what ends it
     title.textContent = shown ? shown.question : "The pictures to ask about";
     key.replaceChildren(shown ? "Every picture under the answer that it gets, the surest first" : `${plural(everyone.length, "picture")}, which no training has used`,
       ...(shown && shown.truth ? ["; ", h("span", { class: "hn-off-key" }), " is wrong."] : ["."]));
-    networks.hidden = !shown;
+    networks.hidden = gammaBox.hidden = !shown;
     place();
     drawScores();
     drawUnits();

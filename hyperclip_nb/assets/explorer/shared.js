@@ -40,9 +40,9 @@ function fillWork(box, source) { // training, where a part is missing
   box.hidden = !w.state;
   if (!w.state) return;
   const bar = running && h("progress", { max: 1, value: w.share, "aria-label": w.what });
-  box.replaceChildren(h("div", { class: "hn-say" }, w.what), w.why ? h("small", {}, w.why) : "", bar || "", h("div", { class: "hn-row" },
-    h("button", { type: "button", class: "hn-main-button", disabled: running, onclick: () => source.send({ kind: "train" }) }, "Train"),
-    h("button", { type: "button", disabled: !running, onclick: () => source.send({ kind: "stop" }) }, "Interrupt")));
+  const button = (kind, text, main) => h("button", { type: "button", class: main ? "hn-main-button" : null, onclick: () => source.send({ kind }) }, text);
+  box.replaceChildren(h("div", { class: "hn-say" }, w.what), w.why ? h("small", {}, w.why) : "", bar || "",
+    h("div", { class: "hn-row" }, running ? button("stop", "Interrupt") : button("train", "Train", true)));
 }
 
 function unclip(root) { // what clips an output without ever scrolling it would keep γ from staying at the top
