@@ -80,7 +80,8 @@ def known_questions() -> dict[str, Described]:  # by their words, without case a
 def _forms() -> list[tuple[re.Pattern, Callable[..., Described]]]:
     "What questions about lists of digits look like, and what makes them."
     none_of = lambda digits: member(digits, none_of=True)
-    makers = [(member, [[1]]), (none_of, [[1]]), (choice, [[1]]), (groups, [[1], [2]])]
+    one, two = [[1]], [[1], [2]]
+    makers: list[tuple[Callable[..., Described], list]] = [(member, one), (none_of, one), (choice, one), (groups, two)]
     return [
         (re.compile(re.sub("[12]", r"(\\d[^:;?]*)", re.escape(_plain(text)))), make)
         for make, lists in makers
