@@ -27,7 +27,9 @@ if sys.modules["rfc3987_syntax"] is None:
 
 # %% ../../nbs/9_cli/appendix/server.ipynb #afe46a65
 import asyncio
+import os
 import re
+import time
 import uuid
 from collections.abc import Mapping
 from datetime import datetime, timedelta, timezone
@@ -126,6 +128,23 @@ class Places(AsyncMappingKernelManager):
             await asyncio.wait(tasks)
         self.forget_failed()
 
+    async def make_room(
+        self,
+        notebook: str,  # of the page that is asked for
+        patience: float = 5.0,  # seconds
+    ) -> None:
+        "Where no place is free: end a kernel that waits for another page, or wait a little for one that is ending."
+        until, waits = time.monotonic() + patience, getattr(self, "get_pool_size", lambda notebook: 0)
+        while not waits(notebook) and len({*self.list_kernel_ids()} | self.starting) >= self.places:
+            if waiting := self.ahead & {*self.list_kernel_ids()}:
+                kernel_id = min(waiting)
+                self.ahead = self.ahead - {kernel_id}
+                await self.shutdown_kernel(kernel_id)  # politely: it may have begun to train
+            elif time.monotonic() > until:
+                return
+            else:
+                await asyncio.sleep(0.1)
+
     async def start_kernel(self, *args: Any, **kwargs: Any) -> str:  # type: ignore[override]  # as its parent does
         "Start a kernel where there is a place. Raises `Full`."
         await self.end_unused()
@@ -177,16 +196,24 @@ class Places(AsyncMappingKernelManager):
 
 
 class VisitorPage(TornadoVoilaHandler):
-    "The page, or a sentence where all places are taken."
+    "A page, or a sentence where all places are taken."
+
+    notebook_path: Any
+
+    def initialize(self, others: Mapping[str, str], **kwargs: Any) -> None:
+        super().initialize(**kwargs)
+        self.others = others  # address -> notebook of the pages beside the first one
 
     @tornado.web.authenticated
     async def get(self, path: str | None = None) -> None:
-        if path:  # nothing else is served here
+        if path and path not in self.others:  # nothing else is served here
             raise tornado.web.HTTPError(404)
+        self.notebook_path = self.others[path] if path else self.notebook_path
         _ = self.xsrf_token  # sets the cookie by which the page proves, when it leaves, that it was here
         try:
             await self.kernel_manager.heated()
             await self.kernel_manager.end_unused()
+            await self.kernel_manager.make_room(self.notebook_path)
             await super().get()
         except Full:
             places = self.kernel_manager.places
@@ -203,6 +230,7 @@ class Server(Voila):
 
     public: tuple[str, ...] = ()  # names that a proxy has for it
     own: tuple[str, ...] = ()  # addresses on which it listens, besides the local ones
+    others: Mapping[str, str] = {}  # address -> notebook of the pages beside the first one
     announce: Any = print  # called with the address once it listens
 
     def init_settings(self) -> dict[str, Any]:
@@ -223,8 +251,16 @@ class Server(Voila):
             return found
 
         kernels.get_rendered_notebook = give
+        end = kernels.shutdown_kernel
+
+        async def shutdown(*args: Any, **kwargs: Any) -> None:
+            kernels.forget_failed()  # at which Voilà stumbles
+            await end(*args, **kwargs)
+
+        kernels.shutdown_kernel = shutdown
+        others = {path: os.path.relpath(notebook, self.root_dir) for path, notebook in self.others.items()}
         return [
-            (rule[0], VisitorPage, *rule[2:]) if rule[1] is TornadoVoilaHandler else rule
+            (rule[0], VisitorPage, {**rule[2], "others": others}) if rule[1] is TornadoVoilaHandler else rule
             for rule in super().init_handlers()
         ]
 
