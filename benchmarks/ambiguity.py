@@ -2,6 +2,7 @@
 
     python benchmarks/ambiguity.py                # all jobs, in order of their worth; killed, it goes on where it was
     python benchmarks/ambiguity.py --minutes 30   # begins no job after that
+    python benchmarks/ambiguity.py --seeds 1 2    # of these seeds only
     python benchmarks/ambiguity.py --table        # trains nothing: results/ambiguity.json and .md from what is there
 
 In a question that names digits one by one, a digit is replaced by "another digit": "Is it 3, another digit or 8?".
@@ -624,11 +625,12 @@ def write(folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=math.inf, help="no job is begun after so many")
+    parser.add_argument("--seeds", type=int, nargs="*", default=[*SEEDS], help="which; default: all")
     parser.add_argument("--table", action="store_true", help="write the table only")
     parser.add_argument("--out", type=Path, help="the directory of all runs; default: runs/scaling under the data")
     options = parser.parse_args()
     folder, began = options.out or run_dir("scaling"), time.monotonic()
-    for seed, count in () if options.table else product(SEEDS, COUNTS):
+    for seed, count in () if options.table else product(options.seeds, COUNTS):
         if on_file(count, seed, folder) is None and time.monotonic() - began < 60 * options.minutes:
             kept = measured(count, seed, folder)
             (folder / "records").mkdir(parents=True, exist_ok=True)

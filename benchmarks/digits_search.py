@@ -6,8 +6,7 @@ writes benchmarks/results/digits_search.json: every setting that was tried and i
 questions. HyperLDM's path gets eight settings, four of its generator and four of its own, and the conditional network,
 which has one part only, nine; every other row gets four. Test questions are never scored here. The recipe `DIGITS`
 holds what was chosen; `START` is where the search began, and each part of it begins with what those above it have
-chosen. Killed and started again it goes on with the settings that are missing; a search that is not in the file has
-not been made yet."""
+chosen. Killed and started again it goes on with the settings that are missing."""
 
 import argparse
 import json
@@ -39,6 +38,9 @@ START = override(
         "mlp_hidden": (256, 256),
         "mlp_noise": 0.1,
         "hyperclip_training.lr": 1e-3,
+        "mnet.steps": 200,
+        "hnet.lr": 3e-3,
+        "conditional_maml.steps": 300,
     },
 )
 # What is searched: the row that judges it, and what is tried.

@@ -51,7 +51,7 @@ from hyperclip_nb.core.files import (
     write_json,
     write_safetensors,
 )
-from ..core.workers import as_ready, loader_context
+from ..core.workers import as_ready, loader_options
 from .tasks import Task
 
 # %% ../../nbs/1_dataset/06_features.ipynb #118e9c5c
@@ -465,9 +465,8 @@ def _encode_shards(
             yield from (ids[i : i + size] for i in range(0, len(ids), size))
 
     with _claims(request, shards) as mine:
-        options: dict[str, Any] = {"num_workers": request.workers, "sampler": batches(mine)}
-        context = loader_context(request.workers)
-        stream = iter(DataLoader(_Pictures(request.load), None, multiprocessing_context=context, **options))
+        options = {"sampler": batches(mine)} | loader_options(request.workers)
+        stream = iter(DataLoader(_Pictures(request.load), None, **options))
         rows, seen = [], 0
         bad: dict[str, str] = {}
         for batch, pixels, problems in stream:

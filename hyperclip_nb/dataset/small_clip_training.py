@@ -25,7 +25,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..core.files import save_tensors, sha256_of, write_json, write_safetensors
 from ..core.seeds import step_seed
 from ..core.training import TrainConfig, Update, fit, progress
-from ..core.workers import loader_context
+from ..core.workers import loader_options
 from .captions import caption_batch
 from .encoders import ClipEncoder, nearest_questions
 from .questions import Question, category_of, find_question, reserved_cells
@@ -102,8 +102,7 @@ def train_small_clip(
     model = open_clip.CLIP(**settings).to(memory_format=torch.channels_last)
     loss_of, normalize = open_clip.ClipLoss(), SMALL_PICTURES.normalize
     drawn = Pairs(tokenizer, config.updates, batch, config.seed, general)
-    context = loader_context(workers)
-    stream = iter(DataLoader(drawn, batch_size=None, num_workers=workers, multiprocessing_context=context))
+    stream = iter(DataLoader(drawn, batch_size=None, **loader_options(workers)))
 
     def loss(pairs: tuple[Tensor, Tensor], generator: torch.Generator) -> Tensor:
         pictures, tokens = pairs

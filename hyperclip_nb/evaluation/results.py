@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['Percent', 'Positive', 'Count', 'BASELINES', 'check_interval', 'Difference', 'Calibration', 'Row', 'Claim', 'Results',
-           'tabulate', 'plain', 'markdown_row', 'markdown_table', 'to_markdown', 'controls_table', 'family_table',
-           'calibration_table', 'write_results', 'read_results']
+           'tabulate', 'plain', 'markdown_row', 'markdown_table', 'to_markdown', 'controls_table', 'side_by_side',
+           'family_table', 'calibration_table', 'write_results', 'read_results']
 
 # %% ../../nbs/7_evaluation/06_results.ipynb #c4db2650
 import json
@@ -361,6 +361,27 @@ def controls_table(
         figures = ["" if control is None else plain(control.accuracy) for control in controls]
         rows.append([row.label, plain(row.accuracy, row.ci95), *(_gap(row, m) for m in others), *figures])
     return markdown_table([*head, *(name.capitalize() for name in CONTROLS.values())], rows)
+
+# %% ../../nbs/7_evaluation/06_results.ipynb #45152b4a
+def side_by_side(
+    tables: Mapping[str, Results],  # name of a data set -> its table
+    rows: Mapping[str, Sequence[str | None]],  # what a row is called -> its method in each table; None: not there
+    other: str = "multitask",  # the method whose accuracy is taken off
+) -> str:  # Markdown, ends with a line break
+    "Accuracy on each data set, the difference from a simpler row, and what is left with another task's question."
+    head = [text for name, table in tables.items() for text in (name, f"− {table.row(other).label}", "Shuffled")]
+    lines = []
+    for label, ids in rows.items():
+        cells = list[str]()
+        for id, table in zip(ids, tables.values(), strict=True):
+            if id is None:
+                cells += [""] * 3
+                continue
+            row, shuffled = table.row(id), str(replace(Method.parse(id), control="shuffled"))
+            left = [plain(one.accuracy) for one in table.rows if one.method == shuffled]
+            cells += [plain(row.accuracy, row.ci95), _gap(row, other), *(left or [""])]
+        lines.append([label, *cells])
+    return markdown_table(["Method", *head], lines)
 
 # %% ../../nbs/7_evaluation/06_results.ipynb #40337d67
 def family_table(

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -98,7 +99,9 @@ def write_vqa_files(home: Path, per_category: int = 26) -> None:
 # The jobs: long commands
 
 
-def features(home: str, out: str, workers: int = 0) -> None:
+def features(home: str, out: str, workers: int = 0, late: float = 0) -> None:
+    "`late`: seconds after which a process that loads comes to itself."
+    os.register_at_fork(after_in_child=partial(time.sleep, late))
     pictures, tasks = ["--images", f"{home}/pictures"], ["--tasks", f"{home}/tasks"]
     sizes = ["--workers", str(workers), "--batch", "2", "--shard", "8"]
     main(["features", *tasks, *pictures, "--out", out, "--model", "small", *sizes])

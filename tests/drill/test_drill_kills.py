@@ -45,7 +45,8 @@ def test_a_killed_command_goes_on_to_the_same_files(home, seconds, tmp_path, job
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd/1").exists(), reason="needs /proc")
-def test_processes_that_load_pictures_end_with_the_killed_command(home, tmp_path):
+@pytest.mark.parametrize("late", [0, 1], ids=["at work", "hardly started"])
+def test_processes_that_load_pictures_end_with_the_killed_command(home, tmp_path, late):
     out, log = tmp_path / "out", tmp_path / "out.log"
 
     def there() -> int:  # processes that write to the command's log
@@ -55,13 +56,13 @@ def test_processes_that_load_pictures_end_with_the_killed_command(home, tmp_path
                 found += os.readlink(link) == str(log)
         return found
 
-    process = start("features", home, out, log, workers=2)
+    process = start("features", home, out, log, workers=2, late=late)
     patience = time.monotonic() + 60
     while there() < 3 and process.is_alive() and time.monotonic() < patience:
         time.sleep(0.01)
     assert there() >= 3, log.read_text()[-2000:]
     kill(process)
-    patience = time.monotonic() + 30  # torch looks every five seconds whether the parent lives
+    patience = time.monotonic() + 30  # they look every second whether the parent lives
     while there() and time.monotonic() < patience:
         time.sleep(0.1)
     assert not there()
