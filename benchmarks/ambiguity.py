@@ -11,7 +11,7 @@ Multitask and HVAE are those of `benchmarks/scaling.py`, trained once and found 
 task come in, 0 to 10 of them as they come, and every method uses them in its own way: networks drawn from a question
 are weighted by a power of the likelihood of the labels; a single network is adapted by gradient steps, on its weights
 or on its latent. Powers, rates, numbers of steps and widths of draws are chosen on validation questions, for every
-number of labels; hidden layers, of two, once. Three draws of labels are averaged on test questions.
+number of labels; hidden layers of all networks, and the rate of the conditional one, once (of two, and of two by two). Three draws of labels are averaged on test questions.
 
 Beside that: which allowed completions the drawn networks implement; whether asking for the label of the picture that
 the networks disagree most about is better than a random one; whether disagreement tells wrong answers, and questions
@@ -30,7 +30,7 @@ from random import Random
 from typing import Any
 
 import torch
-from scaling import RESULTS, WIDTHS, opened, trained
+from scaling import RATES, RESULTS, WIDTHS, opened, trained
 from torch import Tensor, nn
 
 from hyperclip_nb.core.files import fingerprint, write_atomic, write_json
@@ -141,42 +141,46 @@ def trained_on_both(x: Experiment, seed: int, val: Asked) -> Trained:
     latents = torch.cat([latents, latents[:, ids]], 1)
     settings = {"data": x.parts.data, "seed": seed, "recipe": to_kept(x.recipe), "study": "ambiguity 2"}
 
-    def kept(name: str, training: Training) -> nn.Module:
-        name = f"ambiguity/{name}-{seed}"
+    def kept(name: str, training: Training, option: dict[str, Any]) -> nn.Module:
+        name, own = f"ambiguity/{name}-{seed}", {**settings, "option": option}
 
         def build() -> dict[str, Tensor]:
-            for _ in checkpointed(training.steps(), x.run.checkpoint(name), settings):
+            for _ in checkpointed(training.steps(), x.run.checkpoint(name), own):
                 pass
             return training.model.state_dict()
 
-        training.model.load_state_dict(x.run.part(name, settings, build))
+        training.model.load_state_dict(x.run.part(name, own, build))
         print(name, flush=True)
         return training.model.eval().requires_grad_(False)
 
     pair, on, start, hvae = (train.tasks, train.e), (val.tasks, val.e), x.multitask(seed).z0, x.hvae(seed)
     query = val.tasks.batch(val.tasks.all_ids, "query")
 
-    def best(name: str, train_it: Callable[[Recipe], Training], generate: Callable[[Tensor], Tensor]) -> nn.Module:
-        "The one with the hidden layers that do best on validation questions."
-        models = {}
-        for hidden in WIDTHS:
-            recipe = override(x.recipe, {"conditional_hidden": hidden, "mlp_hidden": hidden})
-            models[hidden] = kept(f"{name}-{'x'.join(map(str, hidden))}", train_it(recipe))
+    def best(
+        name: str,
+        train_it: Callable[[Recipe], Training],
+        generate: Callable[[Tensor], Tensor],
+        options: Sequence[dict[str, Any]],
+    ) -> nn.Module:
+        "The one that does best on validation questions."
+        models = [kept(f"{name}-{i}", train_it(override(x.recipe, option)), option) for i, option in enumerate(options)]
         with torch.no_grad():
-            score = {h: right(x.net.logits(generate(m(val.e)), query), query).mean() for h, m in models.items()}
-        return models[max(score, key=lambda hidden: score[hidden])]
+            scores = [right(x.net.logits(generate(model(val.e)), query), query).mean() for model in models]
+        return models[int(torch.stack(scores).argmax())]
 
     regression = lambda loss: lambda r: trainings.mlp_regression(loss, hvae, latents, pair, on, r, seed)
+    perceptrons = [{"mlp_hidden": hidden} for hidden in WIDTHS]
     ldm, diffusion = trainings.hyperldm(latents, train.e, x.recipe, seed)
-    kept("hyperldm", diffusion)
+    kept("hyperldm", diffusion, {})
     return Trained(
         best(
             "conditional",
             lambda r: trainings.conditional("cond_multitask", x.net, pair, on, start, r, seed),
             lambda weights: weights,
+            [{"conditional_hidden": h, "conditional.lr": lr} for h, lr in product(WIDTHS, RATES[:2])],
         ),
-        best("regression", regression("latent"), hvae),
-        best("task_regression", regression("task"), hvae),
+        best("regression", regression("latent"), hvae, perceptrons),
+        best("task_regression", regression("task"), hvae, perceptrons),
         ldm,
         latents.mean(0),
         train.e,
@@ -457,7 +461,8 @@ def settings_of(count: int, seed: int) -> str:
         "samples": SAMPLES,
         "shots": SHOTS,
         "widths": WIDTHS,
-        "version": 2,
+        "rates": RATES[:2],
+        "version": 3,
     }
     return fingerprint(told)
 

@@ -4,7 +4,7 @@
 
 writes benchmarks/results/digits_search.json: every setting that was tried and its accuracy on the 200 validation
 questions. HyperLDM's path gets eight settings, four of its generator and four of its own, and the conditional network,
-which has one part only, nine; every other row gets four. Test questions are never scored here. The recipe `DIGITS`
+which has one part only, twelve; every other row gets four. Test questions are never scored here. The recipe `DIGITS`
 holds what was chosen; `START` is where the search began, and each part of it begins with what those above it have
 chosen. Killed and started again it goes on with the settings that are missing."""
 
@@ -33,6 +33,7 @@ START = override(
         "hyperldm.lr": 1e-3,
         "ldm.drop": 0.2,
         "conditional.steps": 1_500,
+        "conditional.lr": 1e-3,
         "conditional_hidden": (256, 256),
         "film.steps": 1_000,
         "mlp_hidden": (256, 256),
@@ -74,6 +75,9 @@ SEARCHES: dict[str, tuple[str, list[dict]]] = {
             {"conditional.steps": 3_000},
             {"conditional_noise": 0.6, "conditional.lr": 3e-3},
             {"conditional_hidden": (512,), "conditional.steps": 3_000},
+            {"conditional_hidden": (512,), "conditional.steps": 3_000, "conditional.lr": 3e-4},
+            {"conditional_hidden": (512,), "conditional.steps": 3_000, "conditional.lr": 1e-4},
+            {"conditional.steps": 3_000, "conditional.lr": 3e-4},
         ],
     ),
     "mlp_regression": (

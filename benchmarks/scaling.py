@@ -10,12 +10,12 @@ of its rows has a file of its own under data/runs/scaling/records, and the table
 
 Compute. At effort 1 every training has the length and the batches that `DIGITS` gives it, at every number of tasks; at
 effort 2 all parts of the two paths that are compared, the conditional network's and HVAE with HyperLDM, are trained
-for twice as many steps. At 1,000 tasks the conditional network's steps take about as long as all parts of the other
+for twice as many steps, with the first seed. At 1,000 tasks the conditional network's steps take about as long as all parts of the other
 path together. The processor's seconds are told for every row: those of all parts that it is made from, in one thread.
 
 Choices are made on validation questions: step of the conditional network, of multitask and of both perceptrons (by
-their trainings, every 100 steps); hidden layers and learning rate of the conditional network (of three), hidden layers
-of the perceptrons (of two), length of HyperLDM's training (of two) and γ (of two), with seed 0 for all seeds, and at
+their trainings, every 100 steps); hidden layers and learning rate of the conditional network (of six pairs), hidden
+layers of the perceptrons (of two), length of HyperLDM's training (of two) and γ (of two), with seed 0 for all seeds, and at
 effort 1 for both efforts but γ; HyperLDM's length at 10,000 tasks as at 3,000; width and ridge of the kernel;
 HyperCLIP's steps and λ. Test questions are the same in all jobs."""
 
@@ -63,7 +63,7 @@ from hyperclip_nb.hypernet.finetune import draw_views, finetune
 COUNTS = (100, 300, 1_000, 3_000, 10_000)
 LENGTHS = (800, 2_500)  # of HyperLDM's training, at effort 1
 WIDTHS = ((512,), (256, 256))  # of the conditional network and of both perceptrons
-RATES = (1e-3, 4e-4)  # of the conditional network
+RATES = (1e-3, 3e-4, 1e-4)  # of the conditional network
 GAMMAS = (1.0, 1.5)
 KERNELS = tuple(product((0.7, 1.0, 1.4), (0.001, 0.003, 0.01, 0.03)))  # widths and ridges
 FEW_KERNELS = ((1.0, 0.003), (1.0, 0.01))
@@ -234,7 +234,7 @@ def from_labels(x: Experiment, seed: int, decode: bool) -> Tensor:  # [T] percen
 def options(job: Job, row: str, folder: Path) -> list[dict[str, Any]]:
     "What is tried on validation questions, or what was chosen there by another job."
     if row == THEIRS:
-        every = [*({"hidden": hidden, "lr": RATES[0]} for hidden in WIDTHS), {"hidden": WIDTHS[1], "lr": RATES[1]}]
+        every = [{"hidden": hidden, "lr": lr} for hidden, lr in product(WIDTHS, RATES)]
     elif row in WIDE:
         every = [{"hidden": hidden} for hidden in WIDTHS]
     elif row.startswith("hvae_hyperldm"):

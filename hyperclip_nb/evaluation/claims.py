@@ -158,9 +158,10 @@ def what_generation_brings(
         matched = [str(replace(Method.parse(other), samples=int(networks))) for other in others]
         ids = [m if m in row.vs else other for m, other in zip(matched, others)]
         found = [say(row.vs[other], names[other]) for other in ids if other in row.vs]
-        return " and ".join(filter(None, found))
+        *first, last = [*filter(None, found)] or [""]
+        return f"{', '.join(first)} and {last}" if first else last
 
-    sentences = [f"The guided row that validation questions chose, {row.label}, is {clauses(['multitask'])}"]
+    sentences = [f"The guided row chosen on validation, {row.label}, is {clauses(['multitask'])}"]
     shuffled = str(replace(Method.parse(id), control="shuffled"))
     if shuffled in names and (lost := results.row(shuffled).vs.get(id)):
         sentences[0] += f"; asked another task's question it is {_compared(lost, 'its own accuracy')}"
@@ -169,7 +170,7 @@ def what_generation_brings(
     if not known:  # where nothing reads a regression
         known = clauses(["latent_regression", "mlp_regression", "cond_multitask"])
     if known:
-        sentences.append(f"Against rows that know the same without generation, it is {known}")
+        sentences.append(f"Against rows without generation, it is {known}")
     single = str(replace(Method.parse(id), samples=1))
     if single in row.vs and single != id:
         nll = clauses(["question_regression"], _compared_nll)

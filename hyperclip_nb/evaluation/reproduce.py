@@ -46,7 +46,7 @@ from .overrides import differences
 from .presets import PRESETS, Preset, Source, run_folder
 from .recipe import Recipe, read_recipe
 from .report import reliability_figure, results_figure
-from .results import Results, calibration_table, family_table, tabulate, write_results
+from .results import BASELINES, Results, calibration_table, family_table, tabulate, write_results
 from .rows import GENERATORS, Method
 from .seeds import Chosen, audited, gather, score_fixed, unflattened
 from ..plots.pictures import save
@@ -199,8 +199,12 @@ def reproduce(
     scores = {id: found.accuracy.expand(len(numbers), -1) for id, found in scored.items()}
     cells = cells_of(x.sets["test"].tasks)
     guided = choose_guided({id: found.validation for id, found in scored.items() if found.validation is not None})
+    learned = (
+        "question_regression" in scored
+    )  # the one among regressions that guidance reads; else the plain one is told
     results = tabulate(
         scored,
+        baselines=[row for row in BASELINES if not (learned and row == "latent_regression")],
         n=x.sets["test"].query_size.cpu(),
         dataset=source.title,
         world_seed=world,

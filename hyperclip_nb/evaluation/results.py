@@ -147,6 +147,7 @@ BASELINES = (
     "question_regression",
     "mlp_regression",
     "cond_multitask~question_regression",
+    "latent_regression",
 )
 
 
