@@ -11,7 +11,8 @@ Multitask and HVAE are those of `benchmarks/scaling.py`, trained once and found 
 task come in, 0 to 10 of them as they come, and every method uses them in its own way: networks drawn from a question
 are weighted by a power of the likelihood of the labels; a single network is adapted by gradient steps, on its weights
 or on its latent. Powers, rates, numbers of steps and widths of draws are chosen on validation questions, for every
-number of labels; hidden layers of all networks, and the rate of the conditional one, once (of two, and of two by two). Three draws of labels are averaged on test questions.
+number of labels; hidden layers of all networks, and the rate of the conditional one, once (of two, and of two by two).
+Three draws of labels are averaged on test questions.
 
 Beside that: which allowed completions the drawn networks implement; whether asking for the label of the picture that
 the networks disagree most about is better than a random one; whether disagreement tells wrong answers, and questions

@@ -8,15 +8,16 @@
 A job is a number of training tasks, a seed (of the tasks that are drawn and of everything trained), and an effort. Each
 of its rows has a file of its own under data/runs/scaling/records, and the table is written anew now and then.
 
-Compute. At effort 1 every training has the length and the batches that `DIGITS` gives it, at every number of tasks; at
-effort 2 all parts of the two paths that are compared, the conditional network's and HVAE with HyperLDM, are trained
-for twice as many steps, with the first seed. At 1,000 tasks the conditional network's steps take about as long as all parts of the other
-path together. The processor's seconds are told for every row: those of all parts that it is made from, in one thread.
+Compute. At effort 1 every training has the length and the batches that `DIGITS` gives it, at every number of tasks;
+at effort 2 all parts of the two paths that are compared, the conditional network's and HVAE with HyperLDM, are
+trained for twice as many steps, with the first seed. At 1,000 tasks the conditional network's steps take about as
+long as all parts of the other path together. The processor's seconds are told for every row: those of all parts that
+it is made from, in one thread.
 
 Choices are made on validation questions: step of the conditional network, of multitask and of both perceptrons (by
 their trainings, every 100 steps); hidden layers and learning rate of the conditional network (of six pairs), hidden
-layers of the perceptrons (of two), length of HyperLDM's training (of two) and γ (of two), with seed 0 for all seeds, and at
-effort 1 for both efforts but γ; HyperLDM's length at 10,000 tasks as at 3,000; width and ridge of the kernel;
+layers of the perceptrons (of two), length of HyperLDM's training (of two) and γ (of two), with seed 0 for all seeds,
+and at effort 1 for both efforts but γ; HyperLDM's length at 10,000 tasks as at 3,000; width and ridge of the kernel;
 HyperCLIP's steps and λ. Test questions are the same in all jobs."""
 
 import argparse
