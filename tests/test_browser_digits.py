@@ -1,7 +1,9 @@
-"The digits' page in a browser: Voilà, both worlds under one server. `pytest -m browser`"
+"The digits' page in a browser: Voilà and JupyterLab, both worlds under one server. `pytest -m browser`"
 
+import json
 import re
 import sys
+from pathlib import Path
 
 import pytest
 from browsing import (
@@ -13,11 +15,14 @@ from browsing import (
     free_port,
     leave,
     pytestmark,  # noqa: F401 (a mark)
+    run_all,
     serve,
 )
 from test_digits import SHORT_RECIPE
 
 from hyperclip_nb.evaluation.digits import digits_experiment
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 class Digits:
@@ -142,3 +147,32 @@ def test_from_one_world_to_the_other_and_back(browser, served):
     x.shows("Is it even?")
     assert visit.errors == [] and visit.elsewhere == []
     leave(visit, port)
+
+
+def test_the_notebook_in_jupyterlab(browser, tmp_path, monkeypatch):
+    x = digits_experiment(40, recipe=SHORT_RECIPE, out=tmp_path / "data" / "runs" / "digits")
+    x.hyperldm("hvae", 0)
+    monkeypatch.setenv("HYPERCLIP_DATA", str(tmp_path / "data"))
+    work = tmp_path / "nbs"
+    work.mkdir()
+    notebook = json.loads((ROOT / "nbs" / "8_explorer" / "05_digits.ipynb").read_text(encoding="utf-8"))
+    source = lambda cell: "".join(cell["source"])
+    shows = [cell for cell in notebook["cells"] if source(cell).endswith("\nexplore_digits()")]
+    assert len(shows) == 1
+    # Without its demonstrations, which open a run with the preset's settings.
+    kept = [cell for cell in notebook["cells"] if cell["cell_type"] == "markdown" or "#| export" in source(cell)]
+    notebook["cells"] = kept + shows
+    (work / "digits.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    port = free_port()
+    options = ["--allow-root", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=t"]
+    command = [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={work}"]
+    server = serve(command, f"http://127.0.0.1:{port}/api", tmp_path)
+    try:
+        visit = Visit(browser)
+        visit.page.goto(f"http://127.0.0.1:{port}/lab/tree/digits.ipynb?token=t")
+        visit.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+        visit.page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
+        run_all(visit.page)
+        play(visit)
+    finally:
+        end(server)

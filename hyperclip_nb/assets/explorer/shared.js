@@ -11,6 +11,8 @@ const MINUS_PLUS = { light: [[179, 88, 6], [84, 39, 136]], dark: [[230, 159, 0],
 function put(node, props, kids) {
   // JupyterLab's shortcuts match the element that has the focus before they look for this mark on those around it.
   if (/^(input|select|button|summary)$/i.test(node.tagName) || (props && props.tabindex === 0)) node.setAttribute("data-lm-suppress-shortcuts", "true");
+  // Nor does Enter in a field of a form send it there by itself.
+  if (/^form$/i.test(node.tagName)) node.addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.isComposing && /^input$/i.test(event.target.tagName)) { event.preventDefault(); node.requestSubmit(); } });
   for (const [name, value] of Object.entries(props || {})) {
     if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
     else if (value === true) node.setAttribute(name, "");
