@@ -51,6 +51,11 @@ def in_loop() -> Callable[..., Any]:
         return lambda function, *values: function(*values)
 
 
+_WITH_KERNEL = """import os, threading
+threading.Thread(target=lambda: (os.read(0, 1), os._exit(1)), daemon=True).start()
+"""
+
+
 class Worker:
     "A process whose progress bars are read; ends with the kernel. It calls back from another thread."
 
@@ -64,8 +69,9 @@ class Worker:
         bars = {"JPY_SESSION_NAME": "explorer"}  # asks for progress bars
         env = os.environ | bars | {"PYTHONIOENCODING": "utf-8"}
         self.process = subprocess.Popen(
-            [sys.executable, "-c", code, *arguments],
+            [sys.executable, "-c", _WITH_KERNEL + code, *arguments],
             env=env,
+            stdin=subprocess.PIPE,  # ends with this process, however it ends, and the other one is told
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             encoding="utf-8",
