@@ -49,6 +49,10 @@ class Visit:
     def text(self, selector):
         return self.page.locator(selector).first.inner_text()
 
+    def drawn(self):
+        "Waits until what was asked for is drawn: two frames later."
+        self.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))")
+
     def until(self, true):
         "Waits for what is drawn in a frame of the page's own choice."
         began = time.perf_counter()
@@ -160,8 +164,9 @@ def run_all(page):
     from playwright.sync_api import TimeoutError as TookTooLong
 
     # On a busy machine it asks for the kernel, at any moment, before it has read the notebook's own.
+    # One answer may come too early, or bring up the next question: it is answered as long as one is there.
     asked = page.locator("dialog .jp-mod-accept").first
-    page.add_locator_handler(asked, lambda accept: accept.click())
+    page.add_locator_handler(asked, lambda accept: accept.click(timeout=5_000), no_wait_after=True)
     for _ in range(5):
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_text("Run All Cells", exact=True).click()

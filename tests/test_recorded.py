@@ -68,6 +68,7 @@ def use(visit, address):
     box = gamma.bounding_box()
     page.mouse.click(box["x"] + 3, box["y"] + box["height"] / 2)
     visit.until_changed(lambda: visit.text(".hn-gamma output"), "3.0")
+    visit.drawn()  # the number comes before the pictures
 
     # the walk, step by step
     step = page.locator(".hn-walk input[type=range]")
