@@ -51,7 +51,8 @@ class Visit:
 
     def drawn(self):
         "Waits until what was asked for is drawn: two frames later."
-        self.page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done))))")
+        later = "requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(done)))"
+        self.page.evaluate(f"new Promise((done) => {later})")
 
     def until(self, true):
         "Waits for what is drawn in a frame of the page's own choice."
