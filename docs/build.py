@@ -45,7 +45,8 @@ CHAPTERS = {
 
 def notebooks() -> list[Path]:
     "In reading order: what lies in `nbs/` itself, then one folder after the other, its appendix last."
-    return sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) + sorted(NOTEBOOKS.glob("[0-9]*/**/*.ipynb"))
+    found = sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) + sorted(NOTEBOOKS.glob("[0-9]*/**/*.ipynb"))
+    return [path for path in found if path.parent.name != ".ipynb_checkpoints"]  # JupyterLab's own copies
 
 
 def page_of(path: Path) -> str:
