@@ -5,6 +5,7 @@ import os
 import shutil
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from pathlib import Path
@@ -96,6 +97,14 @@ def serve(command: list[str], url: str, folder: Path):
             return process
     process.terminate()
     raise AssertionError((folder / "server.log").read_text())
+
+
+def serve_lab(folder: Path, *options: str):
+    "JupyterLab, and its address; who knows the token t gets in."
+    port = free_port()
+    own = ["--allow-root", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=t"]
+    address = f"http://127.0.0.1:{port}"
+    return serve([sys.executable, "-m", "jupyterlab", *own, *options], f"{address}/api", folder), address
 
 
 def end(process):

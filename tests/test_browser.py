@@ -22,6 +22,7 @@ from browsing import (
     pytestmark,  # noqa: F401 (a mark)
     run_all,
     serve,
+    serve_lab,
 )
 
 from hyperclip_nb.core.files import load_tensors
@@ -359,25 +360,10 @@ def test_in_jupyterlab(browser, tmp_path):
     notebook["cells"] = notebook["cells"][: last + 1]  # what follows keeps the kernel busy
     (work / "8_explorer" / "01_explore.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     shutil.copytree(ROOT / "nbs" / "images", work / "images")
-    port = free_port()
-    server = serve(
-        [
-            sys.executable,
-            "-m",
-            "jupyterlab",
-            "--allow-root",
-            "--no-browser",
-            "--ip=127.0.0.1",
-            f"--port={port}",
-            "--IdentityProvider.token=t",
-            f"--ServerApp.root_dir={work}",
-        ],
-        f"http://127.0.0.1:{port}/api",
-        tmp_path,
-    )
+    server, address = serve_lab(tmp_path, f"--ServerApp.root_dir={work}")
     try:
         visit = Visit(browser)
-        visit.page.goto(f"http://127.0.0.1:{port}/lab/tree/8_explorer/01_explore.ipynb?token=t")
+        visit.page.goto(f"{address}/lab/tree/8_explorer/01_explore.ipynb?token=t")
         visit.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
         visit.page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
         run_all(visit.page)

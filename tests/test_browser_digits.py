@@ -17,6 +17,7 @@ from browsing import (
     pytestmark,  # noqa: F401 (a mark)
     run_all,
     serve,
+    serve_lab,
 )
 from test_digits import SHORT_RECIPE
 
@@ -163,13 +164,10 @@ def test_the_notebook_in_jupyterlab(browser, tmp_path, monkeypatch):
     kept = [cell for cell in notebook["cells"] if cell["cell_type"] == "markdown" or "#| export" in source(cell)]
     notebook["cells"] = kept + shows
     (work / "digits.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
-    port = free_port()
-    options = ["--allow-root", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=t"]
-    command = [sys.executable, "-m", "jupyterlab", *options, f"--ServerApp.root_dir={work}"]
-    server = serve(command, f"http://127.0.0.1:{port}/api", tmp_path)
+    server, address = serve_lab(tmp_path, f"--ServerApp.root_dir={work}")
     try:
         visit = Visit(browser)
-        visit.page.goto(f"http://127.0.0.1:{port}/lab/tree/digits.ipynb?token=t")
+        visit.page.goto(f"{address}/lab/tree/digits.ipynb?token=t")
         visit.page.wait_for_selector(".jp-Notebook .jp-CodeCell")
         visit.page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
         run_all(visit.page)

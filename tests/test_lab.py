@@ -2,10 +2,9 @@
 
 import os
 import re
-import sys
 from pathlib import Path
 
-from browsing import Visit, end, free_port, pytestmark, serve  # noqa: F401 (a mark)
+from browsing import Visit, end, pytestmark, serve_lab  # noqa: F401 (a mark)
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -15,18 +14,16 @@ def test_make_lab_opens_the_index(browser, tmp_path, monkeypatch):
     recipe = re.search(r"^\tjupyter lab (.+)\$\(LAB\)$", (ROOT / "Makefile").read_text(), re.M)[1]
     monkeypatch.setenv("PYTHONPATH", str(ROOT / ".ci" / "lab"), prepend=os.pathsep)
     options = recipe.replace("$(CURDIR)", str(ROOT)).replace("root_dir=nbs", f"root_dir={ROOT / 'nbs'}").split()
-    port = free_port()
-    own = ["--allow-root", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--IdentityProvider.token=t"]
-    server = serve([sys.executable, "-m", "jupyterlab", *own, *options], f"http://127.0.0.1:{port}/api", tmp_path)
+    server, address = serve_lab(tmp_path, *options)
     try:
         visit = Visit(browser)
-        visit.page.goto(f"http://127.0.0.1:{port}/?token=t")
+        visit.page.goto(f"{address}/?token=t")
         visit.page.wait_for_selector(".jp-Notebook h1 >> text=hyperclip_nb")
         visit.page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status=idle]")
         visit.page.wait_for_selector(".jp-InputPlaceholder, .jp-Placeholder", state="attached")
         assert not visit.page.locator(".jp-Launcher, .jp-Dialog, .Toastify__toast").count()
         for other in ("0_core/01_seeds.ipynb", "8_explorer/appendix/worker.ipynb"):
-            visit.page.goto(f"http://127.0.0.1:{port}/lab/tree/{other}")
+            visit.page.goto(f"{address}/lab/tree/{other}")
             visit.page.wait_for_selector(f".lm-TabBar-tab.lm-mod-current >> text={Path(other).name}")
             shown = ".jp-NotebookPanel:not(.lm-mod-hidden)"
             visit.page.wait_for_selector(f"{shown} .jp-Notebook-ExecutionIndicator[data-status=idle]")

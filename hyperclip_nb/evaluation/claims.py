@@ -166,9 +166,8 @@ def what_generation_brings(
     if shuffled in names and (lost := results.row(shuffled).vs.get(id)):
         sentences[0] += f"; asked another task's question it is {_compared(lost, 'its own accuracy')}"
     same = ["question_regression", "cond_multitask~question_regression"]
-    known = clauses(same)
-    if not known:  # where nothing reads a regression
-        known = clauses(["latent_regression", "mlp_regression", "cond_multitask"])
+    alone = ["latent_regression", "mlp_regression", "cond_multitask"]  # where nothing reads a regression
+    known = clauses(same) or clauses(alone)
     if known:
         sentences.append(f"Against rows without generation, it is {known}")
     single = str(replace(Method.parse(id), samples=1))

@@ -199,9 +199,8 @@ def reproduce(
     scores = {id: found.accuracy.expand(len(numbers), -1) for id, found in scored.items()}
     cells = cells_of(x.sets["test"].tasks)
     guided = choose_guided({id: found.validation for id, found in scored.items() if found.validation is not None})
-    learned = (
-        "question_regression" in scored
-    )  # the one among regressions that guidance reads; else the plain one is told
+    # Of the regressions, the one that guidance reads is told; without one, the plain one.
+    learned = "question_regression" in scored
     results = tabulate(
         scored,
         baselines=[row for row in BASELINES if not (learned and row == "latent_regression")],
